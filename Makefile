@@ -1,0 +1,38 @@
+# The front door. `make demo` and `make test` install what they need into .venv on first use.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint types unit bench clean
+help:            ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+install: $(STAMP)   ## create .venv and install the project with its development tools
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)      ## a real sweep on digits, from sweep file to registered model
+	$(BIN)/python examples/demo.py
+
+test: lint types unit  ## lint, type-check, run the suite
+
+lint: $(STAMP)      ## ruff and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PATH=$(BIN):$$PATH lint-imports
+
+types: $(STAMP)     ## mypy, strict
+	$(BIN)/mypy
+
+unit: $(STAMP)      ## the test suite
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)     ## every benchmark, one after the other
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:           ## remove the virtual environment and caches (never .pas, which holds results)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,57 @@
+"""What is known of one trial; the record every table, plot and command works on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TrialStatus = Literal["RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRecord:
+    """One trial of a sweep. Results are ``None`` until the trial has finished.
+
+    Attributes:
+        trial_id: unique within the sweep: ``b<budget>-s<strength>-<number>``.
+        sweep_id: the sweep's name and hash.
+        status: RUNNING, FINISHED, FAILED, PRUNED (stopped early) or KILLED (interrupted).
+        budget: the limit as written in the sweep file (share of the supernet, or absolute).
+        strength: weight of the budget loss.
+        number: index within its cell, from 0.
+        hyperparameters: what Optuna chose.
+        macs, num_params: cost of the compact network in deploy form (one image).
+        macs_ratio: ``macs`` over the supernet's.
+        latency_ms: median of one image in deploy form on the worker's CPU or GPU, one thread.
+        accuracy: on the validation split, in [0, 1].
+        test_accuracy: on the test split, in [0, 1].
+        widths: open channels by channel group.
+        error: one sentence, if it failed.
+        run_id: MLflow run.
+        on_front: no finished trial of the sweep is at least as good in accuracy and cost, and
+            better in one.
+    """
+
+    trial_id: str
+    sweep_id: str
+    status: TrialStatus
+    budget: float
+    strength: float
+    number: int
+    hyperparameters: Mapping[str, float] = field(default_factory=dict)
+    macs: int | None = None
+    macs_ratio: float | None = None
+    num_params: int | None = None
+    latency_ms: float | None = None
+    accuracy: float | None = None
+    test_accuracy: float | None = None
+    widths: Mapping[str, int] | None = None
+    error: str | None = None
+    run_id: str | None = None
+    on_front: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
