@@ -1,0 +1,54 @@
+"""One resumable file per trial, replaced after every epoch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pas_trainer.errors import DataError
+
+
+class Checkpoint:
+    """The latest state of a trial: plain containers and tensors, read back without pickled code.
+
+    Args:
+        folder: where the file lies; ``None`` keeps nothing.
+        identity: what the state depends on; a file of another identity is ignored.
+    """
+
+    def __init__(self, folder: Path | None, identity: str) -> None:
+        self._path = folder / "checkpoint.pt" if folder else None
+        self._identity = identity
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the saved state, or ``None`` if there is none that can be used."""
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError) as error:
+            raise DataError(
+                f"checkpoint {self._path} cannot be read ({type(error).__name__}); "
+                "remove it to start this trial anew"
+            ) from error
+        return state if state.get("identity") == self._identity else None
+
+    def save(self, **state: Any) -> None:
+        """Replace the file by ``state`` in one step: a kill leaves the old or the new one."""
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(".tmp")
+        with draft.open("wb") as file:
+            torch.save({"identity": self._identity, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._path)
+
+    def remove(self) -> None:
+        """Delete the file, if there is one."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,118 @@
+"""Everything one trial depends on, as one frozen tree."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pas_trainer.data import DataConfig
+from pas_trainer.optim import OptimizerConfig
+from search_space import Budget, SupernetConfig, WidthRules
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainConfig:
+    """Training of the supernet, once per sweep (``pretrain:``)."""
+
+    epochs: int = 30
+    """Epochs over the training split, at least 1."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """The search proper: gates and weights trained together (``search:``)."""
+
+    epochs: int = 5
+    """Epochs over the training split, at least 1."""
+    anneal: float = 0.7
+    """Share of the search over which the limit comes down from the supernet's cost, in [0, 1]."""
+    learning_rate_scale: float = 0.5
+    """The weights' constant learning rate, as a share of ``learning_rate``."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}; it must be at least 1")
+        if not 0 <= self.anneal <= 1:
+            raise ValueError(f"anneal is {self.anneal}; it must be in [0, 1]")
+        if not 0 < self.learning_rate_scale <= 1:
+            value = self.learning_rate_scale
+            raise ValueError(f"learning_rate_scale is {value}; it must be in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig:
+    """Training of the sliced network (``finetune:``)."""
+
+    epochs: int = 30
+    """Epochs over the training split, at least 1."""
+    recalibration_batches: int = 50
+    """Training batches that batch-norm statistics are averaged over after slicing."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}; it must be at least 1")
+        if self.recalibration_batches < 1:
+            value = self.recalibration_batches
+            raise ValueError(f"recalibration_batches is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SupernetTraining:
+    """What a trained supernet depends on: its cache key is the hash of this and the images."""
+
+    data: DataConfig
+    supernet: SupernetConfig
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialConfig:
+    """What one trial depends on.
+
+    Attributes:
+        data: images and splits.
+        supernet: where the search starts.
+        budget: limit that the compact network meets.
+        strength: weight of the budget loss, at least 0.
+        width_rules: floor and divisor of every group.
+        optimizer: recipe.
+        search, finetune: the two phases.
+        seed: of this trial; the same trial gives the same result on the same kind of machine.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    data: DataConfig
+    supernet: SupernetConfig
+    budget: Budget
+    strength: float
+    width_rules: WidthRules = field(default_factory=WidthRules)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the range of the strength."""
+        if not 0 <= self.strength < float("inf"):
+            raise ValueError(f"strength is {self.strength}; it must be a number of at least 0")
+
+
+def content_key(*parts: Any) -> str:
+    """Return a 12-digit hash of configurations (dataclasses) and plain values."""
+    plain = [dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts]  # type: ignore[arg-type]
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,199 @@
+"""Where images come from: an index of what there is, checked before anything is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pas_trainer.data.config import DataConfig
+from pas_trainer.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif"})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One split's images, not yet decoded, and their labels.
+
+    Attributes:
+        images: files, or an array uint8 (N, H, W, C).
+        labels: class index of each image.
+    """
+
+    images: Sequence[Path] | NDArray[np.uint8]
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Sequence[int]) -> Source:
+        """Return the images at ``indices``, in that order."""
+        if isinstance(self.images, np.ndarray):
+            images: Any = self.images[list(indices)]
+        else:
+            images = [self.images[i] for i in indices]
+        return Source(images, [self.labels[i] for i in indices])
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The splits of a data set and what its classes are called."""
+
+    train: Source
+    validation: Source
+    test: Source
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int
+
+    def fingerprint(self) -> str:
+        """Hash of what decides the splits' content: names and sizes of files, or the arrays."""
+        digest = hashlib.sha256(repr((self.classes, self.image_size)).encode())
+        for split in (self.train, self.validation, self.test):
+            digest.update(repr(list(split.labels)).encode())
+            if isinstance(split.images, np.ndarray):
+                digest.update(split.images.tobytes())
+            else:
+                for path in split.images:
+                    digest.update(f"{path.parent.name}/{path.name}:{path.stat().st_size};".encode())
+        return digest.hexdigest()[:16]
+
+
+def open_sources(config: DataConfig) -> Sources:
+    """Index a data set and split it; nothing is decoded.
+
+    Raises:
+        DataError: a folder is missing or has no classes, a class has no images or too few.
+    """
+    train, test, classes, channels, size = _READERS[config.name](config)
+    train = _share_of_each_class(train, config.train_images, config.split_seed)
+    test = _share_of_each_class(test, config.test_images, config.split_seed)
+    held_out = max(1, round(len(train) * config.validation))
+    by_class = _shuffled_by_class(train.labels, config.split_seed)
+    if min(len(indices) for indices in by_class) < 2:
+        raise DataError("a class has fewer than 2 training images, too few to hold one out")
+    order = _interleaved(by_class)
+    validation = train.subset(sorted(order[:held_out]))
+    train = train.subset(sorted(order[held_out:]))
+    if not len(train):
+        raise DataError(f"validation {config.validation} leaves no image to train on")
+    return Sources(train, validation, test, classes, channels, config.image_size or size)
+
+
+def decode(path: Path, channels: int = 3) -> Image.Image:
+    """Read one image file as RGB (or grey, for one channel).
+
+    Raises:
+        DataError: naming the file, if it cannot be read or decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB" if channels == 3 else "L")
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"cannot decode image {path} ({type(error).__name__}); "
+            "replace or remove it and run the same command again"
+        ) from error
+
+
+_Read = tuple[Source, Source, tuple[str, ...], int, int]
+
+
+def _read_digits(_config: DataConfig) -> _Read:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = (bunch.images / 16 * 255).round().astype(np.uint8)[..., None]
+    every = Source(images, [int(label) for label in bunch.target])
+    order = _interleaved(_shuffled_by_class(every.labels, seed=0))
+    num_test = len(every) // 5
+    test, train = every.subset(sorted(order[:num_test])), every.subset(sorted(order[num_test:]))
+    return train, test, tuple(str(name) for name in bunch.target_names), 1, 8
+
+
+def _read_cifar10(config: DataConfig) -> _Read:
+    from torchvision.datasets import CIFAR10
+
+    assert config.root is not None
+    try:
+        train, test = (CIFAR10(config.root, train=t, download=False) for t in (True, False))
+    except RuntimeError as error:
+        raise DataError(
+            f"no CIFAR-10 files in {config.root}; unpack cifar-10-python.tar.gz there"
+        ) from error
+    return (
+        Source(train.data, train.targets),
+        Source(test.data, test.targets),
+        tuple(train.classes),
+        3,
+        32,
+    )
+
+
+def _read_imagefolder(config: DataConfig) -> _Read:
+    assert config.root is not None
+    root = Path(config.root)
+    if not root.is_dir():
+        raise DataError(f"data folder {root} does not exist; set data.root to where the images are")
+    test_folder = next((root / n for n in ("test", "val") if (root / n).is_dir()), root / "test")
+    train, classes = _read_class_folders(root / "train")
+    test, test_classes = _read_class_folders(test_folder)
+    if classes != test_classes:
+        odd = sorted(set(classes) ^ set(test_classes))
+        raise DataError(f"{root}/train and {test_folder} differ in class folders: {odd[:5]}")
+    return train, test, classes, 3, config.image_size or 0
+
+
+def _read_class_folders(folder: Path) -> tuple[Source, tuple[str, ...]]:
+    if not folder.is_dir():
+        raise DataError(f"data folder {folder} does not exist; it must hold one folder per class")
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    if len(classes) < 2:
+        raise DataError(f"data folder {folder} has {len(classes)} class folders; at least 2 needed")
+    images: list[Path] = []
+    labels: list[int] = []
+    for index, name in enumerate(classes):
+        files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise DataError(f"class folder {folder / name} has no images; fill or remove it")
+        images.extend(files)
+        labels.extend([index] * len(files))
+    return Source(images, labels), tuple(classes)
+
+
+_READERS = {"digits": _read_digits, "cifar10": _read_cifar10, "imagefolder": _read_imagefolder}
+
+
+def _shuffled_by_class(labels: Sequence[int], seed: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    tensor = torch.as_tensor(labels)
+    by_class = []
+    for label in sorted(set(labels)):
+        indices = (tensor == label).nonzero().flatten()
+        by_class.append(indices[torch.randperm(len(indices), generator=generator)].tolist())
+    return by_class
+
+
+def _interleaved(by_class: list[list[int]]) -> list[int]:
+    """Order in which every beginning holds each class in its share of the whole."""
+    keyed = [
+        ((rank + 0.5) / len(indices), label, index)
+        for label, indices in enumerate(by_class)
+        for rank, index in enumerate(indices)
+    ]
+    return [index for _, _, index in sorted(keyed)]
+
+
+def _share_of_each_class(source: Source, limit: int | None, seed: int) -> Source:
+    if limit is None or limit >= len(source):
+        return source
+    order = _interleaved(_shuffled_by_class(source.labels, seed))
+    return source.subset(sorted(order[:limit]))

@@ -1,0 +1,14 @@
+"""What can go wrong in a trial, told apart by whose move it is."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """The data cannot be used as it is (a missing folder, an undecodable image): users can mend it.
+
+    The message is one sentence that names the path and the way out.
+    """
+
+
+class DivergenceError(RuntimeError):
+    """Training left the finite numbers: this trial is lost, others may go on."""

@@ -1,0 +1,201 @@
+"""One epoch of training, one pass of evaluation, and what both need: device, seeds, reports."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+
+from pas_trainer.data import ClassificationData
+from pas_trainer.data.batches import Batch, Split
+from pas_trainer.errors import DivergenceError
+from pas_trainer.optim import OptimizerConfig, set_learning_rate
+
+Phase = Literal["pretrain", "search", "finetune"]
+
+EVAL_BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochReport:
+    """What one finished epoch has to tell.
+
+    Attributes:
+        phase: pretrain, search or finetune.
+        epoch: epochs of this phase that are done, from 1.
+        num_epochs: epochs of this phase in all.
+        loss: mean training loss over the epoch, all terms.
+        accuracy: on the validation split, in [0, 1].
+        macs_ratio: the network's MACs (in deploy form, gates counted) over the supernet's.
+    """
+
+    phase: Phase
+    epoch: int
+    num_epochs: int
+    loss: float
+    accuracy: float
+    macs_ratio: float
+
+
+Report = Callable[[EpochReport], None]
+"""Called after every epoch, checkpoint already written."""
+
+
+def ignore_report(_report: EpochReport) -> None:
+    """Do nothing with a report."""
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name; ``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a 63-bit seed that depends on every part, the same in every process."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Normalizer:
+    """Turns uint8 image batches into what a network reads, on its device, channels last."""
+
+    def __init__(self, data: ClassificationData, device: torch.device) -> None:
+        self._device = device
+        self._mean = torch.tensor(data.mean, device=device).view(-1, 1, 1)
+        self._std = torch.tensor(data.std, device=device).view(-1, 1, 1)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return normalised images float32 (N, C, H, W) and labels (N,) on the device."""
+        images, labels = (t.to(self._device, non_blocking=True) for t in batch)
+        scaled = (images.float() / 255 - self._mean) / self._std
+        return scaled.contiguous(memory_format=torch.channels_last), labels
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Trains one network for one phase, epoch by epoch.
+
+    Every epoch draws its randomness from (seed, phase, epoch) alone, so that a phase resumed
+    after epoch k goes on exactly as if it had never stopped.
+
+    Attributes:
+        model: in training form, on ``device``, channels last.
+        optimizer: made by :func:`pas_trainer.optim.build_optimizer`.
+        data: splits and normalisation.
+        recipe: batch size, smoothing, warm-up.
+        phase: name that the seeds depend on.
+        num_epochs: length of the phase.
+        lr_factor: learning-rate factor of (step, steps in all, warm-up steps).
+        seed: of the trial.
+        device: where to train.
+        extra_loss: further term of the loss, given the share of the phase that is done.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    data: ClassificationData
+    recipe: OptimizerConfig
+    phase: Phase
+    num_epochs: int
+    lr_factor: Callable[[int, int, float], float]
+    seed: int
+    device: torch.device
+    extra_loss: Callable[[float], Tensor] | None = None
+
+    def train_epoch(self, epoch: int) -> float:
+        """Train epoch ``epoch`` (from 0) and return its mean loss.
+
+        Raises:
+            DivergenceError: the loss is not a finite number.
+        """
+        seed = derive_seed(self.seed, self.phase, epoch)
+        torch.manual_seed(seed)
+        size = self.recipe.batch_size
+        steps_per_epoch = max(1, len(self.data.train) // size)
+        num_steps = steps_per_epoch * self.num_epochs
+        warmup = min(self.recipe.warmup_epochs * steps_per_epoch, num_steps / 2)
+        normalize = Normalizer(self.data, self.device)
+        total = torch.zeros((), device=self.device)
+        self.model.train()
+        step = epoch * steps_per_epoch
+        for batch in self.data.train.train_batches(size, seed):
+            set_learning_rate(self.optimizer, self.lr_factor(step, num_steps, warmup))
+            images, labels = normalize(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(images, labels, step / num_steps)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            total += loss.detach()
+            step += 1
+        mean = float(total) / max(1, step - epoch * steps_per_epoch)
+        if not math.isfinite(mean):
+            raise DivergenceError(
+                f"the loss became {mean} in {self.phase} epoch {epoch + 1}; "
+                "lower the learning rates or the strength"
+            )
+        return mean
+
+    def _loss(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
+        with autocast(self.device):
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        if self.extra_loss is not None:
+            loss = loss + self.extra_loss(progress).to(loss.dtype)
+        return loss
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 on CUDA, nothing elsewhere."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, split: Split, data: ClassificationData, device: torch.device
+) -> float:
+    """Return the share of images in ``split`` that ``model`` classifies correctly, in [0, 1]."""
+    normalize = Normalizer(data, device)
+    model.eval()
+    correct = torch.zeros((), dtype=torch.long, device=device)
+    for batch in split.eval_batches(EVAL_BATCH):
+        images, labels = normalize(batch)
+        with autocast(device):
+            predicted = model(images).argmax(dim=1)
+        correct += (predicted == labels).sum()
+    return int(correct) / len(split)
+
+
+def recalibrate_norms(
+    model: nn.Module,
+    data: ClassificationData,
+    device: torch.device,
+    *,
+    num_batches: int,
+    batch_size: int,
+    seed: int,
+) -> None:
+    """Replace batch-norm statistics by the plain average over ``num_batches`` training batches.
+
+    Slicing changes what reaches a layer, so statistics gathered before no longer fit.
+    """
+    normalize = Normalizer(data, device)
+
+    def images() -> Iterator[Tensor]:
+        for i, batch in enumerate(data.train.train_batches(batch_size, seed)):
+            if i == num_batches:
+                return
+            yield normalize(batch)[0]
+
+    update_bn(images(), model)

@@ -1,0 +1,84 @@
+"""SGD with momentum, what it must not decay, and the learning-rate curve."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pas_trainer.gates import Gate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """Recipe shared by all phases (``optimizer:`` in a sweep file)."""
+
+    learning_rate: float = 0.05
+    """Peak learning rate of the weights in every phase, per step, not scaled by batch size."""
+    gate_learning_rate: float = 0.1
+    """Peak learning rate of the gate scores."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    """On weights of convolutions and linear layers only; never on scores, biases and norms."""
+    label_smoothing: float = 0.1
+    batch_size: int = 128
+    """Images per step."""
+    warmup_epochs: float = 1.0
+    """Epochs over which each phase's learning rate rises from near 0 to its peak."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("learning_rate", "gate_learning_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}; it must be a number above 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be in [0, 1)")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be at least 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be in [0, 1)")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size is {self.batch_size}; batch-norm needs at least 2")
+        if not (math.isfinite(self.warmup_epochs) and self.warmup_epochs >= 0):
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must be at least 0")
+
+
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, learning_rate: float
+) -> torch.optim.SGD:
+    """Return SGD with Nesterov momentum over three groups: weights, biases and norms, scores.
+
+    Each group carries ``peak_lr``, from which :func:`set_learning_rate` computes ``lr``.
+    """
+    scores = {id(m.scores) for m in model.modules() if isinstance(m, Gate)}
+    gates = [p for p in model.parameters() if id(p) in scores]
+    weights = [p for p in model.parameters() if p.ndim > 1 and id(p) not in scores]
+    others = [p for p in model.parameters() if p.ndim <= 1 and id(p) not in scores]
+    groups = [
+        {"params": weights, "weight_decay": config.weight_decay, "peak_lr": learning_rate},
+        {"params": others, "weight_decay": 0.0, "peak_lr": learning_rate},
+        {"params": gates, "weight_decay": 0.0, "peak_lr": config.gate_learning_rate},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=learning_rate,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to ``factor`` times its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group["peak_lr"]
+
+
+def cosine_factor(step: int, num_steps: int, warmup_steps: float) -> float:
+    """Linear warm-up to 1, then half a cosine down to 0 at ``num_steps``; ``step`` from 0."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1.0, num_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,145 @@
+"""Training of the supernet that all trials of a sweep start from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pas_trainer.checkpoint import Checkpoint
+from pas_trainer.config import SupernetTraining, content_key
+from pas_trainer.data import ClassificationData, load_data
+from pas_trainer.loop import (
+    EpochReport,
+    Report,
+    Trainer,
+    derive_seed,
+    evaluate,
+    ignore_report,
+    pick_device,
+)
+from pas_trainer.optim import build_optimizer, cosine_factor
+from search_space import RepVGG, SupernetConfig, build_supernet
+
+
+@dataclass(frozen=True, slots=True)
+class SupernetResult:
+    """A trained supernet's measures: MACs and parameters in deploy form, accuracies in [0, 1]."""
+
+    macs: int
+    num_params: int
+    accuracy: float
+    test_accuracy: float
+
+
+def new_supernet(config: SupernetConfig, data: ClassificationData) -> RepVGG:
+    """Build the supernet for these images, randomly initialised."""
+    return build_supernet(config.name, len(data.classes), data.channels, **config.options)
+
+
+def train_supernet(
+    config: SupernetTraining, folder: Path, report: Report = ignore_report
+) -> SupernetResult:
+    """Train the supernet, or return at once if ``folder`` holds it already.
+
+    Writes ``supernet.safetensors`` and, last, ``supernet.json``; resumes after a kill.
+
+    Raises:
+        DataError: the images cannot be used.
+        DivergenceError: the loss became infinite or NaN.
+    """
+    done = read_supernet_result(folder)
+    if done is not None:
+        return done
+    data, device = load_data(config.data), pick_device(config.device)
+    torch.manual_seed(derive_seed(config.seed, "supernet"))
+    model = new_supernet(config.supernet, data)
+    cost = deploy_cost(model, data)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _train(config, model, data, device, folder, report)
+    result = SupernetResult(
+        *cost,
+        accuracy=evaluate(model, data.validation, data, device),
+        test_accuracy=evaluate(model, data.test, data, device),
+    )
+    save_weights(model, folder / "supernet.safetensors")
+    draft = folder / "supernet.json.tmp"
+    draft.write_text(json.dumps(asdict(result)))
+    draft.replace(folder / "supernet.json")
+    Checkpoint(folder, "").remove()
+    return result
+
+
+def read_supernet_result(folder: Path) -> SupernetResult | None:
+    """Return the measures of the supernet trained in ``folder``, or ``None``."""
+    path = folder / "supernet.json"
+    return SupernetResult(**json.loads(path.read_text())) if path.exists() else None
+
+
+def load_supernet(config: SupernetConfig, data: ClassificationData, folder: Path) -> RepVGG:
+    """Return the supernet that :func:`train_supernet` left in ``folder``, on the CPU."""
+    model = new_supernet(config, data)
+    model.load_state_dict(load_file(folder / "supernet.safetensors"))
+    return model
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write all parameters and buffers as safetensors, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, draft)
+    draft.replace(path)
+
+
+def deploy_cost(model: nn.Module, data: ClassificationData) -> tuple[int, int]:
+    """Return MACs and parameters of ``model`` in deploy form, for one image."""
+    from search_space import trace_channels
+
+    shape = (1, data.channels, data.image_size, data.image_size)
+    graph = trace_channels(model, torch.empty(shape))
+    return graph.count_macs(), graph.count_params()
+
+
+def _train(
+    config: SupernetTraining,
+    model: nn.Module,
+    data: ClassificationData,
+    device: torch.device,
+    folder: Path,
+    report: Report,
+) -> None:
+    optimizer = build_optimizer(model, config.optimizer, config.optimizer.learning_rate)
+    trainer = Trainer(
+        model=model,
+        optimizer=optimizer,
+        data=data,
+        recipe=config.optimizer,
+        phase="pretrain",
+        num_epochs=config.pretrain.epochs,
+        lr_factor=cosine_factor,
+        seed=config.seed,
+        device=device,
+    )
+    checkpoint = Checkpoint(folder, content_key(config))
+    start = 0
+    if (state := checkpoint.load()) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["epoch"]
+    for epoch in range(start, config.pretrain.epochs):
+        loss = trainer.train_epoch(epoch)
+        checkpoint.save(epoch=epoch + 1, model=model.state_dict(), optimizer=optimizer.state_dict())
+        report(
+            EpochReport(
+                phase="pretrain",
+                epoch=epoch + 1,
+                num_epochs=config.pretrain.epochs,
+                loss=loss,
+                accuracy=evaluate(model, data.validation, data, device),
+                macs_ratio=1.0,
+            )
+        )
