@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Many trials: configuration, cells, Ray Tune, Optuna, MLflow, the command line."""

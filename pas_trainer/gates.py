@@ -97,7 +97,8 @@ class GatedNetwork(nn.Module):
     def cost(self, resource: str) -> Tensor:
         """Cost at the current gates: 0-d float64 tensor, differentiable in the scores."""
         widths = {g.name: self._gate(g.name)().double().sum() for g in self.graph.groups}
-        return self.graph.count(resource, widths)
+        cost: Tensor = self.graph.count(resource, widths)
+        return cost
 
     def open_channels(self) -> dict[str, list[int]]:
         """Return the indices of the open channels by group, ascending."""

@@ -1,0 +1,296 @@
+"""The ``pas`` command. Results go to stdout, progress and messages to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.errors import SweepStoppedError, UserError
+from orchestrator.home import Home
+from orchestrator.records import TrialRecord
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done; failed trials or a refused gate; bad input; interrupted."""
+
+app = typer.Typer(
+    name="pas",
+    help="Find the best channel widths of a vision network, at every budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out, err = Console(), Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Sweep id, or its name.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Sweep file (YAML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster (auto, ray://HOST:PORT).")]
+OptionalSweep = Annotated[
+    str | None, typer.Argument(metavar="[SWEEP]", help="Sweep id, or its name.")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        help="MLflow store of the sweep; known already if it ran from this home folder.",
+    ),
+]
+
+
+@app.command()
+def sweep(
+    file: File,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the plan.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Shrink the sweep to a minute.")] = False,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Validate FILE, show the plan, run it. The same command again resumes it."""
+    from orchestrator.loading import load_sweep
+    from orchestrator.preflight import describe
+    from orchestrator.run import prepare, run_sweep
+    from orchestrator.tables import compare_table, front_table
+
+    home = Home.from_environment()
+    config = load_sweep(file, overrides or [], smoke=smoke)
+    plan = prepare(config, home, address=address)
+    summary = describe(plan)
+    if dry_run:
+        _print(summary, as_json, [_plan_table(summary)])
+        return
+    err.print(_plan_table(summary))
+    outcome = run_sweep(plan, home, err, address=address)
+    records = outcome.records
+    _print(
+        {
+            "sweep_id": outcome.sweep_id,
+            "resource": outcome.resource,
+            "trials": [r.to_json() for r in records],
+        },
+        as_json,
+        [
+            compare_table(records, outcome.resource, outcome.sweep_id),
+            front_table(records, "Pareto front"),
+        ],
+    )
+    lost = [r for r in records if r.status == "FAILED"]
+    if lost:
+        err.print(f"{len(lost)} of {len(records)} trials failed; see 'pas status {config.name}'")
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def search(
+    file: File,
+    budget: Annotated[float, typer.Option(help="Limit; at most 1: share of the supernet.")],
+    strength: Annotated[float, typer.Option(help="Weight of the budget loss.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Run one trial of FILE here: no Ray, no server. Files go to the home folder's searches/."""
+    from orchestrator.loading import load_sweep
+    from orchestrator.single import search_one
+    from orchestrator.tables import trial_table
+
+    sets = [f"budget.limits=[{budget}]", f"strengths=[{strength}]", *(overrides or [])]
+    record, folder = search_one(load_sweep(file, sets), Home.from_environment(), err)
+    document = {**record.to_json(), "folder": str(folder)}
+    _print(document, as_json, [trial_table([record], f"files in {folder}")])
+    if record.status != "FINISHED":
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def status(
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="Sweep id or name.")
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """List the sweeps, or the trials of one."""
+    from orchestrator.tables import trial_table
+    from orchestrator.tracking_reader import list_sweeps
+
+    if sweep is None:
+        sweeps = list_sweeps(_uri(tracking_uri, None))
+        table = Table("sweep", "status", title="sweeps", title_justify="left")
+        for info in sweeps:
+            table.add_row(info.sweep_id, info.status)
+        _print([{"sweep_id": i.sweep_id, "status": i.status} for i in sweeps], as_json, [table])
+        return
+    info, records = _load(sweep, tracking_uri)
+    document = {"sweep_id": info.sweep_id, "status": info.status, "trials": _plain(records)}
+    _print(document, as_json, [trial_table(records, f"{info.sweep_id}: {info.status}")])
+
+
+@app.command()
+def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
+    """Show the best trial of each cell: budgets x strengths."""
+    from orchestrator.tables import compare_table
+
+    info, records = _load(sweep, tracking_uri)
+    document = {
+        "sweep_id": info.sweep_id,
+        "resource": info.resource,
+        "trials": _plain(records),
+    }
+    _print(document, as_json, [compare_table(records, info.resource, info.sweep_id)])
+
+
+@app.command()
+def pareto(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
+    """Show the front: trials that no other beats in both accuracy and cost."""
+    from orchestrator.tables import front_table
+
+    info, records = _load(sweep, tracking_uri)
+    front = [r for r in records if r.on_front]
+    document = {"sweep_id": info.sweep_id, "resource": info.resource, "trials": _plain(front)}
+    _print(document, as_json, [front_table(records, f"Pareto front of {info.sweep_id}")])
+
+
+@app.command()
+def promote(
+    sweep: SweepName,
+    budget: Annotated[float, typer.Option(help="Limit; at most 1: share of the supernet.")],
+    model: Annotated[str, typer.Option(help="Registered model's name.")],
+    alias: Annotated[str, typer.Option(help="Alias that moves to the new version.")] = "champion",
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Register the most accurate front member within a budget and move the alias to it."""
+    from orchestrator.promotion import GateRefusedError
+    from orchestrator.promotion import promote as promote_best
+
+    _, records = _load(sweep, tracking_uri)
+    try:
+        record, promoted = promote_best(
+            Home.from_environment(),
+            records,
+            limit=budget,
+            model_name=model,
+            alias=alias,
+            tracking_uri=_uri(tracking_uri, sweep),
+        )
+    except GateRefusedError as error:
+        err.print(f"not promoted: {error}", style="red", highlight=False)
+        raise typer.Exit(FAILED) from None
+    document = {
+        "model": promoted.name,
+        "version": promoted.version,
+        "alias": promoted.alias,
+        "model_uri": promoted.model_uri,
+        "parity_error": promoted.parity_error,
+        "trial": record.to_json(),
+    }
+    table = Table("model", "version", "alias", "trial", "accuracy", "of supernet", "parity error")
+    table.add_row(
+        promoted.name,
+        str(promoted.version),
+        promoted.alias,
+        record.trial_id,
+        f"{record.accuracy:.4f}",
+        f"{record.macs_ratio:.4f}",
+        f"{promoted.parity_error:.1e}",
+    )
+    _print(document, as_json, [table])
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    as_json: Json = False,
+) -> None:
+    """Serve the MLflow UI of the home folder's store, for this machine only, until Ctrl-C."""
+    from orchestrator.ui import serve_ui
+
+    home = Home.from_environment()
+
+    def ready(url: str) -> None:
+        _print({"url": url}, as_json, [f"MLflow UI at {url} (Ctrl-C to stop)"])
+        sys.stdout.flush()
+
+    serve_ui(home, port, ready)
+
+
+def main() -> None:
+    """Run the command line; every expected error is one sentence and an exit code."""
+    try:
+        app()
+    except SweepStoppedError as error:
+        _fail(f"sweep stopped: {error}. What has finished is kept; the same command goes on")
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        err.print("interrupted; the same command goes on from here")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(DONE)
+
+
+def _fail(sentence: str) -> None:
+    err.print(f"pas: {sentence}", highlight=False, soft_wrap=True, markup=False)
+    sys.exit(BAD_INPUT)
+
+
+def _load(sweep: str, tracking_uri: str | None) -> tuple[Any, list[TrialRecord]]:
+    from orchestrator.tracking_reader import find_sweep, load_records
+
+    uri = _uri(tracking_uri, sweep)
+    info = find_sweep(uri, sweep)
+    return info, load_records(uri, info.sweep_id)
+
+
+def _uri(tracking_uri: str | None, sweep: str | None) -> str:
+    """Where to read from: as told, else as the sweep was started here, else the home's store."""
+    from orchestrator.tracking_reader import TrackingError, check_server
+
+    home = Home.from_environment()
+    known = home.tracking_uri_of(sweep) if sweep else None
+    uri = tracking_uri or known or home.mlflow_uri
+    if uri == home.mlflow_uri and not (home.root / "mlflow.db").exists():
+        raise UserError(f"no sweep has run in home folder {home.root}; set PAS_HOME to its home")
+    try:
+        check_server(uri)
+    except TrackingError as error:
+        raise UserError(str(error)) from None
+    return uri
+
+
+def _plain(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    return [r.to_json() for r in records]
+
+
+def _plan_table(summary: dict[str, Any]) -> Table:
+    table = Table("plan", "", show_header=False, box=None)
+    for key, value in summary.items():
+        parts = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else value
+        table.add_row(key, ", ".join(parts) if isinstance(parts, list) else str(parts))
+    return table
+
+
+def _print(document: Any, as_json: bool, shown: Sequence[Any]) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        return
+    for item in shown:
+        out.print(item)
+
+
+if __name__ == "__main__":
+    main()

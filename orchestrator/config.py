@@ -1,0 +1,142 @@
+"""The sweep file: one frozen tree, validated once, unknown keys refused.
+
+Each component's settings are documented where the component lives (``pas_trainer``,
+``search_space``); what concerns many trials is documented here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pas_trainer import (
+    DataConfig,
+    FinetuneConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    SearchConfig,
+    content_key,
+)
+from search_space import RESOURCES, FloatRange, SupernetConfig, WidthRules, check_tunable
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetConfig(_Section):
+    """Which resource is limited, and to what."""
+
+    resource: str = "macs"
+    """``macs`` or ``num_params``, both of the deploy form."""
+    limits: list[float] = Field(min_length=1)
+    """Each at most 1: a share of the supernet's cost; above 1: absolute."""
+
+    @model_validator(mode="after")
+    def _known_and_positive(self) -> BudgetConfig:
+        if self.resource not in RESOURCES:
+            raise ValueError(f"resource is {self.resource!r}; known: {', '.join(RESOURCES)}")
+        for limit in self.limits:
+            if not (math.isfinite(limit) and limit > 0):
+                raise ValueError(f"limits has {limit:g}; a limit must be above 0")
+        if len(set(self.limits)) < len(self.limits):
+            raise ValueError(f"limits {self.limits} name the same limit twice")
+        return self
+
+
+class ResourceConfig(_Section):
+    """What each trial may use; changing it resumes the same sweep."""
+
+    cpus_per_trial: Annotated[float, Field(gt=0)] = 1
+    gpus_per_trial: Annotated[float, Field(ge=0)] = 0
+    workers_per_trial: Literal[1] = 1
+    """Processes that train one trial together; one is what this version does."""
+
+
+class SchedulerConfig(_Section):
+    """Early stopping of trials that fall behind others of their own cell."""
+
+    name: Literal["none", "asha"] = "none"
+    grace_epochs: Annotated[int, Field(ge=1)] = 3
+    """Fine-tuning epochs before a trial can be stopped."""
+    reduction_factor: Annotated[float, Field(gt=1)] = 3
+    """One of so many trials goes on at each rung."""
+
+
+class TrackingConfig(_Section):
+    """Where MLflow keeps runs and models."""
+
+    uri: str | None = None
+    """``None``: SQLite in the home folder; ``http(s)://``: a server. Credentials belong in
+    MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, not here."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_credentials(cls, uri: str | None) -> str | None:
+        if uri is None:
+            return None
+        scheme, _, rest = uri.partition("://")
+        if scheme not in {"http", "https", "sqlite"}:
+            raise ValueError("must start with http://, https:// or sqlite://")
+        if "@" in rest.split("/")[0]:
+            raise ValueError(
+                "must not hold credentials; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD instead"
+            )
+        return uri
+
+
+class StorageConfig(_Section):
+    """Where checkpoints and searched networks are kept."""
+
+    uri: None = None
+    """``None``: the home folder, which every node must see under the same path."""
+
+
+class SweepConfig(_Section):
+    """One sweep: budgets x strengths x trials, over one supernet and one data set."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    task: Literal["classification"] = "classification"
+    data: DataConfig
+    supernet: SupernetConfig
+    budget: BudgetConfig
+    strengths: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
+    trials_per_cell: Annotated[int, Field(ge=1)] = 1
+    width_rules: WidthRules = WidthRules()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    search: SearchConfig = SearchConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    hyperparameters: dict[str, FloatRange] = {}
+    resources: ResourceConfig = ResourceConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    storage: StorageConfig = StorageConfig()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SweepConfig:
+        if len(set(self.strengths)) < len(self.strengths):
+            raise ValueError(f"strengths {self.strengths} name the same strength twice")
+        check_tunable(self.hyperparameters)
+        return self
+
+    @property
+    def sweep_id(self) -> str:
+        """The name and a hash of what decides the results; resources and servers do not."""
+        decides = self.model_dump(
+            mode="json",
+            exclude={"name", "resources", "tracking", "storage", "trials_per_cell"},
+        )
+        decides["data"].pop("workers")
+        decides["data"].pop("memory_gib")
+        return f"{self.name}-{content_key(decides)[:8]}"
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of the whole sweep."""
+        return len(self.budget.limits) * len(self.strengths) * self.trials_per_cell

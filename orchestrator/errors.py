@@ -1,0 +1,11 @@
+"""Errors that are answered with one sentence and an exit code, never with a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input or surroundings (exit code 2): the message names what, where and the way out."""
+
+
+class SweepStoppedError(UserError):
+    """The sweep stopped early in a state from which the same command resumes it."""

@@ -1,0 +1,76 @@
+"""The one folder that holds all state: ``PAS_HOME``, by default ``.pas``.
+
+::
+
+    mlflow.db, mlartifacts/   tracking store
+    optuna.db                 studies
+    supernets/KEY/            trained supernets, by content
+    sweeps/SWEEP_ID/          sweep.json, lock, trials/TRIAL_ID/{checkpoint, package, result.json}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths below the home folder; nothing is created until something is written."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        """Return the folder named by ``PAS_HOME``, or ``.pas`` in the working folder."""
+        return cls(Path(os.environ.get("PAS_HOME") or ".pas").expanduser().resolve())
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking URI of the local store."""
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Artifacts of the local tracking store."""
+        return self.root / "mlartifacts"
+
+    @property
+    def optuna_url(self) -> str:
+        """Storage of the studies."""
+        return f"sqlite:///{self.root / 'optuna.db'}"
+
+    def supernet(self, key: str) -> Path:
+        """Folder of one trained supernet."""
+        return self.root / "supernets" / key
+
+    def sweep(self, sweep_id: str) -> Path:
+        """Folder of one sweep."""
+        return self.root / "sweeps" / sweep_id
+
+    def trial(self, sweep_id: str, trial_id: str) -> Path:
+        """Folder of one trial."""
+        return self.sweep(sweep_id) / "trials" / trial_id
+
+    def tracking_uri_of(self, sweep: str) -> str | None:
+        """Tracking URI of a sweep (id, or name: then its latest) started from this home."""
+        found: list[tuple[float, str]] = []
+        for path in self.root.glob("sweeps/*/sweep.json"):
+            document = json.loads(path.read_text())
+            if sweep in {path.parent.name, document["config"]["name"]}:
+                found.append((path.stat().st_mtime, document["tracking_uri"]))
+        return max(found)[1] if found else None
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write ``path`` in one step: a kill leaves the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

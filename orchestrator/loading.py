@@ -1,0 +1,139 @@
+"""From a YAML file and ``--set`` overrides to a :class:`SweepConfig`, or one clear sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.config import SweepConfig
+from orchestrator.errors import UserError
+
+SMOKE = {
+    "pretrain.epochs": 1,
+    "search.epochs": 1,
+    "finetune.epochs": 1,
+    "trials_per_cell": 1,
+    "data.train_images": 1000,
+    "data.test_images": 200,
+}
+"""What ``--smoke`` sets: the same sweep shrunk to about a minute."""
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = (), *, smoke: bool = False) -> SweepConfig:
+    """Read and validate a sweep file.
+
+    Args:
+        path: YAML file; relative paths in it are relative to its folder.
+        overrides: ``key.subkey=value`` with a YAML value, applied in order.
+        smoke: shrink the sweep (see :data:`SMOKE`) and add ``-smoke`` to its name.
+
+    Raises:
+        UserError: the file is missing, not YAML, or a field is unknown or out of range.
+    """
+    document = _read_yaml(path)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise UserError(f"--set {override!r} has no '='; write --set key=value")
+        try:
+            _assign(document, key, yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {override!r}: the value is not valid YAML") from error
+    if smoke:
+        for key, value in SMOKE.items():
+            _assign(document, key, value)
+        document["name"] = f"{document.get('name', '')}-smoke"
+    _resolve_root(document, path.parent)
+    return parse_sweep(document, str(path))
+
+
+def parse_sweep(document: Mapping[str, Any], where: str) -> SweepConfig:
+    """Validate plain values; ``where`` begins the sentence if something is wrong.
+
+    Raises:
+        UserError: naming the first field that is wrong, its value and what it may be.
+    """
+    try:
+        return SweepConfig.model_validate(document)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_sentence(error)}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"sweep file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"sweep file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise UserError(f"sweep file {path} is not valid YAML{line}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"sweep file {path} must hold 'key: value' lines at its top level")
+    return document
+
+
+def _assign(document: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        child = document.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {dotted}: {parent} is a value, it has no parts")
+        document = child
+    document[last] = value
+
+
+def _resolve_root(document: dict[str, Any], folder: Path) -> None:
+    data = document.get("data")
+    if isinstance(data, dict) and isinstance(data.get("root"), str):
+        data["root"] = str((folder / Path(data["root"]).expanduser()).resolve())
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = list(first["loc"])
+    name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+    if first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        known = _known_keys([str(p) for p in path[:-1]])
+        close = difflib.get_close_matches(str(path[-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+        return f"unknown key {name}; {hint}"
+    if first["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
+        return f"{name} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name} is {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(path: Sequence[str]) -> list[str]:
+    """Field names of the section at ``path`` of the sweep file."""
+    section: Any = SweepConfig
+    for part in path:
+        section = _field_type(section, part)
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return list(section.model_fields)
+    if dataclasses.is_dataclass(section):
+        return [f.name for f in dataclasses.fields(section)]
+    return []
+
+
+def _field_type(section: Any, name: str) -> Any:
+    hints = typing.get_type_hints(section) if isinstance(section, type) else {}
+    kind = hints.get(name)
+    if kind is None:  # a mapping's value, such as one hyper-parameter's range
+        arguments = typing.get_args(section)
+        return arguments[-1] if arguments else None
+    if typing.get_origin(kind) in {typing.Union, types.UnionType}:
+        return next(a for a in typing.get_args(kind) if a is not type(None))
+    return kind

@@ -1,0 +1,155 @@
+"""Pareto fronts and hypervolumes: pure maths on arrays (lower is better), then the same on records.
+
+Signs are normalised once, in :func:`_points`; everything above it minimises every column.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from orchestrator.records import TrialRecord
+
+
+def pareto_mask(points: ArrayLike) -> NDArray[np.bool_]:
+    """Tell which points no other point dominates.
+
+    A point is dominated when another one is no worse in every column and better in one. Equal
+    points do not dominate each other: all copies are kept. Infinities are ordinary values.
+
+    Args:
+        points: (n, d), d >= 1, lower is better. A row with a NaN is never on the front.
+
+    Returns:
+        (n,) booleans. O(n log n) for d <= 2, otherwise O(d * n * front).
+
+    Raises:
+        ValueError: ``points`` is not of shape (n, d) with d >= 1.
+    """
+    values = _as_matrix(points)
+    mask = np.zeros(len(values), dtype=np.bool_)
+    valid = np.flatnonzero(~np.isnan(values).any(axis=1))
+    if not valid.size:
+        return mask
+    rows = values[valid]
+    if rows.shape[1] == 1:
+        mask[valid] = rows[:, 0] == rows[:, 0].min()
+    elif rows.shape[1] == 2:
+        mask[valid] = _mask_2d(rows)
+    else:
+        mask[valid] = _mask_nd(rows)
+    return mask
+
+
+def hypervolume_2d(points: ArrayLike, reference: ArrayLike) -> float:
+    """Return the area dominated by ``points`` and bounded by ``reference``.
+
+    The hypervolume indicator of Zitzler and Thiele (1998) for two objectives, as a sweep over the
+    front sorted by its first column.
+
+    Args:
+        points: (n, 2), lower is better. Rows with a NaN, and rows not strictly better than the
+            reference in both columns, add nothing.
+        reference: (2,), finite.
+
+    Returns:
+        A non-negative area; 0.0 without points; infinite if a point is at minus infinity.
+
+    Raises:
+        ValueError: a wrong shape, or a reference that is not finite.
+    """
+    values = _as_matrix(points)
+    corner = np.asarray(reference, dtype=np.float64)
+    if (values.size and values.shape[1] != 2) or corner.shape != (2,):
+        raise ValueError(f"want points (n, 2), reference (2,); got {values.shape}, {corner.shape}")
+    if not np.isfinite(corner).all():
+        raise ValueError(f"the reference must be finite, not {corner.tolist()}")
+    if not values.size:
+        return 0.0
+    inside = values[(values < corner).all(axis=1)]
+    rows = np.unique(inside[pareto_mask(inside)], axis=0)
+    if not len(rows):
+        return 0.0
+    right = np.append(rows[1:, 0], corner[0])
+    return float(np.sum((right - rows[:, 0]) * (corner[1] - rows[:, 1])))
+
+
+def front(records: Iterable[TrialRecord], resource: str = "macs") -> list[TrialRecord]:
+    """Return the finished trials that no other finished trial beats, cheapest first.
+
+    Args:
+        records: trials of one sweep; those not FINISHED, or without cost or accuracy, are left out.
+        resource: the field to minimise: ``macs``, ``num_params`` or ``latency_ms``.
+    """
+    members = [record for record in mark_front(records, resource) if record.on_front]
+    return sorted(members, key=lambda r: (getattr(r, resource), -(r.accuracy or 0.0), r.trial_id))
+
+
+def mark_front(records: Iterable[TrialRecord], resource: str = "macs") -> list[TrialRecord]:
+    """Return the records in their order, each with ``on_front`` set for ``resource``."""
+    rows = list(records)
+    mask = pareto_mask(_points(rows, resource))
+    return [
+        dataclasses.replace(record, on_front=bool(member))
+        for record, member in zip(rows, mask, strict=True)
+    ]
+
+
+def hypervolume(records: Iterable[TrialRecord], resource: str, reference_cost: float) -> float:
+    """Return the area under the front, in [0, 1]: a sweep's quality in one number.
+
+    Costs are divided by ``reference_cost`` (the supernet's), accuracies are in [0, 1]; the
+    reference point is cost ratio 1, accuracy 0. A trial dearer than the supernet adds nothing.
+
+    Raises:
+        ValueError: ``reference_cost`` is not a positive finite number.
+    """
+    if not (math.isfinite(reference_cost) and reference_cost > 0):
+        raise ValueError(f"reference_cost must be positive, not {reference_cost}")
+    points = _points(list(records), resource)
+    return hypervolume_2d(points / np.array([reference_cost, 1.0]), (1.0, 0.0))
+
+
+def _points(records: Sequence[TrialRecord], resource: str) -> NDArray[np.float64]:
+    """Return (n, 2): cost and minus accuracy; NaN where a trial has no result."""
+    points = np.full((len(records), 2), np.nan)
+    for row, record in enumerate(records):
+        cost = getattr(record, resource)
+        if record.status == "FINISHED" and cost is not None and record.accuracy is not None:
+            points[row] = float(cost), -float(record.accuracy)
+    return points
+
+
+def _mask_2d(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """On the front: the best y of its own x, and better than the best y of any smaller x."""
+    levels, level_of = np.unique(rows[:, 0], return_inverse=True)
+    best_here = np.full(len(levels), np.inf)
+    np.minimum.at(best_here, level_of, rows[:, 1])
+    best_before = np.minimum.accumulate(best_here)
+    advances = np.ones(len(levels), dtype=np.bool_)
+    advances[1:] = best_here[1:] < best_before[:-1]
+    mask: NDArray[np.bool_] = advances[level_of] & (rows[:, 1] == best_here[level_of])
+    return mask
+
+
+def _mask_nd(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """In lexicographic order a point can only be dominated by one that comes before it."""
+    unique, copy_of = np.unique(rows, axis=0, return_inverse=True)
+    members: list[int] = []
+    for index, row in enumerate(unique):
+        if not (unique[members] <= row).all(axis=1).any():
+            members.append(index)
+    return np.isin(copy_of.reshape(-1), members)
+
+
+def _as_matrix(points: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(points, dtype=np.float64)
+    if values.size == 0 and values.ndim <= 2:
+        return np.empty((len(values) if values.ndim else 0, max(1, values.shape[-1])))
+    if values.ndim != 2:
+        raise ValueError(f"points must be of shape (n, d), not {values.shape}")
+    return values

@@ -1,0 +1,211 @@
+"""The Pareto front as an interactive picture (plotly), also as one self-contained page."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from orchestrator.pareto import front
+from orchestrator.records import TrialRecord
+
+_AXIS_TITLES = {"macs": "MACs", "num_params": "parameters", "latency_ms": "latency (ms)"}
+_INK, _GRID, _LIMIT = "#1f2937", "#e5e7eb", "#94a3b8"
+_COLORSCALE = "Viridis"
+
+
+def front_figure(
+    records: Iterable[TrialRecord],
+    resource: str = "macs",
+    title: str = "Pareto front",
+    *,
+    reference_cost: float | None = None,
+) -> go.Figure:
+    """Draw every finished trial, the front as a step line and the limits as faint lines.
+
+    Args:
+        records: trials of one sweep; only FINISHED ones with cost and accuracy are drawn.
+        resource: ``macs``, ``num_params`` or ``latency_ms``, on the horizontal axis.
+        title: heading of the picture.
+        reference_cost: the supernet's cost; the axis then shows cost / reference_cost. For
+            ``macs`` it is read off the records when not given; without it costs are absolute.
+
+    Returns:
+        A figure with one trace per strength (colour: from weak, dark, to strong, bright) and one
+        for the front.
+    """
+    rows = list(records)
+    drawn = [r for r in rows if _drawable(r, resource)]
+    unit = reference_cost or (_supernet_macs(drawn) if resource == "macs" else None)
+    scale = 1.0 / unit if unit else 1.0
+    figure = go.Figure()
+    members = front(drawn, resource)
+    limits = sorted({_limit(r.budget, unit) for r in rows} - {None}, key=lambda x: x or 0.0)
+    _add_limits(figure, [limit for limit in limits if limit is not None])
+    _add_front(figure, members, resource, scale)
+    _add_trials(figure, drawn, resource, scale, {record.trial_id for record in members})
+    if not drawn:
+        figure.add_annotation(
+            text="no finished trial yet", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
+        )
+    _style(figure, resource, title, relative=bool(unit))
+    return figure
+
+
+def front_html(
+    records: Iterable[TrialRecord],
+    resource: str = "macs",
+    title: str = "Pareto front",
+    *,
+    reference_cost: float | None = None,
+) -> str:
+    """Return :func:`front_figure` as one HTML page that needs no network (plotly.js inside)."""
+    figure = front_figure(records, resource, title, reference_cost=reference_cost)
+    page: str = figure.to_html(
+        include_plotlyjs=True,
+        full_html=True,
+        default_height="100vh",
+        config={"displaylogo": False, "responsive": True},
+    )
+    return page
+
+
+def _drawable(record: TrialRecord, resource: str) -> bool:
+    cost = getattr(record, resource)
+    return (
+        record.status == "FINISHED"
+        and cost is not None
+        and record.accuracy is not None
+        and math.isfinite(cost)
+        and math.isfinite(record.accuracy)
+    )
+
+
+def _supernet_macs(records: Iterable[TrialRecord]) -> float | None:
+    for record in records:
+        if record.macs and record.macs_ratio:
+            return record.macs / record.macs_ratio
+    return None
+
+
+def _limit(budget: float, unit: float | None) -> float | None:
+    """Where a budget lies on the axis; None for a share on an absolute axis."""
+    if unit is None:
+        return budget if budget > 1 else None
+    return budget if budget <= 1 else budget / unit
+
+
+def _add_trials(
+    figure: go.Figure,
+    records: Sequence[TrialRecord],
+    resource: str,
+    scale: float,
+    members: set[str],
+) -> None:
+    strengths = sorted({record.strength for record in records})
+    shares = [0.12 + 0.74 * i / max(1, len(strengths) - 1) for i in range(len(strengths))]
+    colors = sample_colorscale(_COLORSCALE, shares) if strengths else []
+    for strength, color in zip(strengths, colors, strict=True):
+        group = [record for record in records if record.strength == strength]
+        on_front = [record.trial_id in members for record in group]
+        figure.add_trace(
+            go.Scatter(
+                x=[getattr(record, resource) * scale for record in group],
+                y=[record.accuracy for record in group],
+                mode="markers",
+                name=f"{strength:g}",
+                hovertext=[_hover(record) for record in group],
+                hoverinfo="text",
+                legendgroup="strength",
+                legendgrouptitle_text="strength",
+                marker={
+                    "color": color,
+                    "size": [12 if member else 8 for member in on_front],
+                    "opacity": [1.0 if member else 0.65 for member in on_front],
+                    "line": {"color": _INK, "width": [1.5 if m else 0 for m in on_front]},
+                },
+            )
+        )
+
+
+def _add_front(
+    figure: go.Figure, members: Sequence[TrialRecord], resource: str, scale: float
+) -> None:
+    if not members:
+        return
+    figure.add_trace(
+        go.Scatter(
+            x=[getattr(record, resource) * scale for record in members],
+            y=[record.accuracy for record in members],
+            mode="lines",
+            line={"shape": "hv", "color": _INK, "width": 2},
+            name="front",
+            hoverinfo="skip",
+        )
+    )
+
+
+def _add_limits(figure: go.Figure, limits: Sequence[float]) -> None:
+    for limit in limits:
+        figure.add_vline(
+            x=limit,
+            line={"color": _LIMIT, "width": 1, "dash": "dot"},
+            layer="below",
+            annotation={
+                "text": f"limit {limit:.4g}",
+                "font": {"size": 11, "color": _LIMIT},
+                "yanchor": "bottom",
+            },
+            annotation_position="top",
+        )
+
+
+def _hover(record: TrialRecord) -> str:
+    lines = [f"<b>{html.escape(record.trial_id)}</b>"]
+    lines.append(f"budget {record.budget:g}, strength {record.strength:g}")
+    lines.append(f"accuracy {record.accuracy:.4f}" if record.accuracy is not None else "")
+    if record.test_accuracy is not None:
+        lines.append(f"test accuracy {record.test_accuracy:.4f}")
+    if record.macs is not None:
+        share = f" ({record.macs_ratio:.1%})" if record.macs_ratio is not None else ""
+        lines.append(f"{record.macs:,} MACs{share}")
+    if record.num_params is not None:
+        lines.append(f"{record.num_params:,} parameters")
+    if record.latency_ms is not None:
+        lines.append(f"{record.latency_ms:.3g} ms")
+    for name, value in record.hyperparameters.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        lines.append(f"{html.escape(name)} = {html.escape(shown)}")
+    return "<br>".join(line for line in lines if line)
+
+
+def _style(figure: go.Figure, resource: str, title: str, *, relative: bool) -> None:
+    name = _AXIS_TITLES.get(resource, resource)
+    axis = {
+        "gridcolor": _GRID,
+        "zeroline": False,
+        "showline": True,
+        "linecolor": _LIMIT,
+        "ticks": "outside",
+        "tickcolor": _LIMIT,
+        "automargin": True,
+    }
+    figure.update_layout(
+        template="none",
+        title={"text": html.escape(title), "x": 0.02, "xanchor": "left", "font": {"size": 19}},
+        font={"family": "system-ui, -apple-system, Segoe UI, sans-serif", "color": _INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        margin={"l": 70, "r": 30, "t": 90, "b": 60},
+        hovermode="closest",
+        hoverlabel={"bgcolor": "white", "bordercolor": _LIMIT, "align": "left"},
+        legend={"itemsizing": "constant", "tracegroupgap": 6},
+        xaxis={**axis, "title": f"{name}, share of the supernet" if relative else name},
+        yaxis={**axis, "title": "validation accuracy", "tickformat": ".1%"},
+        showlegend=True,
+    )
+    if relative:
+        figure.update_xaxes(tickformat=".0%")

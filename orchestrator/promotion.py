@@ -1,0 +1,113 @@
+"""Choosing what to promote, and handing it to the registry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+
+from deploy import PackageError, ParityError, PromotedModel, promote_package
+from orchestrator.errors import UserError
+from orchestrator.home import Home
+from orchestrator.loading import parse_sweep
+from orchestrator.preflight import supernet_cost
+from orchestrator.records import TrialRecord
+from pas_trainer import DataError, load_data
+
+PARITY_IMAGES = 64
+"""Held-out images that training form, deploy form and exported form must agree on."""
+
+
+class GateRefusedError(Exception):
+    """A promotion gate said no (exit code 1)."""
+
+
+def choose(
+    records: Sequence[TrialRecord], resource: str, limit: float, supernet: int
+) -> TrialRecord:
+    """Return the most accurate member of the front whose cost is within the limit.
+
+    Args:
+        records: of one sweep, front marked.
+        resource: ``macs`` or ``num_params``.
+        limit: at most 1: share of the supernet's cost; above 1: absolute.
+        supernet: the supernet's cost in the resource.
+
+    Raises:
+        UserError: no member of the front is that cheap.
+    """
+    absolute = limit * supernet if limit <= 1 else limit
+    members = [r for r in records if r.on_front]
+    within = [r for r in members if getattr(r, resource) <= absolute]
+    if not within:
+        if not members:
+            raise UserError("no trial of the sweep has finished; nothing can be promoted")
+        cheapest = min(getattr(r, resource) for r in members)
+        raise UserError(
+            f"--budget {limit:g}: no front member is that cheap; the cheapest has "
+            f"{cheapest} {resource} ({cheapest / supernet:.4f} of the supernet)"
+        )
+    return max(within, key=lambda r: (r.accuracy or 0.0, -getattr(r, resource)))
+
+
+def promote(
+    home: Home,
+    records: Sequence[TrialRecord],
+    *,
+    limit: float,
+    model_name: str,
+    alias: str,
+    tracking_uri: str,
+) -> tuple[TrialRecord, PromotedModel]:
+    """Promote the best trial within a budget; see :func:`choose`.
+
+    Raises:
+        UserError: nothing fits, or the trial's files or the data are not on this machine.
+        GateRefusedError: training form and deploy form disagree.
+    """
+    sweep_id = records[0].sweep_id if records else ""
+    path = home.sweep(sweep_id) / "sweep.json"
+    if not path.exists():
+        raise UserError(
+            f"the files of sweep {sweep_id!r} are not in {home.root}; set PAS_HOME to its home"
+        )
+    config = parse_sweep(json.loads(path.read_text())["config"], str(path))
+    resource = config.budget.resource
+    record = choose(records, resource, limit, supernet_cost(config, resource))
+    if record.run_id is None:
+        raise UserError(f"trial {record.trial_id} has no MLflow run; run the sweep again")
+    try:
+        data = load_data(config.data)
+        batch = next(data.validation.eval_batches(PARITY_IMAGES))[0]
+        promoted = promote_package(
+            tracking_uri,
+            folder=home.trial(sweep_id, record.trial_id),
+            model_name=model_name,
+            alias=alias,
+            run_id=record.run_id,
+            images=batch.contiguous().to(torch.float32) / 255,
+            tags=_tags(record),
+        )
+    except (DataError, PackageError) as error:
+        raise UserError(str(error)) from None
+    except ParityError as error:
+        raise GateRefusedError(str(error)) from None
+    return record, promoted
+
+
+def _tags(record: TrialRecord) -> dict[str, str]:
+    tags = {
+        "pas.sweep_id": record.sweep_id,
+        "pas.trial_id": record.trial_id,
+        "pas.run_id": record.run_id,
+        "pas.budget": f"{record.budget:g}",
+        "pas.strength": f"{record.strength:g}",
+        "pas.macs": record.macs,
+        "pas.macs_ratio": record.macs_ratio,
+        "pas.num_params": record.num_params,
+        "pas.latency_ms": record.latency_ms,
+        "pas.accuracy": record.accuracy,
+        "pas.test_accuracy": record.test_accuracy,
+    }
+    return {name: str(value) for name, value in tags.items()}

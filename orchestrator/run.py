@@ -1,0 +1,153 @@
+"""``pas sweep``, whole: checks, supernet, trials, tracking, and a truthful end."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from orchestrator.cells import cells_of
+from orchestrator.config import SweepConfig
+from orchestrator.errors import SweepStoppedError, UserError
+from orchestrator.home import Home, write_json
+from orchestrator.preflight import Plan, check_device, check_disk, describe, make_plan
+from orchestrator.progress import ProgressBoard
+from orchestrator.records import TrialRecord
+from orchestrator.sweep import Sweep, build_studies
+from orchestrator.tracking import SweepTracker, TrackingError
+from orchestrator.tracking_reader import check_server
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOutcome:
+    """How a sweep ended: its id, resource and every trial that has ended."""
+
+    sweep_id: str
+    resource: str
+    records: list[TrialRecord]
+
+
+def prepare(config: SweepConfig, home: Home, *, address: str | None = None) -> Plan:
+    """Check everything that can be checked before compute is spent.
+
+    Raises:
+        UserError: one sentence on the first thing that is wrong.
+    """
+    try:
+        check_server(tracking_uri(config, home))
+    except TrackingError as error:
+        raise UserError(f"tracking.uri: {error}") from None
+    plan = make_plan(config)
+    if address is None:
+        check_device(config)
+    check_disk(home, plan)
+    return plan
+
+
+def run_sweep(
+    plan: Plan, home: Home, console: Console, *, address: str | None = None
+) -> SweepOutcome:
+    """Run the sweep, or what is left of it, to its end.
+
+    Raises:
+        SweepStoppedError: it stopped early; the same call resumes it.
+        KeyboardInterrupt: it was interrupted; runs are closed as KILLED, the same call resumes it.
+    """
+    from orchestrator.ray_run import ray_session, run_trials, train_supernet_on_cluster
+
+    config = plan.config
+    with _only_driver(home, config.sweep_id), _terminate_as_interrupt():
+        write_json(
+            home.sweep(config.sweep_id) / "sweep.json",
+            {
+                "config": config.model_dump(mode="json"),
+                "tracking_uri": tracking_uri(config, home),
+                "plan": describe(plan),
+            },
+        )
+        title = f"{config.sweep_id} on {config.data.name}, {config.supernet.name}"
+        board = ProgressBoard(console, title, cells_of(config), config.trials_per_cell)
+        tracker = _tracker(plan, home).start()
+        sweep = Sweep(plan, home, build_studies(plan, home), tracker, board)
+        status = "FAILED"
+        try:
+            with board:
+                sweep.catch_up()
+                if sweep.has_work():
+                    with ray_session(address, config.resources):
+                        trained = train_supernet_on_cluster(
+                            plan.supernet_training,
+                            home.supernet(plan.supernet_key),
+                            config.resources,
+                            board.supernet_progress,
+                        )
+                        tracker.log_supernet(trained.accuracy, trained.test_accuracy)
+                        folder = home.sweep(config.sweep_id) / "ray"
+                        run_trials(sweep, config.resources, config.scheduler, folder)
+            if sweep.stop_reason is not None:
+                raise SweepStoppedError(sweep.stop_reason)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            tracker.close(status)
+        return SweepOutcome(config.sweep_id, config.budget.resource, sweep.ended_records())
+
+
+def tracking_uri(config: SweepConfig, home: Home) -> str:
+    """Return where the sweep's runs go."""
+    return config.tracking.uri or home.mlflow_uri
+
+
+def _tracker(plan: Plan, home: Home) -> SweepTracker:
+    import yaml
+
+    config = plan.config
+    summary = describe(plan)
+    return SweepTracker(
+        uri=tracking_uri(config, home),
+        sweep_id=config.sweep_id,
+        name=config.name,
+        experiment=config.name,
+        params={
+            key: summary[key]
+            for key in ("supernet", "supernet_macs", "supernet_num_params", "num_trials")
+        }
+        | {"resource": config.budget.resource, "data": config.data.name, "seed": config.seed},
+        tags={},
+        artifacts={"sweep.yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)},
+    )
+
+
+@contextmanager
+def _only_driver(home: Home, sweep_id: str) -> Iterator[None]:
+    """Hold the sweep's lock; the kernel drops it with the process, however that ends."""
+    folder = home.sweep(sweep_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"sweep {sweep_id} is being run by another process; follow it with 'pas status'"
+            ) from None
+        yield
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a sweep as Ctrl-C does."""
+
+    def interrupt(_signum: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,117 @@
+"""Optuna: one persistent study per cell, the same on resume. The only module that knows Optuna."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from orchestrator.cells import Cell
+from pas_trainer import derive_seed
+from search_space import FloatRange
+
+STATES = {
+    "FINISHED": TrialState.COMPLETE,
+    "PRUNED": TrialState.PRUNED,
+    "FAILED": TrialState.FAIL,
+}
+"""Our status of an ended trial, in Optuna's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A trial to run: its cell, its index there, and its hyper-parameters."""
+
+    cell: Cell
+    number: int
+    hyperparameters: Mapping[str, float]
+
+
+class CellStudies:
+    """Hands out trials fairly over the cells and keeps their outcomes.
+
+    Args:
+        url: SQLAlchemy URL of the storage.
+        sweep_id: prefix of the study names.
+        cells: in the order in which they take turns.
+        ranges: hyper-parameters to steer.
+        defaults: what the sweep file itself says; each cell's first trial, where within range.
+        trials_per_cell: how many trials each cell gets in all.
+        seed: suggestions depend on it, the cell, the trial's index and what is known by then.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        sweep_id: str,
+        cells: list[Cell],
+        *,
+        ranges: Mapping[str, FloatRange],
+        defaults: Mapping[str, float],
+        trials_per_cell: int,
+        seed: int,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self._distributions = {name: to_distribution(r) for name, r in ranges.items()}
+        self._defaults = {n: defaults[n] for n, r in ranges.items() if r.contains(defaults[n])}
+        self._trials_per_cell, self._seed = trials_per_cell, seed
+        storage = optuna.storages.RDBStorage(url)
+        self._studies = {
+            cell: optuna.create_study(
+                storage=storage,
+                study_name=f"{sweep_id}/{cell.name}",
+                direction="maximize",
+                load_if_exists=True,
+            )
+            for cell in cells
+        }
+        self._asked = dict.fromkeys(cells, 0)
+        for suggestion in self.every():
+            self._asked[suggestion.cell] += 1
+
+    def every(self) -> list[Suggestion]:
+        """Return all trials handed out so far, whatever became of them."""
+        return [
+            Suggestion(cell, trial.number, trial.params)
+            for cell, study in self._studies.items()
+            for trial in study.get_trials()
+            if trial.state != TrialState.WAITING
+        ]
+
+    def has_next(self) -> bool:
+        """Whether some cell has had fewer trials than it is due."""
+        return min(self._asked.values()) < self._trials_per_cell
+
+    def next(self) -> Suggestion | None:
+        """Return a new trial of the cell that has had the fewest, or ``None``."""
+        cell = min(self._studies, key=lambda c: self._asked[c])
+        number = self._asked[cell]
+        if number >= self._trials_per_cell:
+            return None
+        study = self._studies[cell]
+        # A sampler of its own for each index: a resumed sweep does not repeat suggestions.
+        seed = derive_seed(self._seed, cell.budget, cell.strength, number) % 2**32
+        study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        if number == 0 and self._defaults:
+            study.enqueue_trial(self._defaults, skip_if_exists=True)
+        trial = study.ask(self._distributions)
+        self._asked[cell] += 1
+        return Suggestion(cell, trial.number, trial.params)
+
+    def tell(self, cell: Cell, number: int, status: str, accuracy: float | None) -> None:
+        """Record an outcome (a key of :data:`STATES`) once; later calls change nothing."""
+        study = self._studies[cell]
+        if study.get_trials(deepcopy=False)[number].state.is_finished():
+            return
+        value = accuracy if status == "FINISHED" else None
+        study.tell(number, value, state=STATES[status])
+
+
+def to_distribution(given: FloatRange) -> BaseDistribution:
+    """Return the Optuna distribution of a range."""
+    return FloatDistribution(given.low, given.high, log=given.log)

@@ -1,0 +1,101 @@
+"""Tables for the terminal: budgets x strengths, the front, the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from orchestrator.records import TrialRecord
+
+
+def compare_table(records: Sequence[TrialRecord], resource: str, title: str) -> Table:
+    """Return budgets (rows) x strengths (columns): the most accurate finished trial of each cell.
+
+    A cell shows validation accuracy, test accuracy and the share of the supernet's MACs; a star
+    marks a member of the front.
+    """
+    budgets = sorted({r.budget for r in records}, reverse=True)
+    strengths = sorted({r.strength for r in records})
+    table = Table(title=title, caption=_CAPTION, title_justify="left", caption_justify="left")
+    table.add_column(f"{resource} limit", justify="right")
+    for strength in strengths:
+        table.add_column(f"strength {strength:g}", justify="center")
+    for budget in budgets:
+        row = [f"{budget:g}"]
+        for strength in strengths:
+            cell = [r for r in records if (r.budget, r.strength) == (budget, strength)]
+            row.append(_cell_text(cell))
+        table.add_row(*row)
+    return table
+
+
+_CAPTION = (
+    "best of the cell: validation accuracy (test accuracy), share of the supernet's MACs;\n"
+    "★ on the front; n/m: finished of all trials where some are not"
+)
+
+
+def _cell_text(cell: Sequence[TrialRecord]) -> str:
+    best = best_of(cell)
+    finished = sum(r.status == "FINISHED" for r in cell)
+    count = "" if finished == len(cell) else f" {finished}/{len(cell)}"
+    if best is None:
+        return f"[dim]-{count}[/dim]" if cell else ""
+    star = " [yellow]★[/yellow]" if best.on_front else ""
+    text = f"[bold]{_share(best.accuracy)}[/bold] ({_share(best.test_accuracy)})"
+    return f"{text} {best.macs_ratio:.3f}{star}{count}"
+
+
+def front_table(records: Sequence[TrialRecord], title: str) -> Table:
+    """Return the members of the front, cheapest first."""
+    table = Table(title=title, title_justify="left")
+    for name in ("trial", "MACs", "of supernet", "params", "latency ms", "accuracy", "test"):
+        table.add_column(name, justify="left" if name == "trial" else "right")
+    for r in sorted((r for r in records if r.on_front), key=lambda r: r.macs or 0):
+        table.add_row(
+            r.trial_id,
+            _count(r.macs),
+            f"{r.macs_ratio:.4f}",
+            _count(r.num_params),
+            "" if r.latency_ms is None else f"{r.latency_ms:.3f}",
+            _share(r.accuracy),
+            _share(r.test_accuracy),
+        )
+    return table
+
+
+def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
+    """Return one row per trial with its status."""
+    table = Table(title=title, title_justify="left")
+    for name in ("trial", "status", "accuracy", "of supernet", "hyper-parameters / error"):
+        table.add_column(name)
+    for r in records:
+        chosen = ", ".join(f"{k} {v:.4g}" for k, v in r.hyperparameters.items())
+        table.add_row(
+            r.trial_id,
+            r.status,
+            _share(r.accuracy),
+            "" if r.macs_ratio is None else f"{r.macs_ratio:.4f}",
+            r.error or chosen,
+        )
+    return table
+
+
+def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return the most accurate finished trial; of equals the one with the fewest MACs."""
+    finished = [r for r in records if r.status == "FINISHED" and r.accuracy is not None]
+    return max(finished, key=lambda r: (r.accuracy or 0.0, -(r.macs or 0)), default=None)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _count(value: int | None) -> str:
+    if value is None:
+        return ""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return str(value)

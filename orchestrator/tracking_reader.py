@@ -1,0 +1,212 @@
+"""Reading sweeps back from MLflow: runs alone are enough to rebuild every record.
+
+What a run holds is written by :mod:`orchestrator.tracking_writer`; the tag names are shared.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.pareto import mark_front
+from orchestrator.records import TrialRecord
+from orchestrator.tracking_server import (
+    TrackingError,
+    check_server,
+    describe,
+    open_client,
+    paged,
+    sqlite_path,
+)
+
+STATUSES = ("RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED")
+_INTEGERS = ("macs", "num_params")
+_FLOATS = ("macs_ratio", "latency_ms", "accuracy", "test_accuracy")
+
+
+class UnknownSweepError(LookupError):
+    """No sweep of that id or name in the tracking store."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepInfo:
+    """One sweep as the tracking store knows it.
+
+    Attributes:
+        sweep_id: name and hash.
+        name: as in the sweep file.
+        run_id: MLflow run of the sweep, parent of its trials' runs.
+        experiment_id: MLflow experiment.
+        resource: what the budget limits: ``macs``, ``num_params`` or ``latency_ms``.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        start_time_ms: when it first started, milliseconds since 1970.
+        supernet_cost: cost of the supernet in ``resource``, once a front was written.
+    """
+
+    sweep_id: str
+    name: str
+    run_id: str
+    experiment_id: str
+    resource: str
+    status: str
+    start_time_ms: int
+    supernet_cost: float | None = None
+
+
+def list_sweeps(uri: str) -> list[SweepInfo]:
+    """Return all sweeps of a tracking store, the latest first.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    if _is_missing(uri):
+        return []
+    check_server(uri)
+    client = open_client(uri)
+    try:
+        experiments = paged(client.search_experiments, max_results=1000)
+        runs = paged(
+            client.search_runs,
+            experiment_ids=[experiment.experiment_id for experiment in experiments],
+            filter_string="tags.`pas.kind` = 'sweep'",
+            max_results=1000,
+        )
+    except Exception as error:
+        raise TrackingError(f"cannot read the tracking store: {describe(error, uri)}") from error
+    return sorted(map(_sweep_info, runs), key=lambda info: info.start_time_ms, reverse=True)
+
+
+def find_sweep(uri: str, sweep: str) -> SweepInfo:
+    """Return the sweep with this id, else the latest sweep of this name.
+
+    Raises:
+        UnknownSweepError: there is none; the message names close ones.
+        TrackingError: the store does not answer.
+    """
+    sweeps = list_sweeps(uri)
+    for matches in (
+        [info for info in sweeps if info.sweep_id == sweep],
+        [info for info in sweeps if info.name == sweep],
+    ):
+        if matches:
+            return matches[0]
+    names = list(dict.fromkeys(n for info in sweeps for n in (info.name, info.sweep_id)))
+    close = difflib.get_close_matches(sweep, names, n=3) or list(
+        dict.fromkeys(info.name for info in sweeps)
+    )
+    hint = f"did you mean {' or '.join(close[:3])}?" if close else "no sweep has been run here yet."
+    raise UnknownSweepError(f"there is no sweep {sweep!r}: {hint}")
+
+
+def load_records(uri: str, sweep_id: str) -> list[TrialRecord]:
+    """Return all trials of a sweep, sorted by budget, strength and number, the front marked.
+
+    Args:
+        uri: tracking store.
+        sweep_id: a sweep's id, or its name (then the latest of that name).
+
+    Raises:
+        UnknownSweepError: no such sweep.
+        TrackingError: the store does not answer.
+    """
+    info = find_sweep(uri, sweep_id)
+    client = open_client(uri)
+    try:
+        runs = child_runs(client, info.experiment_id, info.run_id)
+        records = [_record(client, run) for run in runs.values()]
+    except Exception as error:
+        raise TrackingError(f"cannot read sweep {sweep_id}: {describe(error, uri)}") from error
+    records.sort(key=lambda record: (record.budget, record.strength, record.number))
+    return mark_front(records, info.resource)
+
+
+def child_runs(client: Any, experiment_id: str, sweep_run_id: str) -> dict[str, Any]:
+    """Return trial id -> MLflow run, one each; of several the finished or newest one counts."""
+    runs = paged(
+        client.search_runs,
+        experiment_ids=[experiment_id],
+        filter_string=f"tags.`mlflow.parentRunId` = '{sweep_run_id}'",
+        max_results=1000,
+        order_by=["attributes.start_time ASC"],
+    )
+    chosen: dict[str, Any] = {}
+    for run in runs:
+        trial_id = run.data.tags.get("pas.trial_id")
+        if trial_id is None:
+            continue
+        other = chosen.get(trial_id)
+        if other is None or run_status(run) == "FINISHED" or run_status(other) != "FINISHED":
+            chosen[trial_id] = run
+    return chosen
+
+
+def run_status(run: Any) -> str:
+    """Return our own status of a trial's run; MLflow's where the tag is missing."""
+    status = str(run.data.tags.get("pas.status", run.info.status))
+    return status if status in STATUSES else "RUNNING"
+
+
+def _is_missing(uri: str) -> bool:
+    """Looking into a database that is not there must not create it."""
+    database = sqlite_path(uri)
+    return database is not None and not Path(database).exists()
+
+
+def _sweep_info(run: Any) -> SweepInfo:
+    tags = run.data.tags
+    cost = tags.get("pas.supernet_cost")
+    return SweepInfo(
+        sweep_id=tags["pas.sweep_id"],
+        name=tags.get("pas.name", tags["pas.sweep_id"]),
+        run_id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        resource=tags.get("pas.resource", "macs"),
+        status=run.info.status,
+        start_time_ms=run.info.start_time,
+        supernet_cost=float(cost) if cost else None,
+    )
+
+
+def _record(client: Any, run: Any) -> TrialRecord:
+    tags, metrics = run.data.tags, run.data.metrics
+    status: Any = run_status(run)
+    results: dict[str, Any] = {}
+    if status != "RUNNING":
+        results = {name: metrics[name] for name in _FLOATS if name in metrics}
+        results |= {name: _integer(metrics[name]) for name in _INTEGERS if name in metrics}
+    return TrialRecord(
+        trial_id=tags["pas.trial_id"],
+        sweep_id=tags["pas.sweep_id"],
+        status=status,
+        budget=float(tags["pas.budget"]),
+        strength=float(tags["pas.strength"]),
+        number=int(tags["pas.number"]),
+        hyperparameters=json.loads(tags.get("pas.hyperparameters", "{}")),
+        widths=_widths(client, run.info.run_id, tags),
+        error=tags.get("pas.error"),
+        run_id=run.info.run_id,
+        **results,
+    )
+
+
+def _integer(value: float) -> int | None:
+    return round(value) if math.isfinite(value) else None
+
+
+def _widths(client: Any, run_id: str, tags: Mapping[str, str]) -> dict[str, int] | None:
+    """Widths are a tag; those too many for a tag are only in the artifact."""
+    text = tags.get("pas.widths")
+    if text == "widths.json":
+        import mlflow.artifacts
+
+        uri = f"{client.get_run(run_id).info.artifact_uri}/widths.json"
+        text = mlflow.artifacts.load_text(uri)
+    return json.loads(text) if text else None

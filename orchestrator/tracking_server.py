@@ -1,0 +1,146 @@
+"""How MLflow is reached: a quiet client, a health check, and which errors are worth a retry.
+
+MLflow reads its environment when imported, so the defaults below are set before. They are
+defaults only: a variable that is already set stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# A request that MLflow repeats by itself can create the same run twice, and its seven retries
+# stall a caller for minutes: we retry ourselves, looking first for what has arrived.
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+for _name, _value in _DEFAULTS.items():
+    os.environ.setdefault(_name, _value)
+
+_PERMANENT = {
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "BAD_REQUEST",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "INVALID_STATE",
+    "FEATURE_DISABLED",
+    "NOT_IMPLEMENTED",
+}
+
+
+class TrackingError(RuntimeError):
+    """The tracking store cannot be reached, or did not take what was written to it."""
+
+
+def mask_uri(uri: str) -> str:
+    """Return ``uri`` with any ``user:password@`` shown as ``***@``."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "***@", uri)
+
+
+def is_http(uri: str) -> bool:
+    """Tell whether ``uri`` names a tracking server."""
+    return uri.lower().startswith(("http://", "https://"))
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the absolute path of the database that a ``sqlite:///`` URI names, else None."""
+    match = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
+    return Path(unquote(match[1])).absolute() if match else None
+
+
+def artifact_location(uri: str) -> str | None:
+    """Return where a new experiment keeps its files: beside a sqlite database, else None.
+
+    None leaves the choice to the server (http) or to MLflow.
+    """
+    database = sqlite_path(uri)
+    return (database.parent / "mlartifacts").as_uri() if database else None
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Return a client for ``uri`` that prints nothing, creating a sqlite database if need be.
+
+    Raises:
+        TrackingError: the store cannot be opened.
+    """
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    database = sqlite_path(uri)
+    if database:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except Exception as error:
+        raise TrackingError(f"cannot open the tracking store: {describe(error, uri)}") from error
+
+
+def check_server(uri: str, timeout_s: float = 5.0) -> None:
+    """Return if the tracking server behind an ``http(s)://`` URI answers; other URIs pass.
+
+    Raises:
+        TrackingError: no healthy answer within ``timeout_s`` seconds. Passwords are masked.
+    """
+    if not is_http(uri):
+        return
+    import requests
+
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=timeout_s)
+    except requests.Timeout:
+        reason = f"did not answer within {timeout_s:g} s"
+    except requests.RequestException as error:
+        reason = f"cannot be reached ({type(error).__name__})"
+    else:
+        if answer.ok:
+            return
+        reason = f"answered {answer.status_code} to GET /health"
+    raise TrackingError(
+        f"the tracking server {mask_uri(uri)} {reason}; "
+        "start it, or set tracking.uri to null to use a local database"
+    )
+
+
+def is_temporary(error: BaseException) -> bool:
+    """Tell whether the same write may succeed later (server away, database locked, disk full)."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return getattr(error, "error_code", "") not in _PERMANENT
+    return isinstance(error, OSError) or "sqlalchemy" in type(error).__module__
+
+
+def describe(error: BaseException, uri: str = "") -> str:
+    """Return an error in one line of at most 300 characters, without passwords."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if uri:
+        text = text.replace(uri, mask_uri(uri))
+    return mask_uri(text)[:300]
+
+
+def paged(search: Any, **query: Any) -> list[Any]:
+    """Return all results of a paged MLflow search such as ``client.search_runs``."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(**query, page_token=token)
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found

@@ -1,0 +1,72 @@
+"""``pas ui``: MLflow's own server on the home folder's store, on loopback only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import requests
+
+from orchestrator.errors import UserError
+from orchestrator.home import Home
+
+_STARTUP_SECONDS = 60
+
+
+def serve_ui(home: Home, port: int, ready: Callable[[str], None]) -> None:
+    """Run the server until it is interrupted; ``ready`` is called with its address once it answers.
+
+    Raises:
+        UserError: there is no store yet, the port is taken, or the server does not start.
+    """
+    if not (home.root / "mlflow.db").exists():
+        raise UserError(f"no sweep has run in home folder {home.root}; set PAS_HOME to its home")
+    _check_free(port)
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+            *("--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", home.mlflow_uri),
+            *("--default-artifact-root", home.artifacts.as_uri()),
+        ],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_healthy(process, url)
+        ready(url)
+        process.wait()
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UserError(f"port {port} is taken; choose another with --port") from None
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + _STARTUP_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if requests.get(f"{url}/health", timeout=1).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.2)
+    raise UserError(f"the MLflow server at {url} did not start; try 'mlflow server' by hand")

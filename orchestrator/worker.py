@@ -1,0 +1,124 @@
+"""What runs on a worker: one trial, from its job to the files in its folder. Knows no Ray."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from deploy import measure_latency_ms, save_package
+from orchestrator.cells import TrialJob
+from orchestrator.home import write_json
+from orchestrator.records import TrialRecord, TrialStatus
+from pas_trainer import DataError, DivergenceError, EpochReport, run_search
+
+RESULT_FILE = "result.json"
+"""Written last; a trial folder that holds it is never run again."""
+
+PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio")
+"""What a worker reports after each epoch."""
+
+
+def run_trial_job(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> None:
+    """Run one trial and leave its outcome in ``job.folder``.
+
+    A trial that diverges, or fails in a way of its own, is recorded as FAILED and returns
+    normally. What would fail every other trial too (unusable images, a full disk) is reported as
+    ``{"stop_sweep": sentence}``; the trial then has no result and is resumed later.
+    """
+    torch.set_num_threads(job.num_threads)
+    if (job.folder / RESULT_FILE).exists():
+        return
+    try:
+        finished = _run(job, report)
+    except (DataError, OSError) as error:
+        report({"stop_sweep": stopping_sentence(error)})
+        return
+    except DivergenceError as error:
+        finished = _ended(job, "FAILED", error=str(error))
+    except Exception as error:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / "error.txt").write_text(traceback.format_exc())
+        finished = _ended(job, "FAILED", error=f"{type(error).__name__}: {error}")
+    write_result(job, finished)
+
+
+def stopping_sentence(error: Exception) -> str:
+    """Return one sentence for an error that every trial would meet."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error.filename or 'home folder'}); make room and run again"
+    return str(error)
+
+
+def write_result(job: TrialJob, record: TrialRecord) -> None:
+    """Write the result and drop the checkpoint that is no longer needed."""
+    write_json(job.folder / RESULT_FILE, record.to_json())
+    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def read_result(job: TrialJob) -> TrialRecord | None:
+    """Return the record of an ended trial, or ``None`` while it has none."""
+    path = job.folder / RESULT_FILE
+    return TrialRecord(**json.loads(path.read_text())) if path.exists() else None
+
+
+def started(job: TrialJob) -> TrialRecord:
+    """Return the record of a trial that is about to run."""
+    return _ended(job, "RUNNING")
+
+
+def failed(job: TrialJob, sentence: str) -> TrialRecord:
+    """Return the record of a trial that cannot go on."""
+    return _ended(job, "FAILED", error=sentence)
+
+
+def pruned(job: TrialJob) -> TrialRecord:
+    """Return the record of a trial that was stopped early."""
+    return _ended(job, "PRUNED")
+
+
+def _run(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> TrialRecord:
+    def on_epoch(epoch: EpochReport) -> None:
+        report({key: getattr(epoch, key) for key in PROGRESS_KEYS})
+
+    result = run_search(
+        job.config, job.supernet_folder, report=on_epoch, checkpoint_folder=job.folder
+    )
+    architecture = result.architecture
+    save_package(job.folder, architecture, result.network, result.training_network)
+    size = architecture.image_size
+    latency_ms = measure_latency_ms(result.network, (architecture.in_channels, size, size))
+    return _ended(
+        job,
+        "FINISHED",
+        macs=result.macs,
+        macs_ratio=result.macs_ratio,
+        num_params=result.num_params,
+        latency_ms=latency_ms,
+        accuracy=result.accuracy,
+        test_accuracy=result.test_accuracy,
+        widths=dict(result.widths),
+    )
+
+
+def _ended(job: TrialJob, status: TrialStatus, **results: Any) -> TrialRecord:
+    return TrialRecord(
+        trial_id=job.trial_id,
+        sweep_id=job.sweep_id,
+        status=status,
+        budget=job.cell.budget,
+        strength=job.cell.strength,
+        number=job.number,
+        hyperparameters=dict(job.hyperparameters),
+        **results,
+    )
+
+
+def worker_threads(cpus_per_trial: float) -> int:
+    """Return the torch threads of a trial that owns so many CPUs."""
+    return max(1, min(int(cpus_per_trial), os.cpu_count() or 1))

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pas_trainer import DataConfig, DataError, load_data, open_sources
+from pas_trainer.data.batches import DiskSplit, MemorySplit, load_split
+from pas_trainer.data.sources import decode
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An ImageFolder of 2 classes, 20 training and 6 test images each, of odd sizes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 6)):
+        for label, name in enumerate(("cat", "dog")):
+            target = tmp_path / split / name
+            target.mkdir(parents=True)
+            for i in range(count):
+                size = (12 + i % 3, 16)
+                pixels = rng.integers(0, 100, (*size, 3), dtype=np.uint8) + 100 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(target / f"{i:03d}.png")
+    return tmp_path
+
+
+def config(folder, **changes) -> DataConfig:
+    values = {"name": "imagefolder", "root": str(folder), "image_size": 8, "validation": 0.2}
+    return DataConfig(**{**values, **changes})
+
+
+def test_digits_are_split_once_and_evenly():
+    data = load_data(DataConfig(name="digits", validation=0.2))
+    sizes = [len(s) for s in (data.train, data.validation, data.test)]
+    assert sum(sizes) == 1797
+    assert sizes[2] == 1797 // 5
+    counts = torch.bincount(data.validation.labels)
+    assert counts.max() - counts.min() <= 2
+    assert data.classes == tuple("0123456789")
+    assert (data.channels, data.image_size) == (1, 8)
+
+
+def test_no_image_is_in_two_splits(folder):
+    sources = open_sources(config(folder))
+    train, validation, test = (
+        set(s.images) for s in (sources.train, sources.validation, sources.test)
+    )
+    assert len(train | validation | test) == 52
+    assert len(train) == 32
+    assert len(validation) == 8
+    assert Counter(sources.validation.labels) == {0: 4, 1: 4}
+
+
+def test_the_split_depends_on_its_seed_alone(folder):
+    first, again = (open_sources(config(folder)).validation.images for _ in range(2))
+    other = open_sources(config(folder, split_seed=1)).validation.images
+    assert first == again
+    assert first != other
+
+
+def test_subsets_keep_the_share_of_each_class(folder):
+    sources = open_sources(config(folder, train_images=10, test_images=4))
+    assert len(sources.train) + len(sources.validation) == 10
+    assert Counter(sources.test.labels) == {0: 2, 1: 2}
+
+
+def test_images_are_resized_and_cropped(folder):
+    data = load_data(config(folder))
+    assert isinstance(data.train, MemorySplit)
+    assert data.train.images.shape == (32, 3, 8, 8)
+    dark = data.train.images[data.train.labels == 0].float().mean()
+    bright = data.train.images[data.train.labels == 1].float().mean()
+    assert bright - dark > 60
+
+
+def test_training_batches_repeat_for_the_same_seed(folder):
+    split = load_data(config(folder)).train
+    first, again, other = (list(split.train_batches(8, seed)) for seed in (1, 1, 2))
+    assert len(first) == 4
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(first, other, strict=True))
+
+
+def test_augmentation_shifts_and_mirrors():
+    image = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8)
+    split = MemorySplit(image.repeat(64, 1, 1, 1), torch.zeros(64), padding=1, mirror=True)
+    images = next(split.train_batches(64, seed=0))[0]
+    padded = torch.nn.functional.pad(image, (1, 1, 1, 1))
+    mirrored = torch.nn.functional.pad(image.flip(3), (1, 1, 1, 1))
+    allowed = [
+        p[0, 0, y : y + 8, x : x + 8]
+        for p in (padded, mirrored)
+        for y in range(3)
+        for x in range(3)
+    ]
+    for made in images:
+        assert any(torch.equal(made[0], a) for a in allowed)
+    assert len({tuple(made.flatten().tolist()) for made in images}) > 8
+
+
+def test_images_beyond_memory_are_read_from_disk(folder):
+    settings = config(folder, memory_gib=0.0, workers=0)
+    sources = open_sources(settings)
+    split = load_split(sources.train, sources, settings)
+    assert isinstance(split, DiskSplit)
+    batches = list(split.train_batches(8, seed=3))
+    again = list(split.train_batches(8, seed=3))
+    assert [b[0].shape for b in batches] == [(8, 3, 8, 8)] * 4
+    assert batches[0][0].dtype == torch.uint8
+    assert torch.equal(batches[0][1], again[0][1])
+    assert sum(len(labels) for _, labels in split.eval_batches(10)) == 32
+
+
+@pytest.mark.parametrize("memory_gib", [1.0, 0.0])
+def test_an_undecodable_image_is_named(folder, memory_gib):
+    broken = folder / "train" / "dog" / "007.png"
+    broken.write_bytes(b"not an image")
+    settings = config(folder, memory_gib=memory_gib, workers=2, validation=0.05)
+    with pytest.raises(DataError) as caught:
+        data = load_data(settings)
+        for split in (data.train, data.validation):
+            list(split.eval_batches(64))
+    assert str(broken) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_jpeg_is_named(tmp_path):
+    path = tmp_path / "x.jpg"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"x\.jpg"):
+        decode(path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        open_sources(config(tmp_path / "nowhere"))
+
+
+def test_a_class_without_images_is_named(folder):
+    (folder / "train" / "emu").mkdir()
+    with pytest.raises(DataError, match="emu has no images"):
+        open_sources(config(folder))
+
+
+def test_test_classes_must_match(folder):
+    (folder / "test" / "dog").rename(folder / "test" / "wolf")
+    with pytest.raises(DataError, match="dog.*wolf"):
+        open_sources(config(folder))
+
+
+def test_val_stands_in_for_a_missing_test_folder(folder):
+    (folder / "test").rename(folder / "val")
+    assert len(open_sources(config(folder)).test) == 12
+
+
+def test_cifar10_files_are_read_by_torchvision(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    base = tmp_path / CIFAR10.base_folder
+    base.mkdir()
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    for name in names:
+        rows = np.random.default_rng(1).integers(0, 255, (20, 3072), dtype=np.uint8)
+        content = {"data": rows, "labels": list(range(10)) * 2}
+        (base / name).write_bytes(pickle.dumps(content))
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda _self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    sources = open_sources(DataConfig(name="cifar10", root=str(tmp_path)))
+    assert len(sources.train) + len(sources.validation) == 100
+    assert sources.classes == tuple("abcdefghij")
+    assert load_split(sources.train, sources, DataConfig(name="digits")).images.shape[1:] == (
+        3,
+        32,
+        32,
+    )
+
+
+def test_missing_cifar10_files_are_told(tmp_path):
+    with pytest.raises(DataError, match="cifar-10-python"):
+        open_sources(DataConfig(name="cifar10", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "mnist"},
+        {"image_size": None},
+        {"root": None},
+        {"image_size": 4},
+        {"validation": 0.0},
+        {"train_images": 0},
+        {"memory_gib": -1},
+        {"workers": -1},
+    ],
+)
+def test_settings_out_of_range_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        config("x", **wrong)
+
+
+def test_the_fingerprint_follows_the_files(folder):
+    before = open_sources(config(folder)).fingerprint()
+    assert open_sources(config(folder)).fingerprint() == before
+    Image.new("RGB", (9, 9)).save(folder / "train" / "dog" / "900.png")
+    assert open_sources(config(folder)).fingerprint() != before

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pas_trainer import Gate, attach_gates
+from search_space import RepVGGBlock, WidthRules, build_supernet, trace_channels
+
+
+def test_a_new_gate_is_open_everywhere():
+    assert Gate(5).open_mask().all()
+
+
+def test_a_gate_is_open_above_one_half():
+    gate = Gate(3)
+    gate.scores.data = torch.tensor([0.5, 0.51, -3.0])
+    assert gate.open_mask().tolist() == [False, True, False]
+    assert gate().tolist() == [0.0, 1.0, 0.0]
+
+
+def test_the_highest_scores_stay_open_when_all_fall():
+    gate = Gate(4, lowest=2)
+    gate.scores.data = torch.tensor([-1.0, 0.2, -5.0, 0.1])
+    assert gate.open_mask().tolist() == [False, True, False, True]
+
+
+def test_the_gradient_passes_straight_through_even_where_closed():
+    gate = Gate(3)
+    gate.scores.data = torch.tensor([1.0, 0.0, 1.0])
+    (gate() * torch.tensor([2.0, 3.0, 5.0])).sum().backward()
+    assert gate.scores.grad.tolist() == [2.0, 3.0, 5.0]
+
+
+def test_set_open_moves_only_contradicting_scores():
+    gate = Gate(4)
+    gate.scores.data = torch.tensor([0.9, 0.8, 0.1, 0.2])
+    gate.set_open(torch.tensor([True, False, True, False]))
+    assert gate.open_mask().tolist() == [True, False, True, False]
+    assert gate.scores[0].item() == pytest.approx(0.9)
+    assert gate.scores[3].item() == pytest.approx(0.2)
+
+
+def test_open_gates_change_nothing_and_the_model_is_untouched():
+    model = build_supernet("repvgg_tiny", 10, 1)
+    before = copy.deepcopy(model.state_dict())
+    gated = attach_gates(model, trace_channels(model, torch.empty(1, 1, 8, 8)))
+    x = torch.randn(4, 1, 8, 8)
+    assert torch.equal(gated.eval()(x), model.eval()(x))
+    gated.train()(x).sum().backward()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(p.grad is None for p in model.parameters())
+
+
+def masked_forward(network: nn.Module, masks: dict[str, torch.Tensor], x: torch.Tensor):
+    """The paper's form: each block's activation times its gate; identity norms see the gate too.
+
+    Written apart from the gates: a loop over the blocks with the branches spelled out.
+    """
+    gate = torch.ones(x.shape[1], dtype=x.dtype)
+    for i, stage in enumerate(network.stages):
+        for j, block in enumerate(stage):
+            assert isinstance(block, RepVGGBlock)
+            gated = x * gate.view(1, -1, 1, 1)
+            y = block.norm3x3(block.conv3x3(gated))
+            strided = gated[:, :, :: block.stride, :: block.stride]
+            y = y + block.norm1x1(block.conv1x1(strided))
+            if block.norm_identity is not None:
+                norm = block.norm_identity
+                open_part = norm(x) - norm.bias.view(1, -1, 1, 1)
+                y = y + open_part * gate.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
+            x, gate = torch.relu(y), masks[f"stages.{i}.{j}"]
+    return network.classifier((x * gate.view(1, -1, 1, 1)).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gating_readers_equals_gating_activations(make_gated, training):
+    gated = make_gated(3).train(training)
+    reference = copy.deepcopy(gated.network).train(training)
+    masks = {n: g().detach().requires_grad_() for n, g in gated.gates.items()}
+    x = torch.randn(6, 3, 8, 8, dtype=torch.float64)
+    target = torch.randn(6, 4, dtype=torch.float64)
+    expected, got = masked_forward(reference, masks, x), gated(x)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+    ((expected - target) ** 2).sum().backward()
+    ((got - target) ** 2).sum().backward()
+    for name, gate in gated.gates.items():
+        assert (~gate.open_mask()).any() or gate.scores.numel() == 1
+        torch.testing.assert_close(gate.scores.grad, masks[name].grad, rtol=1e-9, atol=1e-9)
+
+
+def test_cost_counts_open_channels_and_has_a_gradient(make_gated):
+    gated = make_gated(1)
+    widths = {n: int(g.open_mask().sum()) for n, g in gated.gates.items()}
+    cost = gated.cost("macs")
+    assert cost.item() == gated.graph.count_macs(widths)
+    cost.backward()
+    assert all((g.scores.grad > 0).all() for g in gated.gates.values())
+
+
+def test_floors_come_from_the_rules():
+    model = build_supernet("repvgg_tiny", 10, 1)
+    graph = trace_channels(model, torch.empty(1, 1, 8, 8))
+    gated = attach_gates(model, graph, WidthRules(floor=0.25))
+    for group in graph.groups:
+        assert gated.gates[group.name].lowest == group.size // 4

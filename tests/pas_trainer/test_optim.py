@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pas_trainer import OptimizerConfig, attach_gates
+from pas_trainer.optim import build_optimizer, cosine_factor, set_learning_rate
+from search_space import build_supernet, trace_channels
+
+
+def test_scores_biases_and_norms_are_not_decayed():
+    model = build_supernet("repvgg_tiny", 10, 1)
+    gated = attach_gates(model, trace_channels(model, torch.empty(1, 1, 8, 8)))
+    config = OptimizerConfig(learning_rate=0.1, gate_learning_rate=0.7, weight_decay=0.01)
+    optimizer = build_optimizer(gated, config, 0.1)
+    group_of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    named = dict(gated.named_parameters())
+    assert set(group_of) == {id(p) for p in named.values()}
+    for name, parameter in named.items():
+        group = group_of[id(parameter)]
+        is_weight = name.endswith("weight") and "norm" not in name
+        assert group["weight_decay"] == (0.01 if is_weight else 0.0), name
+        assert group["peak_lr"] == (0.7 if name.endswith("scores") else 0.1), name
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    factors = [cosine_factor(step, 100, 10) for step in range(101)]
+    assert factors[0] == pytest.approx(1 / 11)
+    assert max(factors) == factors[10] == 1.0
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0.0)
+    assert cosine_factor(0, 10, 0) == 1.0
+
+
+def test_learning_rates_scale_together():
+    model = build_supernet("repvgg_tiny", 10, 1)
+    optimizer = build_optimizer(model, OptimizerConfig(), 0.2)
+    set_learning_rate(optimizer, 0.5)
+    assert {g["lr"] for g in optimizer.param_groups} == {0.1}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"learning_rate": 0},
+        {"gate_learning_rate": float("nan")},
+        {"momentum": 1.0},
+        {"weight_decay": -1},
+        {"label_smoothing": 1.0},
+        {"batch_size": 1},
+        {"warmup_epochs": -1},
+    ],
+)
+def test_values_out_of_range_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        OptimizerConfig(**wrong)
