@@ -1,0 +1,256 @@
+"""The package a trial leaves behind: its architecture as JSON and its weights as safetensors.
+
+Three files in one folder: ``architecture.json``, ``weights.safetensors`` (deploy form) and, where
+the parity of the two forms shall be proved later, ``training_weights.safetensors`` (the sliced
+network with its training branches). No file is ever unpickled, so a package from a stranger can be
+wrong but cannot run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from search_space import Architecture, RepVGG, build_architecture
+
+ARCHITECTURE_FILE = "architecture.json"
+WEIGHTS_FILE = "weights.safetensors"
+TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
+
+
+class PackageError(ValueError):
+    """A package file is missing, corrupt, or does not fit the others."""
+
+
+class DeployedClassifier(nn.Module):
+    """A classifier that takes plain images: normalisation, then the network.
+
+    Input (N, C, H, W), float32 in [0, 1]; output logits (N, number of classes).
+
+    Args:
+        architecture: gives the per-channel mean and standard deviation.
+        network: takes normalised images, returns logits.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, architecture: Architecture, network: nn.Module) -> None:
+        super().__init__()
+        for name, values in (("mean", architecture.mean), ("std", architecture.std)):
+            per_channel = torch.tensor(list(values), dtype=torch.float32).reshape(1, -1, 1, 1)
+            self.register_buffer(name, per_channel)
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits of shape (N, number of classes)."""
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
+def save_package(
+    folder: str | os.PathLike[str],
+    architecture: Architecture,
+    network: RepVGG,
+    training_network: RepVGG | None = None,
+) -> None:
+    """Write a package; each file appears whole or not at all, ``architecture.json`` last.
+
+    Args:
+        folder: created if missing; the package's files in it are replaced.
+        architecture: what both networks are built from.
+        network: the deploy form.
+        training_network: the sliced network with its training branches, from which ``network``
+            was made; without it the package cannot be promoted.
+
+    Raises:
+        PackageError: a network does not fit the architecture.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    contents = {WEIGHTS_FILE: _serialised(architecture, network, WEIGHTS_FILE, deploy=True)}
+    if training_network is not None:
+        contents[TRAINING_WEIGHTS_FILE] = _serialised(
+            architecture, training_network, TRAINING_WEIGHTS_FILE, deploy=False
+        )
+    document = json.dumps(architecture.to_json(), indent=2, allow_nan=False)
+    contents[ARCHITECTURE_FILE] = f"{document}\n".encode()
+    _write_all(target, contents)
+    if training_network is None:
+        (target / TRAINING_WEIGHTS_FILE).unlink(missing_ok=True)
+
+
+def load_package(
+    folder: str | os.PathLike[str], *, deploy: bool = True
+) -> tuple[Architecture, RepVGG]:
+    """Read a package; torch's global random state is left as it was.
+
+    Args:
+        folder: as written by :func:`save_package`.
+        deploy: the deploy form, or else the sliced network with its training branches.
+
+    Returns:
+        The architecture and the network on the CPU, in eval mode.
+
+    Raises:
+        PackageError: a file is missing, corrupt, or does not fit the others; names the file.
+    """
+    source = Path(folder)
+    architecture = load_architecture(source)
+    # The meta network costs no memory, however large the document says the network is.
+    try:
+        expected = _meta_network(architecture, deploy=deploy)
+    except (ValueError, RuntimeError, OverflowError) as error:
+        path = source / ARCHITECTURE_FILE
+        raise PackageError(f"{path} is not an architecture: {_first_line(error)}") from error
+    path = source / (WEIGHTS_FILE if deploy else TRAINING_WEIGHTS_FILE)
+    state = _read_weights(path)
+    _check_fit(state, expected, path)
+    with torch.random.fork_rng(devices=[]):
+        network = build_architecture(architecture, deploy=deploy)
+    network.load_state_dict(state)
+    return architecture, network.eval()
+
+
+def load_architecture(folder: str | os.PathLike[str]) -> Architecture:
+    """Read only ``architecture.json`` of a package.
+
+    Raises:
+        PackageError: the file is missing, no JSON, or not an architecture.
+    """
+    path = Path(folder) / ARCHITECTURE_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PackageError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise PackageError(f"{path} is not JSON: {error}") from error
+    try:
+        if not isinstance(document, dict):
+            raise ValueError("it holds no JSON object")  # noqa: TRY004
+        architecture = Architecture.from_json(document)
+        _check_values(architecture)
+    except ValueError as error:
+        raise PackageError(f"{path} is not an architecture: {error}") from error
+    return architecture
+
+
+def content_hash(folder: str | os.PathLike[str]) -> str:
+    """SHA-256 (hexadecimal) of a package's architecture and deploy-form weights.
+
+    Raises:
+        PackageError: one of the two files cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
+        path = Path(folder) / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise PackageError(f"{path} cannot be read: {error.strerror}") from error
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _serialised(architecture: Architecture, network: RepVGG, name: str, *, deploy: bool) -> bytes:
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    _check_fit(state, _meta_network(architecture, deploy=deploy), Path(name))
+    return save(state, metadata={"format": "pt"})
+
+
+def _meta_network(architecture: Architecture, *, deploy: bool) -> RepVGG:
+    with torch.device("meta"):
+        return build_architecture(architecture, deploy=deploy)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except OSError as error:
+        reason = error.strerror or "no such file or not readable"
+        raise PackageError(f"{path} cannot be read: {reason}") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise PackageError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _check_fit(state: Mapping[str, Tensor], network: nn.Module, path: Path) -> None:
+    expected = network.state_dict()
+    odd = sorted(set(state) ^ set(expected))
+    if odd:
+        raise PackageError(f"{path} does not fit the architecture: missing or unknown {odd[0]}")
+    for name, tensor in expected.items():
+        found = state[name]
+        if found.shape != tensor.shape or found.dtype != tensor.dtype:
+            raise PackageError(
+                f"{path} does not fit the architecture: {name} is {found.dtype} "
+                f"{tuple(found.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
+            )
+
+
+def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write every file under a temporary name first, then move them in place in order."""
+    temporary = {name: folder / f".{name}.{uuid.uuid4().hex}.tmp" for name in contents}
+    try:
+        for name, content in contents.items():
+            with temporary[name].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for name, path in temporary.items():
+            path.replace(folder / name)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+
+
+def _check_values(architecture: Architecture) -> None:
+    """Check the types that a JSON document may get wrong and that nothing else checks."""
+    for name in ("in_channels", "image_size"):
+        value = getattr(architecture, name)
+        if not (_is_int(value) and value >= 1):
+            raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1")
+    if not (isinstance(architecture.supernet, str) and isinstance(architecture.options, dict)):
+        raise ValueError("supernet must be a string and options an object")  # noqa: TRY004
+    if not all(_is_number(value) for value in architecture.options.values()):
+        raise ValueError("options must be numbers")
+    for name in ("mean", "std"):
+        values = getattr(architecture, name)
+        if not (isinstance(values, list) and all(_is_number(value) for value in values)):
+            raise ValueError(f"{name} must be a list of numbers")
+        if len(values) != architecture.in_channels:
+            raise ValueError(f"{name} must have one number per channel")
+    if not all(value > 0 for value in architecture.std):
+        raise ValueError("std must be above 0")
+    classes = architecture.classes
+    if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
+        raise ValueError("classes must be a list of names")
+    groups = architecture.open_channels
+    if not (isinstance(groups, dict) and all(_is_int_list(c) for c in groups.values())):
+        raise ValueError("open_channels must map group names to lists of integers")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_int_list(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_int(item) for item in value)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from deploy import save_package
+from pas_trainer import reparameterize
+from search_space import Architecture, RepVGG, build_architecture
+
+
+@pytest.fixture(autouse=True)
+def _no_pickle_and_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+@pytest.fixture
+def architecture() -> Architecture:
+    sizes = {"stages.0.0": 16, "stages.1.0": 32, "stages.1.1": 32, "stages.2.0": 64}
+    return Architecture(
+        supernet="repvgg_tiny",
+        options={},
+        in_channels=1,
+        image_size=8,
+        mean=[0.3],
+        std=[0.35],
+        classes=[str(digit) for digit in range(10)],
+        open_channels={
+            **{name: list(range(0, size, 2)) for name, size in sizes.items()},
+            "stages.2.1": list(range(5, 40)),
+        },
+    )
+
+
+@pytest.fixture
+def training_network(architecture: Architecture) -> RepVGG:
+    """Random weights, and batch-norm statistics that make every branch count."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build_architecture(architecture, deploy=False)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0.0, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+    return network
+
+
+@pytest.fixture
+def deploy_network(training_network: RepVGG) -> RepVGG:
+    return reparameterize(training_network)
+
+
+@pytest.fixture
+def package(
+    tmp_path: Path,
+    architecture: Architecture,
+    deploy_network: RepVGG,
+    training_network: RepVGG,
+) -> Path:
+    folder = tmp_path / "trial package"
+    save_package(folder, architecture, deploy_network, training_network)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images() -> Tensor:
+    pixels = torch.from_numpy(load_digits().images[:65]).float() / 16
+    return pixels.unsqueeze(1).contiguous()
+
+
+@pytest.fixture
+def tracking_uri(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sqlite_template: Path
+) -> Iterator[str]:
+    """A fresh database; the working folder is empty and must stay so."""
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(sqlite_template.read_bytes())
+    working = tmp_path / "cwd"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    yield f"sqlite:///{database}"
+    assert list(working.iterdir()) == []
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables: making them takes seconds, copying them nothing."""
+    path = tmp_path_factory.mktemp("mlflow") / "template.db"
+    uri = f"sqlite:///{path}"
+    MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments()
+    return path
