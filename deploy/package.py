@@ -62,8 +62,8 @@ class DeployedClassifier(nn.Module):
 def save_package(
     folder: str | os.PathLike[str],
     architecture: Architecture,
-    network: RepVGG,
-    training_network: RepVGG | None = None,
+    network: nn.Module,
+    training_network: nn.Module | None = None,
 ) -> None:
     """Write a package; each file appears whole or not at all, ``architecture.json`` last.
 
@@ -163,7 +163,7 @@ def content_hash(folder: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _serialised(architecture: Architecture, network: RepVGG, name: str, *, deploy: bool) -> bytes:
+def _serialised(architecture: Architecture, network: nn.Module, name: str, *, deploy: bool) -> bytes:
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     _check_fit(state, _meta_network(architecture, deploy=deploy), Path(name))
     return save(state, metadata={"format": "pt"})

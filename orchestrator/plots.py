@@ -44,7 +44,7 @@ def front_figure(
     figure = go.Figure()
     members = front(drawn, resource)
     limits = sorted({_limit(r.budget, unit) for r in rows} - {None}, key=lambda x: x or 0.0)
-    _add_limits(figure, [limit for limit in limits if limit is not None])
+    _add_limits(figure, [limit for limit in limits if limit is not None], relative=bool(unit))
     _add_front(figure, members, resource, scale)
     _add_trials(figure, drawn, resource, scale, {record.trial_id for record in members})
     if not drawn:
@@ -67,7 +67,7 @@ def front_html(
     page: str = figure.to_html(
         include_plotlyjs=True,
         full_html=True,
-        default_height="100vh",
+        default_height="96vh",
         config={"displaylogo": False, "responsive": True},
     )
     return page
@@ -148,14 +148,14 @@ def _add_front(
     )
 
 
-def _add_limits(figure: go.Figure, limits: Sequence[float]) -> None:
+def _add_limits(figure: go.Figure, limits: Sequence[float], *, relative: bool) -> None:
     for limit in limits:
         figure.add_vline(
             x=limit,
             line={"color": _LIMIT, "width": 1, "dash": "dot"},
             layer="below",
             annotation={
-                "text": f"limit {limit:.4g}",
+                "text": f"limit {limit:.3g}" if not relative else f"limit {100 * limit:.3g}%",
                 "font": {"size": 11, "color": _LIMIT},
                 "yanchor": "bottom",
             },
@@ -184,6 +184,7 @@ def _hover(record: TrialRecord) -> str:
 
 def _style(figure: go.Figure, resource: str, title: str, *, relative: bool) -> None:
     name = _AXIS_TITLES.get(resource, resource)
+    heading = f"{name}, share of the supernet" if relative else name
     axis = {
         "gridcolor": _GRID,
         "zeroline": False,
@@ -203,8 +204,8 @@ def _style(figure: go.Figure, resource: str, title: str, *, relative: bool) -> N
         hovermode="closest",
         hoverlabel={"bgcolor": "white", "bordercolor": _LIMIT, "align": "left"},
         legend={"itemsizing": "constant", "tracegroupgap": 6},
-        xaxis={**axis, "title": f"{name}, share of the supernet" if relative else name},
-        yaxis={**axis, "title": "validation accuracy", "tickformat": ".1%"},
+        xaxis={**axis, "title": {"text": heading, "standoff": 14}},
+        yaxis={**axis, "title": {"text": "validation accuracy", "standoff": 16}, "tickformat": ".1%"},
         showlegend=True,
     )
     if relative:

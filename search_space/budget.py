@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from search_space.channel_graph import RESOURCES, ChannelGraph
@@ -96,8 +97,8 @@ def fit_widths(
     """Move widths as little as possible, by score, until the budget is used but not exceeded.
 
     First the lowest-scored open units are closed until the cost is within the limit; then the
-    highest-scored closed units that still fit are opened. A final exchange between pairs of
-    groups closes a remaining gap.
+    highest-scored closed units that still fit are opened. Exchanges between pairs of groups
+    close a remaining gap; should they not, the move starts over from uniform widths, unscored.
 
     Args:
         graph: groups and costs.
@@ -114,11 +115,17 @@ def fit_widths(
         ValueError: no such widths were found.
     """
     fit = _Fit(graph, budget, rules, unit_scores)
-    fit.start_from(widths)
-    fit.close_until_within()
-    fit.open_while_within()
-    if fit.cost() < LOWEST_USE * fit.limit:
-        fit.exchange()
+    fit.move(widths)
+    if not fit.uses_enough():
+        # What check_feasible tries: a limit that it accepts is met from every start.
+        fit = _Fit(graph, budget, rules, {})
+        fit.move(graph.uniform_widths(budget.resource, fit.limit))
+    if not fit.uses_enough():
+        raise ValueError(
+            f"limit {budget.limit:g} of {budget.resource} falls between two possible costs: "
+            f"{fit.cost()} is the largest found below {fit.limit}, less than {LOWEST_USE:.0%} of "
+            "it; choose another limit, a smaller divisor or a wider supernet"
+        )
     return dict(fit.widths)
 
 
@@ -139,6 +146,12 @@ class _Fit:
         self.lowest = {name: rules.lowest(size) for name, size in self.size.items()}
         self.scores = unit_scores
         self.widths: dict[str, int] = {}
+
+    def move(self, widths: Mapping[str, int]) -> None:
+        self.start_from(widths)
+        self.close_until_within()
+        self.open_while_within()
+        self.exchange()
 
     def start_from(self, widths: Mapping[str, int]) -> None:
         for name, size in self.size.items():
@@ -173,46 +186,36 @@ class _Fit:
             self.widths[name] -= self.unit[name]
 
     def open_while_within(self) -> None:
-        while True:
-            fitting = [
-                n
-                for n, w in self.widths.items()
-                if w + self.unit[n] <= self.size[n]
-                and self.cost({n: w + self.unit[n]}) <= self.limit
-            ]
-            if not fitting:
-                return
-            name = max(
-                fitting, key=lambda n: (self.first_closed(n), -self.widths[n] / self.size[n])
-            )
+        while (name := self._next_to_open()) is not None:
             self.widths[name] += self.unit[name]
 
-    def exchange(self) -> None:
-        """Close up to two units of one group and open up to three of another, for the best use."""
-        best: tuple[int, dict[str, int]] | None = None
-        for down in self.widths:
-            for up in self.widths:
-                for close in (0, 1, 2):
-                    for open_ in (1, 2, 3):
-                        changes = self._changes(down, close, up, open_)
-                        cost = self.cost(changes) if changes else 0
-                        if changes and cost <= self.limit and (best is None or cost > best[0]):
-                            best = (cost, changes)
-        if best is not None and best[0] > self.cost():
-            self.widths.update(best[1])
-        if self.cost() < LOWEST_USE * self.limit:
-            raise ValueError(
-                f"limit {self.budget.limit:g} of {self.budget.resource} falls between two possible "
-                f"costs: {self.cost()} is the largest found below {self.limit}, less than "
-                f"{LOWEST_USE:.0%} of it; choose another limit, a smaller divisor or a wider "
-                "supernet"
-            )
+    def _next_to_open(self) -> str | None:
+        """Group of the best closed unit that fits; ties go to the smallest share open."""
+        closed = [n for n, w in self.widths.items() if w + self.unit[n] <= self.size[n]]
+        closed.sort(
+            key=lambda n: (self.first_closed(n), -self.widths[n] / self.size[n]), reverse=True
+        )
+        fits = (n for n in closed if self.cost({n: self.widths[n] + self.unit[n]}) <= self.limit)
+        return next(fits, None)
 
-    def _changes(self, down: str, close: int, up: str, open_: int) -> dict[str, int] | None:
-        if down == up:
-            return None
-        lower = self.widths[down] - close * self.unit[down]
-        higher = self.widths[up] + open_ * self.unit[up]
-        if lower < self.lowest[down] or higher > self.size[up]:
-            return None
-        return {down: lower, up: higher}
+    def uses_enough(self) -> bool:
+        return self.cost() >= LOWEST_USE * self.limit
+
+    def exchange(self) -> None:
+        """Trade units between pairs of groups until enough is used or no trade uses more."""
+        while not self.uses_enough():
+            best = max(self._trades(), key=self.cost, default=None)
+            if best is None or self.cost(best) <= self.cost():
+                return
+            self.widths.update(best)
+
+    def _trades(self) -> Iterator[dict[str, int]]:
+        """Close up to two units of one group, open up to three of another, within the limit."""
+        for down, up in itertools.permutations(self.widths, 2):
+            for close, open_ in itertools.product((0, 1, 2), (1, 2, 3)):
+                lower = self.widths[down] - close * self.unit[down]
+                higher = self.widths[up] + open_ * self.unit[up]
+                trade = {down: lower, up: higher}
+                allowed = lower >= self.lowest[down] and higher <= self.size[up]
+                if allowed and self.cost(trade) <= self.limit:
+                    yield trade

@@ -73,7 +73,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class UnsupportedOp:
-    """An operation the tracer does not know: what it touches keeps all its channels."""
+    """An operation the tracer does not know.
+
+    What it touches keeps all its channels, and what it costs is not counted.
+    """
 
     module: str
     reason: str

@@ -8,6 +8,7 @@ operations. An operation without a rule pins the channels that reach it and is r
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -48,6 +49,7 @@ class _Draft:
     layers: list[Layer] = field(default_factory=list)
     pinned: set[str] = field(default_factory=set)
     unsupported: list[UnsupportedOp] = field(default_factory=list)
+    called: Counter[str] = field(default_factory=Counter)
 
 
 def trace_channels(
@@ -65,6 +67,7 @@ def trace_channels(
     """
     module = _traced_on_meta(model, example_inputs)
     draft = _Draft()
+    draft.called.update(str(n.target) for n in module.graph.nodes if n.op == "call_module")
     for node in module.graph.nodes:
         _add_node(draft, node, module)
     for name in pinned:
@@ -73,6 +76,7 @@ def trace_channels(
     free = {n: s for n, s in draft.sizes.items() if n not in draft.pinned and n not in pinned}
     if not free:
         reasons = "; ".join(f"{op.module}: {op.reason}" for op in draft.unsupported)
+        reasons = reasons or "all are pinned or are the network's output"
         raise ValueError(f"no channel of {type(model).__name__} is searchable ({reasons})")
     groups = tuple(ChannelGroup(n, s, (n,), tuple(draft.consumers[n])) for n, s in free.items())
     layers = tuple(_with_free_groups(layer, free) for layer in draft.layers)
@@ -84,15 +88,16 @@ def _traced_on_meta(model: nn.Module, example_inputs: Tensor) -> fx.GraphModule:
     graph = _BlockTracer().trace(model)
     with torch.device("meta"):
         inputs = torch.empty(example_inputs.shape)
-    training = model.training
+    training = {m: m.training for m in model.modules()}
     state = {n: t.to("meta") for n, t in _tensors(model).items()}
     try:
         model.eval()
         module = fx.GraphModule(model, graph)
-        with torch.no_grad():
+        with torch.no_grad(), torch.device("meta"):
             _MetaShapeProp(module, state).propagate(inputs)
     finally:
-        model.train(training)
+        for submodule, mode in training.items():
+            submodule.training = mode
     return module
 
 
@@ -101,11 +106,15 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 class _MetaShapeProp(ShapeProp):
-    """Shape propagation that swaps every leaf's tensors for meta tensors while it is called."""
+    """Shape propagation that puts meta tensors in the place of the network's own."""
 
     def __init__(self, module: fx.GraphModule, state: dict[str, Tensor]) -> None:
         super().__init__(module)
         self._state = state
+
+    def get_attr(self, target, args, kwargs):  # type: ignore[no-untyped-def]
+        value = super().get_attr(target, args, kwargs)
+        return value.to("meta") if isinstance(value, Tensor) else value
 
     def call_module(self, target, args, kwargs):  # type: ignore[no-untyped-def]
         prefix = f"{target}."
@@ -121,16 +130,33 @@ def _add_node(draft: _Draft, node: fx.Node, module: fx.GraphModule) -> None:
     leaf = module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if node.op == "output":
         draft.pinned.update(s for s in sources if s)
+    elif _reused(draft, node, leaf):
+        _pin(draft, node, f"{type(leaf).__name__} is called more than once")
     elif isinstance(leaf, RepVGGBlock | PlainBlock):
         _add_block(draft, node, leaf, source)
-    elif isinstance(leaf, nn.Linear):
+    elif isinstance(leaf, nn.Linear) and _reads_columns(node):
         _add_linear(draft, str(node.target), leaf, source)
     elif _passes_channels_on(node, leaf):
         draft.group_of[node.name] = source
     elif node.op not in {"placeholder", "get_attr"}:
-        draft.pinned.update(s for s in sources if s)
-        reason = f"no channel rule for {type(leaf).__name__ if leaf else node.target}"
-        draft.unsupported.append(UnsupportedOp(str(node.target), reason))
+        _pin(draft, node, f"no channel rule for {type(leaf).__name__ if leaf else node.target}")
+
+
+def _pin(draft: _Draft, node: fx.Node, reason: str) -> None:
+    sources = (draft.group_of.get(n.name) for n in node.all_input_nodes)
+    draft.pinned.update(s for s in sources if s)
+    draft.unsupported.append(UnsupportedOp(str(node.target), reason))
+
+
+def _reused(draft: _Draft, node: fx.Node, leaf: nn.Module | None) -> bool:
+    """Whether one set of weights reads or writes the channels of several places."""
+    has_channels = isinstance(leaf, RepVGGBlock | PlainBlock | nn.Linear)
+    return has_channels and draft.called[str(node.target)] > 1
+
+
+def _reads_columns(node: fx.Node) -> bool:
+    """Whether a linear layer's input is (N, C), so that what it mixes are the channels."""
+    return len(node.all_input_nodes[0].meta["tensor_meta"].shape) == 2
 
 
 def _passes_channels_on(node: fx.Node, leaf: nn.Module | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -88,7 +87,6 @@ def test_another_seed_gives_another_result(supernet, undisturbed):
 def test_a_killed_trial_goes_on_bit_identically(supernet, undisturbed, tmp_path, phase, epoch):
     script = textwrap.dedent(f"""
         import os, signal, sys, torch
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
         import importlib.util
         spec = importlib.util.spec_from_file_location("case", {__file__!r})
         case = importlib.util.module_from_spec(spec); spec.loader.exec_module(case)
@@ -118,15 +116,15 @@ def test_a_supernet_killed_half_way_goes_on_bit_identically(tmp_path):
         data=DATA, supernet=SUPERNET, optimizer=RECIPE, pretrain=PretrainConfig(epochs=3)
     )
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(report):
         if report.epoch == 2:
-            raise Stopped
+            raise StoppedError
 
     whole = train_supernet(training, tmp_path / "a")
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train_supernet(training, tmp_path / "b", stop)
     assert train_supernet(training, tmp_path / "b") == whole
     first, second = ((tmp_path / n / "supernet.safetensors").read_bytes() for n in "ab")

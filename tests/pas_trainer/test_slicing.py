@@ -99,8 +99,8 @@ def test_both_forms_are_rebuilt_from_the_architecture(make_gated):
         open_channels=gated.open_channels(),
     )
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
-    for deploy, network in ((False, slice_channels(gated)), (True, None)):
-        network = network or reparameterize(slice_channels(gated))
+    compact = slice_channels(gated)
+    for deploy, form in ((False, compact), (True, reparameterize(compact))):
         rebuilt = build_architecture(architecture, deploy=deploy).double().eval()
-        rebuilt.load_state_dict(network.state_dict())
-        assert torch.equal(rebuilt(x), network(x))
+        rebuilt.load_state_dict(form.state_dict())
+        assert torch.equal(rebuilt(x), form(x))

@@ -1,0 +1,314 @@
+"""Writing one sweep to MLflow, call by call; :mod:`orchestrator.tracking` decides when.
+
+Every write may be repeated after a failure or a crash and leaves the same state: runs are found
+again by tag, parameters and final metrics are compared with what is there, epochs that are there
+are left out, and MLflow itself drops a metric equal in key, step, value and time.
+
+Tags of a trial's run: ``pas.kind`` (trial), ``pas.sweep_id``, ``pas.trial_id``, ``pas.budget``,
+``pas.strength``, ``pas.number``, ``pas.hyperparameters`` (JSON), ``pas.status`` (ours; MLflow has
+no PRUNED), ``pas.error``, ``pas.widths`` (JSON, or ``widths.json``: see the artifact).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.records import TrialRecord
+from orchestrator.tracking_reader import child_runs, run_status
+from orchestrator.tracking_server import paged
+
+_RESULTS = ("accuracy", "test_accuracy", "macs", "macs_ratio", "num_params", "latency_ms")
+_MLFLOW_STATUS = {"PRUNED": "FINISHED"}  # the others have the same name
+_MAX_METRICS, _MAX_OTHERS, _MAX_TAG = 1000, 90, 7900
+
+
+@dataclass(slots=True)
+class TrialWrites:
+    """What is to be written of one trial. Times are milliseconds since 1970.
+
+    Attributes:
+        record: the newest state of the trial.
+        started_ms: when it started.
+        changed_ms: when ``record`` was handed over; the end, if it says so.
+        epochs: (name, value, step, time).
+        artifacts: file name -> text.
+    """
+
+    record: TrialRecord
+    started_ms: int
+    changed_ms: int
+    epochs: list[tuple[str, float, int, int]] = field(default_factory=list)
+    artifacts: dict[str, str] = field(default_factory=dict)
+
+    def followed_by(self, newer: TrialWrites) -> TrialWrites:
+        """Return both together."""
+        return TrialWrites(
+            newer.record,
+            self.started_ms,
+            newer.changed_ms,
+            self.epochs + newer.epochs,
+            self.artifacts | newer.artifacts,
+        )
+
+
+@dataclass(slots=True)
+class _Run:
+    """A trial's run as known here; ``steps`` is None until read from the store."""
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+    params: dict[str, str] = field(default_factory=dict)
+    latest: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, set[int]] | None = None
+
+
+class SweepWriter:
+    """The sweep's run and its trials' runs. Not thread-safe: one thread at a time.
+
+    Args:
+        client: MLflow client.
+        experiment_id: experiment of all runs.
+        sweep_run_id: parent run.
+        sweep_id: the sweep's name and hash.
+        resource: logged with each trial.
+    """
+
+    def __init__(
+        self, client: Any, *, experiment_id: str, sweep_run_id: str, sweep_id: str, resource: str
+    ) -> None:
+        self.client = client
+        self.experiment_id = experiment_id
+        self.sweep_run_id = sweep_run_id
+        self.sweep_id = sweep_id
+        self.resource = resource
+        self._unsure: set[str] = set()
+        self._runs = {
+            trial_id: _known(run)
+            for trial_id, run in child_runs(client, experiment_id, sweep_run_id).items()
+        }
+
+    @property
+    def run_ids(self) -> dict[str, str]:
+        """Trial id -> MLflow run id."""
+        return {trial_id: run.run_id for trial_id, run in self._runs.copy().items()}
+
+    def write_trial(self, writes: TrialWrites) -> None:
+        """Bring a trial's run to the state of ``writes.record``, creating it if need be."""
+        record = writes.record
+        run = self._find_or_create(writes)
+        if run.status != record.status and record.status == "RUNNING":
+            self.client.update_run(run.run_id, status="RUNNING")
+        artifacts = dict(writes.artifacts)
+        if record.widths is not None:
+            artifacts["widths.json"] = json.dumps(dict(record.widths), indent=1)
+        write_artifacts(self.client, run.run_id, artifacts)
+        metrics = self._new_metrics(run, writes)
+        params = {k: v for k, v in self._params(record).items() if k not in run.params}
+        tags = {k: v for k, v in self._tags(record).items() if run.tags.get(k) != v}
+        if record.error is None and "pas.error" in run.tags:
+            self.client.delete_tag(run.run_id, "pas.error")
+            del run.tags["pas.error"]
+        log_batches(self.client, run.run_id, metrics, params, tags)
+        if run.status != record.status and record.status != "RUNNING":
+            self._terminate(run.run_id, record.status, writes.changed_ms)
+        _remember(run, record, metrics, params, tags)
+
+    def close_children(self) -> None:
+        """End every run of the sweep still RUNNING: by its own status if written, else KILLED."""
+        running = paged(
+            self.client.search_runs,
+            experiment_ids=[self.experiment_id],
+            filter_string=(
+                f"tags.`mlflow.parentRunId` = '{self.sweep_run_id}' "
+                "and attributes.status = 'RUNNING'"
+            ),
+            max_results=1000,
+        )
+        for run in running:
+            status = run_status(run)
+            if status == "RUNNING":
+                status = "KILLED"
+                self.client.set_tag(run.info.run_id, "pas.status", status)
+            self._terminate(run.info.run_id, status)
+
+    def close_sweep(self, status: str) -> None:
+        """End the sweep's run."""
+        self.client.set_terminated(self.sweep_run_id, status)
+
+    def _terminate(self, run_id: str, status: str, end_ms: int | None = None) -> None:
+        self.client.set_terminated(run_id, _MLFLOW_STATUS.get(status, status), end_ms)
+
+    def _find_or_create(self, writes: TrialWrites) -> _Run:
+        record = writes.record
+        if record.trial_id in self._unsure:
+            found = child_runs(self.client, self.experiment_id, self.sweep_run_id)
+            if record.trial_id in found:
+                self._runs[record.trial_id] = _known(found[record.trial_id])
+            self._unsure.discard(record.trial_id)
+        run = self._runs.get(record.trial_id)
+        if run is not None and self._is_another_try(run, record):
+            # Another start with other hyper-parameters: its curves must not be mixed.
+            self.client.delete_run(run.run_id)
+            del self._runs[record.trial_id]
+            run = None
+        return run or self._create(writes)
+
+    def _create(self, writes: TrialWrites) -> _Run:
+        record = writes.record
+        tags = self._tags(record) | {"pas.status": "RUNNING"}
+        self._unsure.add(record.trial_id)  # an answer may get lost on its way back
+        created = self.client.create_run(
+            self.experiment_id,
+            start_time=writes.started_ms,
+            tags=tags | {"mlflow.parentRunId": self.sweep_run_id},
+            run_name=f"b{record.budget:g} s{record.strength:g} #{record.number}",
+        )
+        self._unsure.discard(record.trial_id)
+        run = _Run(created.info.run_id, "RUNNING", tags, steps={})
+        self._runs[record.trial_id] = run
+        return run
+
+    def _is_another_try(self, run: _Run, record: TrialRecord) -> bool:
+        wanted = {name: str(value) for name, value in record.hyperparameters.items()}
+        return any(run.params.get(name, value) != value for name, value in wanted.items())
+
+    def _new_metrics(self, run: _Run, writes: TrialWrites) -> list[Any]:
+        """Return the epochs and results not there yet.
+
+        Results come one step after the last epoch, so that they are the value MLflow shows.
+        """
+        from mlflow.entities import Metric
+
+        results = _results(writes.record)
+        latest = run.latest | {name: value for name, value, _, _ in writes.epochs}
+        results = {k: v for k, v in results.items() if not _same(latest.get(k), v)}
+        if not writes.epochs and not results:
+            return []
+        if run.steps is None:
+            run.steps = self._read_steps(run)
+        metrics: dict[tuple[str, int], Any] = {}
+        for name, value, step, time_ms in writes.epochs:
+            if step not in run.steps.get(name, ()):
+                metrics.setdefault((name, step), Metric(name, value, time_ms, step))
+        steps = [step for _, step in metrics] + [s for known in run.steps.values() for s in known]
+        last = max(steps, default=-1) + 1
+        for name, value in results.items():
+            metrics[name, last] = Metric(name, value, writes.changed_ms, last)
+        return list(metrics.values())
+
+    def _read_steps(self, run: _Run) -> dict[str, set[int]]:
+        return {
+            name: {metric.step for metric in self.client.get_metric_history(run.run_id, name)}
+            for name in run.latest
+        }
+
+    def _params(self, record: TrialRecord) -> dict[str, str]:
+        fixed = {
+            "budget": repr(record.budget),
+            "strength": repr(record.strength),
+            "number": str(record.number),
+            "resource": self.resource,
+        }
+        return fixed | {name: str(value) for name, value in record.hyperparameters.items()}
+
+    def _tags(self, record: TrialRecord) -> dict[str, str]:
+        tags = {
+            "pas.kind": "trial",
+            "pas.sweep_id": self.sweep_id,
+            "pas.trial_id": record.trial_id,
+            "pas.budget": repr(record.budget),
+            "pas.strength": repr(record.strength),
+            "pas.number": str(record.number),
+            "pas.status": record.status,
+        }
+        if record.hyperparameters:
+            tags["pas.hyperparameters"] = json.dumps(dict(record.hyperparameters))
+        if record.error is not None:
+            tags["pas.error"] = record.error[:_MAX_TAG]
+        if record.widths is not None:
+            text = json.dumps(dict(record.widths), separators=(",", ":"))
+            tags["pas.widths"] = text if len(text) <= _MAX_TAG else "widths.json"
+        return tags
+
+
+def log_batches(
+    client: Any,
+    run_id: str,
+    metrics: Sequence[Any],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+) -> None:
+    """Log all in as few requests as MLflow allows; the tags last, for they say it is complete."""
+    from mlflow.entities import Param, RunTag
+
+    param_list = [Param(name, value[:_MAX_TAG]) for name, value in params.items()]
+    tag_list = [RunTag(name, value[:_MAX_TAG]) for name, value in tags.items()]
+    if len(metrics) + len(param_list) + len(tag_list) <= _MAX_METRICS and (
+        max(len(param_list), len(tag_list)) <= _MAX_OTHERS
+    ):
+        if metrics or param_list or tag_list:
+            client.log_batch(run_id, metrics, param_list, tag_list)
+        return
+    for part in _chunks(param_list, _MAX_OTHERS):
+        client.log_batch(run_id, params=part)
+    for part in _chunks(metrics, _MAX_METRICS):
+        client.log_batch(run_id, metrics=part)
+    for part in _chunks(tag_list, _MAX_OTHERS):
+        client.log_batch(run_id, tags=part)
+
+
+def write_artifacts(client: Any, run_id: str, texts: Mapping[str, str]) -> None:
+    """Write texts as files at the run's artifact root, over those there."""
+    if not texts:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in texts.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        client.log_artifacts(run_id, folder)
+
+
+def _known(run: Any) -> _Run:
+    data = run.data
+    status = run_status(run) if run.info.status != "RUNNING" else "RUNNING"
+    return _Run(run.info.run_id, status, dict(data.tags), dict(data.params), dict(data.metrics))
+
+
+def _results(record: TrialRecord) -> dict[str, float]:
+    if record.status == "RUNNING":
+        return {}
+    values = {name: getattr(record, name) for name in _RESULTS}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _same(old: float | None, new: float) -> bool:
+    return old is not None and (old == new or (old != old and new != new))  # noqa: PLR0124
+
+
+def _remember(
+    run: _Run,
+    record: TrialRecord,
+    metrics: Iterable[Any],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+) -> None:
+    run.status = record.status
+    run.params |= params
+    run.tags |= tags
+    for metric in metrics:
+        run.latest[metric.key] = metric.value
+        if run.steps is not None:
+            run.steps.setdefault(metric.key, set()).add(metric.step)
+    if record.status != "RUNNING":
+        run.steps = None  # read again should it ever be needed: thousands of trials add up
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

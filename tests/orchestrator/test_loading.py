@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.errors import UserError
+from orchestrator.loading import load_sweep
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"
+
+
+def test_the_examples_are_valid():
+    for path in DIGITS.parent.glob("*.yaml"):
+        assert load_sweep(path).name == path.stem
+
+
+def test_values_can_be_set_from_the_command_line():
+    config = load_sweep(DIGITS, ["search.epochs=3", "budget.limits=[0.3]", "seed=5"])
+    assert (config.search.epochs, config.budget.limits, config.seed) == (3, [0.3], 5)
+
+
+def test_smoke_shrinks_and_is_another_sweep():
+    whole, smoke = load_sweep(DIGITS), load_sweep(DIGITS, smoke=True)
+    assert smoke.name == "digits-smoke"
+    assert smoke.sweep_id != whole.sweep_id
+    assert smoke.finetune.epochs == 1
+
+
+def test_relative_roots_are_relative_to_the_file(tmp_path):
+    document = yaml.safe_load(DIGITS.read_text())
+    document["data"] = {"name": "imagefolder", "root": "images", "image_size": 32}
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(document))
+    assert load_sweep(path).data.root == str(tmp_path / "images")
+
+
+def test_only_what_decides_results_changes_the_id():
+    config = load_sweep(DIGITS)
+    for override in ("resources.cpus_per_trial=2", "tracking.uri=http://h:1", "trials_per_cell=9"):
+        assert load_sweep(DIGITS, [override]).sweep_id == config.sweep_id, override
+    for override in ("seed=1", "search.epochs=9", "strengths=[2]", "optimizer.momentum=0.8"):
+        assert load_sweep(DIGITS, [override]).sweep_id != config.sweep_id, override
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("serch.epochs=3", ["unknown key serch", "did you mean search?"]),
+        ("search.epoch=3", ["unknown key search.epoch", "did you mean epochs?"]),
+        ("search.epochs=x", ["search.epochs is 'x'", "integer"]),
+        ("search.epochs=0", ["search", "epochs is 0", "at least 1"]),
+        ("budget.limits=[0]", ["limits has 0", "above 0"]),
+        ("budget.limits=[-0.5]", ["limits has -0.5"]),
+        ("budget.limits=[]", ["budget.limits"]),
+        ("budget.limits=[0.5, 0.5]", ["same limit twice"]),
+        ("budget.resource=flops", ["'flops'", "macs, num_params"]),
+        ("strengths=[-1]", ["strengths[0] is -1"]),
+        ("strengths=[.nan]", ["strengths[0]"]),
+        ("trials_per_cell=0", ["trials_per_cell is 0"]),
+        ("supernet.name=repvgg_tiiny", ["'repvgg_tiiny'", "did you mean repvgg_tiny?"]),
+        ("supernet.options.width=0", ["width", "(0, 16]"]),
+        ("supernet.options.depth=2", ["'depth'", "known: width"]),
+        ("data.name=minst", ["'minst'", "digits, cifar10, imagefolder"]),
+        ("data=7", ["data is 7"]),
+        ("hyperparameters.momentum={low: 0, high: 1}", ["'momentum'", "learning_rate"]),
+        ("hyperparameters.learning_rate={low: 1, high: 0.1}", ["ascending"]),
+        ("hyperparameters.learning_rate.hihg=1", ["hihg", "did you mean high?"]),
+        ("resources.workers_per_trial=2", ["workers_per_trial is 2"]),
+        ("tracking.uri=http://me:secret@h:1", ["credentials", "MLFLOW_TRACKING_USERNAME"]),
+        ("tracking.uri=ftp://h", ["tracking.uri", "http://"]),
+        ("name=Bad Name", ["name is 'Bad Name'"]),
+        ("task=segmentation", ["task is 'segmentation'"]),
+        ("search.epochs", ["has no '='"]),
+        ("name.x=1", ["name is a value"]),
+        ("seed=[1", ["not valid YAML"]),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_sentence(override, parts):
+    with pytest.raises(UserError) as caught:
+        load_sweep(DIGITS, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_secrets_in_a_refused_uri_are_not_repeated():
+    with pytest.raises(UserError) as caught:
+        load_sweep(DIGITS, ["tracking.uri=http://me:secret@h:1"])
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("a: [", "line"),
+        ("- 1", "top level"),
+        ("", "top level"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_files_that_are_no_sweep_are_refused(tmp_path, content, part):
+    path = tmp_path / "sweep.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=part):
+        load_sweep(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml does not exist"):
+        load_sweep(tmp_path / "none.yaml")
+
+
+def test_a_missing_section_is_named(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("name: x\ndata: {name: digits}\nstrengths: [1]\nbudget: {limits: [0.5]}\n")
+    with pytest.raises(UserError, match="supernet is missing"):
+        load_sweep(path)

@@ -1,0 +1,92 @@
+"""The picture shows what the records say, and the page needs no network."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from orchestrator.pareto import front
+from orchestrator.plots import front_figure, front_html
+from orchestrator.records import TrialRecord
+
+
+def trial(number, macs, accuracy, strength=1.0, status="FINISHED", budget=0.5, **fields):
+    return TrialRecord(
+        trial_id=f"b{budget}-s{strength}-{number}",
+        sweep_id="s",
+        status=status,
+        budget=budget,
+        strength=strength,
+        number=number,
+        macs=macs,
+        macs_ratio=None if macs is None else macs / 1000,
+        num_params=None if macs is None else macs * 3,
+        accuracy=accuracy,
+        hyperparameters={"learning_rate": 0.0123},
+        **fields,
+    )
+
+
+RECORDS = [
+    trial(0, 480, 0.9, 10.0, latency_ms=1.5),
+    trial(1, 250, 0.7, 1.0, budget=0.25),
+    trial(2, 490, 0.6, 100.0),
+    trial(3, 100, 0.95, 1.0, status="PRUNED"),
+    trial(4, None, None, 1.0, status="RUNNING"),
+    trial(5, 100, math.nan, 1.0),
+]
+
+
+def traces(figure):
+    return {trace.name: trace for trace in figure.data}
+
+
+def test_every_finished_trial_is_drawn_at_its_ratio():
+    figure = front_figure(RECORDS, "macs", "digits")
+    by_name = traces(figure)
+    assert sorted(by_name) == ["1", "10", "100", "front"]
+    assert by_name["10"].x == pytest.approx([0.48])
+    assert by_name["1"].y == pytest.approx([0.7])
+    assert len({by_name[name].marker.color for name in ("1", "10", "100")}) == 3
+
+
+def test_the_front_is_a_step_line_through_its_members():
+    line = traces(front_figure(RECORDS, "macs", "digits"))["front"]
+    assert line.line.shape == "hv"
+    assert list(line.x) == pytest.approx([r.macs_ratio for r in front(RECORDS)])
+    assert list(line.y) == pytest.approx([0.7, 0.9])
+
+
+def test_limits_are_vertical_lines():
+    figure = front_figure(RECORDS, "macs", "digits")
+    assert sorted({shape.x0 for shape in figure.layout.shapes}) == [0.25, 0.5]
+    absolute = [trial(0, 480, 0.9, budget=500.0)]
+    assert front_figure(absolute, "macs", "x").layout.shapes[0].x0 == pytest.approx(0.5)
+
+
+def test_another_resource_is_absolute_unless_told_the_supernets_cost():
+    assert traces(front_figure(RECORDS, "num_params", "x"))["10"].x == pytest.approx([1440])
+    relative = front_figure(RECORDS, "num_params", "x", reference_cost=3000)
+    assert traces(relative)["10"].x == pytest.approx([0.48])
+
+
+def test_hover_tells_the_trial():
+    text = traces(front_figure(RECORDS, "macs", "x"))["10"].hovertext[0]
+    for piece in ("b0.5-s10.0-0", "budget 0.5", "strength 10", "1,440 parameters", "1.5 ms"):
+        assert piece in text
+    assert "learning_rate = 0.0123" in text
+
+
+def test_nothing_finished_still_draws():
+    figure = front_figure([], "macs", "empty")
+    assert len(figure.data) == 0
+    assert "no finished trial" in figure.layout.annotations[0].text
+
+
+def test_the_page_needs_no_network():
+    page = front_html(RECORDS, "macs", "<digits> & more")
+    assert len(page) > 1_000_000
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page[:5000] + page[-20000:])
+    assert "<digits>" not in page[-20000:]

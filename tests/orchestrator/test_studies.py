@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from orchestrator.cells import Cell
+from orchestrator.studies import CellStudies, to_distribution
+from search_space import FloatRange
+
+CELLS = [Cell(0.5, 1.0), Cell(0.25, 1.0)]
+RANGES = {"learning_rate": FloatRange(low=0.01, high=0.2, log=True)}
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'optuna.db'}"
+
+
+def open_studies(url, trials_per_cell=3, ranges=RANGES, default=0.05) -> CellStudies:
+    return CellStudies(
+        url,
+        "sweep-1",
+        CELLS,
+        ranges=ranges,
+        defaults={"learning_rate": default},
+        trials_per_cell=trials_per_cell,
+        seed=0,
+    )
+
+
+def drain(studies):
+    handed_out = []
+    while (suggestion := studies.next()) is not None:
+        handed_out.append(suggestion)
+    return handed_out
+
+
+def test_ranges_become_distributions():
+    made = to_distribution(FloatRange(low=0.1, high=2.0, log=True))
+    assert made == optuna.distributions.FloatDistribution(0.1, 2.0, log=True)
+
+
+def test_cells_take_turns_until_each_has_its_trials(url):
+    handed_out = drain(open_studies(url))
+    assert [(s.cell, s.number) for s in handed_out] == [
+        (cell, number) for number in range(3) for cell in CELLS
+    ]
+    assert all(0.01 <= s.hyperparameters["learning_rate"] <= 0.2 for s in handed_out)
+    assert len({s.hyperparameters["learning_rate"] for s in handed_out[2:]}) == 4
+
+
+def test_the_first_trial_is_the_files_own_recipe(url):
+    first = drain(open_studies(url))[0]
+    assert first.hyperparameters == {"learning_rate": pytest.approx(0.05)}
+
+
+def test_a_recipe_outside_the_range_is_not_forced_in(url):
+    first = drain(open_studies(url, default=5.0))[0]
+    assert 0.01 <= first.hyperparameters["learning_rate"] <= 0.2
+
+
+def test_reopening_hands_out_only_what_is_left(url):
+    studies = open_studies(url)
+    before = [studies.next() for _ in range(3)]
+    again = open_studies(url)
+    assert again.every() == sorted(before, key=lambda s: (CELLS.index(s.cell), s.number))
+    rest = drain(again)
+    assert len(rest) == 3
+    assert not {(s.cell, s.number) for s in rest} & {(s.cell, s.number) for s in before}
+    assert not again.has_next()
+    assert len(drain(open_studies(url, trials_per_cell=4))) == 2  # enlarged
+
+
+def test_suggestions_do_not_depend_on_interruptions(url, tmp_path):
+    whole = drain(open_studies(url))
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    pieces = [open_studies(other).next() for _ in range(6)]
+    assert pieces == whole
+
+
+def test_outcomes_are_told_truthfully_and_once(url):
+    studies = open_studies(url)
+    for _ in range(6):
+        studies.next()
+    studies.tell(CELLS[0], 0, "FINISHED", 0.9)
+    studies.tell(CELLS[0], 0, "FAILED", None)  # a later word changes nothing
+    studies.tell(CELLS[0], 1, "FAILED", None)
+    studies.tell(CELLS[0], 2, "PRUNED", None)
+    study = optuna.load_study(study_name=f"sweep-1/{CELLS[0].name}", storage=url)
+    assert [t.state for t in study.trials] == [
+        TrialState.COMPLETE,
+        TrialState.FAIL,
+        TrialState.PRUNED,
+    ]
+    assert study.trials[0].value == 0.9
+
+
+def test_without_ranges_trials_differ_by_number_only(url):
+    handed_out = drain(open_studies(url, ranges={}))
+    assert len(handed_out) == 6
+    assert all(s.hyperparameters == {} for s in handed_out)
