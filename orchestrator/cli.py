@@ -258,7 +258,7 @@ def _load(sweep: str, tracking_uri: str | None) -> tuple[Any, list[TrialRecord]]
 
 def _uri(tracking_uri: str | None, sweep: str | None) -> str:
     """Where to read from: as told, else as the sweep was started here, else the home's store."""
-    from orchestrator.tracking_reader import TrackingError, check_server
+    from orchestrator.tracking_server import TrackingError, check_server
 
     home = Home.from_environment()
     known = home.tracking_uri_of(sweep) if sweep else None

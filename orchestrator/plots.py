@@ -205,7 +205,11 @@ def _style(figure: go.Figure, resource: str, title: str, *, relative: bool) -> N
         hoverlabel={"bgcolor": "white", "bordercolor": _LIMIT, "align": "left"},
         legend={"itemsizing": "constant", "tracegroupgap": 6},
         xaxis={**axis, "title": {"text": heading, "standoff": 14}},
-        yaxis={**axis, "title": {"text": "validation accuracy", "standoff": 16}, "tickformat": ".1%"},
+        yaxis={
+            **axis,
+            "title": {"text": "validation accuracy", "standoff": 16},
+            "tickformat": ".1%",
+        },
         showlegend=True,
     )
     if relative:

@@ -18,8 +18,8 @@ from orchestrator.preflight import Plan, check_device, check_disk, describe, mak
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
 from orchestrator.sweep import Sweep, build_studies
-from orchestrator.tracking import SweepTracker, TrackingError
-from orchestrator.tracking_reader import check_server
+from orchestrator.tracking import SweepTracker
+from orchestrator.tracking_server import TrackingError, check_server
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,12 @@ def run_sweep(
                             config.resources,
                             board.supernet_progress,
                         )
-                        tracker.log_supernet(trained.accuracy, trained.test_accuracy)
+                        tracker.log_summary(
+                            {
+                                "supernet_accuracy": trained.accuracy,
+                                "supernet_test_accuracy": trained.test_accuracy,
+                            }
+                        )
                         folder = home.sweep(config.sweep_id) / "ray"
                         run_trials(sweep, config.resources, config.scheduler, folder)
             if sweep.stop_reason is not None:
@@ -114,6 +119,7 @@ def _tracker(plan: Plan, home: Home) -> SweepTracker:
         sweep_id=config.sweep_id,
         name=config.name,
         experiment=config.name,
+        resource=config.budget.resource,
         params={
             key: summary[key]
             for key in ("supernet", "supernet_macs", "supernet_num_params", "num_trials")

@@ -115,7 +115,7 @@ class SweepWriter:
             self.client.delete_tag(run.run_id, "pas.error")
             del run.tags["pas.error"]
         log_batches(self.client, run.run_id, metrics, params, tags)
-        if run.status != record.status and record.status != "RUNNING":
+        if record.status not in (run.status, "RUNNING"):
             self._terminate(run.run_id, record.status, writes.changed_ms)
         _remember(run, record, metrics, params, tags)
 
