@@ -163,7 +163,9 @@ def content_hash(folder: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _serialised(architecture: Architecture, network: nn.Module, name: str, *, deploy: bool) -> bytes:
+def _serialised(
+    architecture: Architecture, network: nn.Module, name: str, *, deploy: bool
+) -> bytes:
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     _check_fit(state, _meta_network(architecture, deploy=deploy), Path(name))
     return save(state, metadata={"format": "pt"})

@@ -79,11 +79,13 @@ def sweep(
         {
             "sweep_id": outcome.sweep_id,
             "resource": outcome.resource,
+            "supernet_accuracy": outcome.supernet[0],
+            "supernet_test_accuracy": outcome.supernet[1],
             "trials": [r.to_json() for r in records],
         },
         as_json,
         [
-            compare_table(records, outcome.resource, outcome.sweep_id),
+            compare_table(records, outcome.resource, outcome.sweep_id, outcome.supernet),
             front_table(records, "Pareto front"),
         ],
     )
@@ -147,9 +149,13 @@ def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = 
     document = {
         "sweep_id": info.sweep_id,
         "resource": info.resource,
+        "supernet_accuracy": info.supernet_accuracy,
+        "supernet_test_accuracy": info.supernet_test_accuracy,
         "trials": _plain(records),
     }
-    _print(document, as_json, [compare_table(records, info.resource, info.sweep_id)])
+    supernet = (info.supernet_accuracy, info.supernet_test_accuracy)
+    table = compare_table(records, info.resource, info.sweep_id, supernet)
+    _print(document, as_json, [table])
 
 
 @app.command()
@@ -249,11 +255,15 @@ def _fail(sentence: str) -> None:
 
 
 def _load(sweep: str, tracking_uri: str | None) -> tuple[Any, list[TrialRecord]]:
-    from orchestrator.tracking_reader import find_sweep, load_records
+    from orchestrator.tracking_reader import UnknownSweepError, find_sweep, load_records
+    from orchestrator.tracking_server import TrackingError
 
     uri = _uri(tracking_uri, sweep)
-    info = find_sweep(uri, sweep)
-    return info, load_records(uri, info.sweep_id)
+    try:
+        info = find_sweep(uri, sweep)
+        return info, load_records(uri, info.sweep_id)
+    except (UnknownSweepError, TrackingError) as error:
+        raise UserError(str(error)) from None
 
 
 def _uri(tracking_uri: str | None, sweep: str | None) -> str:

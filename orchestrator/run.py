@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -18,16 +18,25 @@ from orchestrator.preflight import Plan, check_device, check_disk, describe, mak
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
 from orchestrator.sweep import Sweep, build_studies
-from orchestrator.tracking import SweepTracker
-from orchestrator.tracking_server import TrackingError, check_server
+from orchestrator.tracking import SweepStatus, SweepTracker, TrackingError
+from orchestrator.tracking_server import check_server
+from pas_trainer import read_supernet_result
 
 
 @dataclass(frozen=True, slots=True)
 class SweepOutcome:
-    """How a sweep ended: its id, resource and every trial that has ended."""
+    """How a sweep ended.
+
+    Attributes:
+        sweep_id: its id.
+        resource: what the budget limits.
+        supernet: validation and test accuracy of the supernet, in [0, 1].
+        records: every trial that has ended, front marked.
+    """
 
     sweep_id: str
     resource: str
+    supernet: tuple[float | None, float | None]
     records: list[TrialRecord]
 
 
@@ -57,8 +66,6 @@ def run_sweep(
         SweepStoppedError: it stopped early; the same call resumes it.
         KeyboardInterrupt: it was interrupted; runs are closed as KILLED, the same call resumes it.
     """
-    from orchestrator.ray_run import ray_session, run_trials, train_supernet_on_cluster
-
     config = plan.config
     with _only_driver(home, config.sweep_id), _terminate_as_interrupt():
         write_json(
@@ -71,42 +78,66 @@ def run_sweep(
         )
         title = f"{config.sweep_id} on {config.data.name}, {config.supernet.name}"
         board = ProgressBoard(console, title, cells_of(config), config.trials_per_cell)
-        tracker = _tracker(plan, home).start()
-        sweep = Sweep(plan, home, build_studies(plan, home), tracker, board)
-        status = "FAILED"
-        try:
-            with board:
-                sweep.catch_up()
-                if sweep.has_work():
-                    with ray_session(address, config.resources):
-                        trained = train_supernet_on_cluster(
-                            plan.supernet_training,
-                            home.supernet(plan.supernet_key),
-                            config.resources,
-                            board.supernet_progress,
-                        )
-                        tracker.log_summary(
-                            {
-                                "supernet_accuracy": trained.accuracy,
-                                "supernet_test_accuracy": trained.test_accuracy,
-                            }
-                        )
-                        folder = home.sweep(config.sweep_id) / "ray"
-                        run_trials(sweep, config.resources, config.scheduler, folder)
+        with _tracking(plan, home) as tracker, board:
+            sweep = Sweep(plan, home, build_studies(plan, home), tracker, board)
+            sweep.catch_up()
+            if sweep.has_work():
+                _run_on_ray(plan, home, sweep, tracker, board, address)
             if sweep.stop_reason is not None:
                 raise SweepStoppedError(sweep.stop_reason)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            tracker.close(status)
-        return SweepOutcome(config.sweep_id, config.budget.resource, sweep.ended_records())
+        measured = read_supernet_result(home.supernet(plan.supernet_key))
+        supernet = (measured.accuracy, measured.test_accuracy) if measured else (None, None)
+        return SweepOutcome(
+            config.sweep_id, config.budget.resource, supernet, sweep.ended_records()
+        )
+
+
+def _run_on_ray(
+    plan: Plan,
+    home: Home,
+    sweep: Sweep,
+    tracker: SweepTracker,
+    board: ProgressBoard,
+    address: str | None,
+) -> None:
+    from orchestrator.ray_run import ray_session, run_trials, train_supernet_on_cluster
+
+    config = plan.config
+    with ray_session(address, config.resources):
+        trained = train_supernet_on_cluster(
+            plan.supernet_training,
+            home.supernet(plan.supernet_key),
+            config.resources,
+            board.supernet_progress,
+        )
+        tracker.log_supernet(trained.accuracy, trained.test_accuracy)
+        folder = home.sweep(config.sweep_id) / "ray"
+        run_trials(sweep, config.resources, config.scheduler, folder)
 
 
 def tracking_uri(config: SweepConfig, home: Home) -> str:
     """Return where the sweep's runs go."""
     return config.tracking.uri or home.mlflow_uri
+
+
+@contextmanager
+def _tracking(plan: Plan, home: Home) -> Iterator[SweepTracker]:
+    """Track the sweep; whatever happens inside, end its runs with the status that is true."""
+    try:
+        tracker = _tracker(plan, home).start()
+    except TrackingError as error:
+        raise UserError(str(error)) from None
+    try:
+        yield tracker
+    except BaseException as error:
+        status: SweepStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        with suppress(TrackingError):  # what is under way says more
+            tracker.close(status)
+        raise
+    try:
+        tracker.close("FINISHED")
+    except TrackingError as error:
+        raise SweepStoppedError(str(error)) from None
 
 
 def _tracker(plan: Plan, home: Home) -> SweepTracker:
@@ -119,7 +150,6 @@ def _tracker(plan: Plan, home: Home) -> SweepTracker:
         sweep_id=config.sweep_id,
         name=config.name,
         experiment=config.name,
-        resource=config.budget.resource,
         params={
             key: summary[key]
             for key in ("supernet", "supernet_macs", "supernet_num_params", "num_trials")

@@ -9,12 +9,19 @@ from rich.table import Table
 from orchestrator.records import TrialRecord
 
 
-def compare_table(records: Sequence[TrialRecord], resource: str, title: str) -> Table:
+def compare_table(
+    records: Sequence[TrialRecord],
+    resource: str,
+    title: str,
+    supernet: tuple[float | None, float | None] = (None, None),
+) -> Table:
     """Return budgets (rows) x strengths (columns): the most accurate finished trial of each cell.
 
     A cell shows validation accuracy, test accuracy and the share of the supernet's MACs; a star
-    marks a member of the front.
+    marks a member of the front. ``supernet`` gives its validation and test accuracy.
     """
+    if supernet[0] is not None:
+        title += f"   supernet: {_share(supernet[0])} ({_share(supernet[1])})"
     budgets = sorted({r.budget for r in records}, reverse=True)
     strengths = sorted({r.strength for r in records})
     table = Table(title=title, caption=_CAPTION, title_justify="left", caption_justify="left")
@@ -31,8 +38,8 @@ def compare_table(records: Sequence[TrialRecord], resource: str, title: str) -> 
 
 
 _CAPTION = (
-    "best of the cell: validation accuracy (test accuracy), share of the supernet's MACs;\n"
-    "★ on the front; n/m: finished of all trials where some are not"
+    "best of each cell: validation accuracy (test accuracy), share of the supernet's\n"
+    "MACs; ★ on the front; n/m: finished of all trials where some are not"
 )
 
 

@@ -1,50 +1,56 @@
-"""Tracking of one sweep in MLflow: queued by the driver, written by one background thread.
+"""Tracking a sweep in MLflow: calls return at once, one background thread writes in batches.
 
-Training never waits for the tracking store. What cannot be written now is kept and tried again;
-only :meth:`SweepTracker.close` says what could not be delivered. What is written, and how it
-stays correct when repeated, is :mod:`orchestrator.tracking_writer`'s business.
+Training never waits for the tracking store and never fails because of it. What cannot be written
+now stays queued, per trial and merged, and is tried again; :meth:`SweepTracker.close` says what
+could not be delivered in the end. See :mod:`orchestrator.tracking_writer` for what is written.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from orchestrator.pareto import front, hypervolume
-from orchestrator.plots import front_html
 from orchestrator.records import TrialRecord
-from orchestrator.tables import best_of
+from orchestrator.tracking_queue import BACKOFF_S, SweepStatus, WriteQueue
 from orchestrator.tracking_server import (
     TrackingError,
-    artifact_location,
+    check_server,
     describe,
     is_temporary,
+    mask_uri,
     open_client,
-    paged,
+    use_write_ahead_log,
 )
-from orchestrator.tracking_writer import SweepWriter, TrialWrites, log_batches, write_artifacts
+from orchestrator.tracking_sweep import (
+    SweepRun,
+    find_or_create_experiment,
+    find_or_create_sweep_run,
+)
+from orchestrator.tracking_writer import SweepWriter, TrialWrites
 
-__all__ = ["SweepTracker", "TrackingError"]
+__all__ = ["SweepStatus", "SweepTracker", "TrackingError"]
 
-_GATHER_S = 0.5
-_LONGEST_WAIT_S = 10.0
+T = TypeVar("T")
+
+_START_TRIES = 4
 
 
 class SweepTracker:
-    """Writes one sweep's run and its trials' runs; all methods return at once.
+    """One sweep's run and its trials' runs, written by the driver and by nobody else.
 
     Args:
-        uri: tracking store.
-        sweep_id: name and hash; the sweep's run is found again by it.
-        name: as in the sweep file.
-        experiment: MLflow experiment of all runs.
-        resource: what the budget limits.
-        params: logged once on the sweep's run.
-        tags: on the sweep's run.
-        artifacts: file name -> text, on the sweep's run.
+        uri: tracking store, for example ``sqlite:////home/me/.pas/mlflow.db`` or ``http://…``.
+        sweep_id: the sweep's name and hash; the same id finds the same runs again.
+        name: shown as the sweep run's name.
+        experiment: MLflow experiment, created if need be (its files beside a sqlite database).
+        params: logged once; ``params["resource"]`` (default ``macs``) is logged with each trial.
+        tags: of the sweep's run.
+        artifacts: file name -> text, at the sweep run's artifact root.
+
+    Raises:
+        ValueError: ``sweep_id`` contains a quote or backtick.
     """
 
     def __init__(
@@ -54,237 +60,137 @@ class SweepTracker:
         sweep_id: str,
         name: str,
         experiment: str,
-        resource: str,
         params: Mapping[str, object],
         tags: Mapping[str, str],
         artifacts: Mapping[str, str],
     ) -> None:
-        self._uri, self._sweep_id, self._name = uri, sweep_id, name
-        self._experiment, self._resource = experiment, resource
-        self._params = {key: str(value) for key, value in params.items()}
-        self._tags, self._artifacts = dict(tags), dict(artifacts)
-        self._trials: dict[str, TrialWrites] = {}
-        self._front: tuple[list[TrialRecord], str, int] | None = None
-        self._summary: dict[str, float] = {}
-        self._changed = threading.Condition()
-        self._closing = False
-        self._problem: str | None = None
-        self._records: dict[str, TrialRecord] = {}
-        self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
+        if set(sweep_id) & set("'\"`"):
+            raise ValueError(f"a sweep's id cannot contain quotes: {sweep_id}")
+        self._uri, self._sweep_id, self._name, self._experiment = uri, sweep_id, name, experiment
+        self._params, self._tags, self._artifacts = dict(params), dict(tags), dict(artifacts)
+        self._running: dict[str, tuple[TrialRecord, int]] = {}
+        self._lock = threading.Lock()
+        self._closed = False
 
     def start(self) -> SweepTracker:
-        """Open the store, find or create the sweep's run, and start writing.
+        """Find or create experiment and sweep run, read the trials' runs, start the thread.
 
         Raises:
-            TrackingError: the store cannot be opened or written.
+            TrackingError: the store cannot be reached or refuses; nothing was started.
         """
-        client = open_client(self._uri)
-        try:
-            experiment_id = _find_or_create_experiment(client, self._experiment, self._uri)
-            run_id = self._find_or_create_run(client, experiment_id)
+        check_server(self._uri)
+        client = _try_some_times(lambda: open_client(self._uri), self._uri)
+        use_write_ahead_log(self._uri)
+        resource = str(self._params.get("resource", "macs"))
+        tags = {"pas.resource": resource} | self._tags
+
+        def prepare() -> None:
+            experiment_id = find_or_create_experiment(client, self._uri, self._experiment)
+            run_id = find_or_create_sweep_run(client, experiment_id, self._sweep_id, self._name)
+            self._sweep = SweepRun(client, run_id, self._name)
+            self._sweep.describe(self._params, tags, self._artifacts)
             self._writer = SweepWriter(
                 client,
                 experiment_id=experiment_id,
                 sweep_run_id=run_id,
                 sweep_id=self._sweep_id,
-                resource=self._resource,
+                resource=resource,
             )
-        except TrackingError:
-            raise
-        except Exception as error:
-            sentence = describe(error, self._uri)
-            raise TrackingError(f"cannot write to the tracking store: {sentence}") from error
-        self._thread.start()
+
+        _try_some_times(prepare, self._uri)
+        self._queue = WriteQueue(self._uri, self._sweep, self._writer)
         return self
 
+    @property
+    def run_id(self) -> str:
+        """MLflow run of the sweep."""
+        return self._sweep.run_id
+
+    @property
+    def run_ids(self) -> dict[str, str]:
+        """Trial id -> MLflow run, of the trials written so far."""
+        return self._writer.run_ids
+
     def trial_started(self, record: TrialRecord) -> None:
-        """Open the trial's run, or reopen it."""
-        self._queue(record)
+        """Open the trial's run, or the one it had. Status RUNNING, parameters logged once."""
+        now = _now_ms()
+        with self._lock:
+            self._running[record.trial_id] = (record, now)
+            self._queue.put_trial(TrialWrites(record, now, now))
 
     def log_epoch(self, trial_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """Log one epoch of a trial that has been started; a step logged before is left out."""
-        now = _now_ms()
-        epochs = [(name, value, step, now) for name, value in metrics.items()]
-        self._queue(self._records[trial_id], epochs=epochs)
-
-    def trial_finished(self, record: TrialRecord, artifacts: Mapping[str, str]) -> None:
-        """Write a trial's results and end its run; doing it again changes nothing."""
-        self._queue(record, artifacts=dict(artifacts))
-
-    def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Log metrics of the sweep's own run, such as the supernet's accuracy."""
-        with self._changed:
-            self._summary.update(metrics)
-            self._changed.notify()
-
-    def update_front(
-        self, records: Sequence[TrialRecord], resource: str, supernet_cost: int
-    ) -> None:
-        """Redraw the front from all ended trials; of several calls in a row the last counts."""
-        with self._changed:
-            self._front = (list(records), resource, supernet_cost)
-            self._changed.notify()
-
-    def close(self, status: str, timeout_s: float = 60.0) -> None:
-        """Write what is left, end every run truthfully, and stop.
+        """Log one epoch; steps count on through a trial's phases. A step logged before is skipped.
 
         Raises:
-            TrackingError: the store did not take everything within ``timeout_s`` seconds.
+            ValueError: the trial is not running.
         """
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(timeout_s)
-        if self._thread.is_alive() or self._problem is not None:
-            raise TrackingError(
-                f"the tracking store did not take everything ({self._problem or 'no answer'}); "
-                "results are kept, run the same command again to deliver them"
-            )
-        try:
-            self._writer.close_children()
-            self._writer.close_sweep(status)
-        except Exception as error:
-            raise TrackingError(f"cannot close the runs: {describe(error, self._uri)}") from error
-
-    def _queue(
-        self,
-        record: TrialRecord,
-        *,
-        epochs: Sequence[tuple[str, float, int, int]] = (),
-        artifacts: Mapping[str, str] | None = None,
-    ) -> None:
         now = _now_ms()
-        writes = TrialWrites(record, now, now, list(epochs), dict(artifacts or {}))
-        with self._changed:
-            self._records[record.trial_id] = record
-            before = self._trials.get(record.trial_id)
-            self._trials[record.trial_id] = before.followed_by(writes) if before else writes
-            self._changed.notify()
+        epochs = [(name, float(value), step, now) for name, value in metrics.items()]
+        with self._lock:
+            if trial_id not in self._running:
+                raise ValueError(f"trial {trial_id} is not running: call trial_started first")
+            record, started = self._running[trial_id]
+            self._queue.put_trial(TrialWrites(record, started, now, epochs))
 
-    def _run(self) -> None:
-        wait = 0.0
-        while True:
-            with self._changed:
-                while not (self._trials or self._front or self._summary or self._closing):
-                    self._changed.wait()
-                self._changed.wait(_LONGEST_WAIT_S if wait else _GATHER_S)
-                trials, self._trials = self._trials, {}
-                drawn, self._front = self._front, None
-                summary, self._summary = self._summary, {}
-                closing = self._closing
-            try:
-                self._write(trials, drawn, summary)
-            except Exception as error:  # keep everything: a later try leaves out what arrived
-                self._problem = describe(error, self._uri)
-                self._keep(trials, drawn, summary)
-                if not is_temporary(error):
-                    return
-                wait = min(_LONGEST_WAIT_S, 2 * wait + 0.25)
-                time.sleep(wait)
-                continue
-            self._problem, wait = None, 0.0
-            with self._changed:
-                empty = not (self._trials or self._front or self._summary)
-            if closing and empty:
-                return
+    def trial_finished(self, record: TrialRecord, artifacts: Mapping[str, str]) -> None:
+        """Write results, files and status. Writing the same trial again changes nothing."""
+        now = _now_ms()
+        with self._lock:
+            _, started = self._running.pop(record.trial_id, (record, now))
+            self._queue.put_trial(TrialWrites(record, started, now, [], dict(artifacts)))
 
-    def _write(
-        self,
-        trials: Mapping[str, TrialWrites],
-        drawn: tuple[list[TrialRecord], str, int] | None,
-        summary: Mapping[str, float],
+    def update_front(
+        self, records: Sequence[TrialRecord], resource: str, supernet_cost: float
     ) -> None:
-        for writes in trials.values():
-            self._writer.write_trial(writes)
-        if summary:
-            self._log_sweep_metrics(summary, step=0)
-        if drawn is not None:
-            self._write_front(*drawn)
+        """Redraw the front soon; of many calls in a short time only the newest is drawn."""
+        self._queue.put_front(list(records), resource, supernet_cost)
 
-    def _keep(
-        self,
-        trials: Mapping[str, TrialWrites],
-        drawn: tuple[list[TrialRecord], str, int] | None,
-        summary: Mapping[str, float],
-    ) -> None:
-        """Put back what could not be written, before what has come since."""
-        with self._changed:
-            for trial_id, older in trials.items():
-                newer = self._trials.get(trial_id)
-                self._trials[trial_id] = older.followed_by(newer) if newer else older
-            self._front = self._front or drawn
-            self._summary = {**summary, **self._summary}
+    def log_supernet(self, accuracy: float | None, test_accuracy: float | None) -> None:
+        """Log the supernet's accuracies, in [0, 1], with the sweep."""
+        values = {"supernet_accuracy": accuracy, "supernet_test_accuracy": test_accuracy}
+        self._queue.put_values({name: v for name, v in values.items() if v is not None})
 
-    def _write_front(self, records: list[TrialRecord], resource: str, supernet_cost: int) -> None:
-        finished = [r for r in records if r.status == "FINISHED"]
-        if not finished:
+    def close(self, status: SweepStatus, timeout_s: float = 30.0) -> None:
+        """Write what is queued, end every run truthfully, stop the thread. Closing twice is fine.
+
+        Trials still RUNNING become KILLED.
+
+        Raises:
+            TrackingError: something could not be written within ``timeout_s``, or was refused.
+        """
+        if self._closed:
             return
-        metrics = {"hypervolume": hypervolume(records, resource, supernet_cost)}
-        for budget in {r.budget for r in finished}:
-            best = best_of([r for r in finished if r.budget == budget])
-            if best is not None and best.accuracy is not None:
-                metrics[f"best_accuracy_b{budget:g}"] = best.accuracy
-        self._log_sweep_metrics(metrics, step=len(finished))
-        title = f"{self._sweep_id}: accuracy against {resource}"
-        members = [r.to_json() | {"on_front": True} for r in front(records, resource)]
-        artifacts = {
-            "front.json": json.dumps(_as_table(members), indent=1),
-            "front.html": front_html(records, resource, title),
-        }
-        write_artifacts(self._writer.client, self._writer.sweep_run_id, artifacts)
-        cost = {"pas.supernet_cost": str(supernet_cost)}
-        log_batches(self._writer.client, self._writer.sweep_run_id, [], {}, cost)
-
-    def _log_sweep_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
-        now = _now_ms()
-        logged = [Metric(name, value, now, step) for name, value in metrics.items()]
-        log_batches(self._writer.client, self._writer.sweep_run_id, logged, {}, {})
-
-    def _find_or_create_run(self, client: Any, experiment_id: str) -> str:
-        """Return the sweep's run, RUNNING; of one sweep there is only ever one."""
-        found = paged(
-            client.search_runs,
-            experiment_ids=[experiment_id],
-            filter_string=(
-                f"tags.`pas.sweep_id` = '{self._sweep_id}' and tags.`pas.kind` = 'sweep'"
-            ),
-            max_results=1000,
-        )
-        tags = self._tags | {
-            "pas.kind": "sweep",
-            "pas.sweep_id": self._sweep_id,
-            "pas.name": self._name,
-            "pas.resource": self._resource,
-        }
-        if found:
-            run = found[0]
-            client.update_run(run.info.run_id, status="RUNNING")
-        else:
-            run = client.create_run(experiment_id, tags=tags, run_name=self._sweep_id)
-        missing = {k: v for k, v in self._params.items() if k not in run.data.params}
-        log_batches(client, run.info.run_id, [], missing, tags)
-        write_artifacts(client, run.info.run_id, self._artifacts)
-        return str(run.info.run_id)
+        self._closed = True
+        left = self._queue.close(status, timeout_s)
+        if left is not None:
+            raise TrackingError(
+                f"the tracking store {mask_uri(self._uri)} did not take everything within "
+                f"{timeout_s:g} s ({left} trials still queued; "
+                f"{self._queue.last_error or 'it is slow'}); run the same sweep again to write "
+                "the rest"
+            )
+        refused = self._queue.refused
+        if refused:
+            more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+            raise TrackingError(f"the tracking store refused a write: {refused[0]}{more}")
 
 
-def _find_or_create_experiment(client: Any, name: str, uri: str) -> str:
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return str(client.create_experiment(name, artifact_location=artifact_location(uri)))
-    if experiment.lifecycle_stage != "active":
-        raise TrackingError(
-            f"MLflow experiment {name!r} has been deleted; restore it or rename the sweep"
-        )
-    return str(experiment.experiment_id)
-
-
-def _as_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return rows in the layout that the MLflow UI shows as a table."""
-    columns = [c for c in (rows[0] if rows else {}) if c not in ("widths", "hyperparameters")]
-    return {"columns": columns, "data": [[row[c] for c in columns] for row in rows]}
+def _try_some_times(action: Callable[[], T], uri: str) -> T:
+    """At the start: ride out a short outage, or another process creating the same database."""
+    for attempt in range(_START_TRIES):
+        try:
+            return action()
+        except Exception as error:
+            last = attempt == _START_TRIES - 1
+            if last or not (isinstance(error, TrackingError) or is_temporary(error)):
+                if isinstance(error, TrackingError):
+                    raise
+                raise TrackingError(
+                    f"tracking store {mask_uri(uri)} cannot be used: {describe(error, uri)}"
+                ) from error
+            time.sleep(BACKOFF_S[attempt])
+    raise AssertionError("unreachable")
 
 
 def _now_ms() -> int:
-    return int(time.time() * 1000)
+    return time.time_ns() // 1_000_000

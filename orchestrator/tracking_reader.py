@@ -13,27 +13,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import UserError
 from orchestrator.pareto import mark_front
 from orchestrator.records import TrialRecord
+from orchestrator.tracking_requests import paged
 from orchestrator.tracking_server import (
     TrackingError,
     check_server,
     describe,
     open_client,
-    paged,
     sqlite_path,
 )
+
+__all__ = [
+    "SweepInfo",
+    "TrackingError",
+    "UnknownSweepError",
+    "check_server",
+    "child_runs",
+    "find_sweep",
+    "list_sweeps",
+    "load_records",
+    "run_status",
+]
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED")
 _INTEGERS = ("macs", "num_params")
 _FLOATS = ("macs_ratio", "latency_ms", "accuracy", "test_accuracy")
 
 
-class UnknownSweepError(LookupError):
+class UnknownSweepError(UserError):
     """No sweep of that id or name in the tracking store."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +59,7 @@ class SweepInfo:
         status: RUNNING, FINISHED, FAILED or KILLED.
         start_time_ms: when it first started, milliseconds since 1970.
         supernet_cost: cost of the supernet in ``resource``, once a front was written.
+        supernet_accuracy, supernet_test_accuracy: in [0, 1], once it has been trained.
     """
 
     sweep_id: str
@@ -59,6 +70,8 @@ class SweepInfo:
     status: str
     start_time_ms: int
     supernet_cost: float | None = None
+    supernet_accuracy: float | None = None
+    supernet_test_accuracy: float | None = None
 
 
 def list_sweeps(uri: str) -> list[SweepInfo]:
@@ -72,12 +85,11 @@ def list_sweeps(uri: str) -> list[SweepInfo]:
     check_server(uri)
     client = open_client(uri)
     try:
-        experiments = paged(client.search_experiments, max_results=1000)
+        experiments = paged(client.search_experiments)
         runs = paged(
             client.search_runs,
             experiment_ids=[experiment.experiment_id for experiment in experiments],
             filter_string="tags.`pas.kind` = 'sweep'",
-            max_results=1000,
         )
     except Exception as error:
         raise TrackingError(f"cannot read the tracking store: {describe(error, uri)}") from error
@@ -134,7 +146,6 @@ def child_runs(client: Any, experiment_id: str, sweep_run_id: str) -> dict[str, 
         client.search_runs,
         experiment_ids=[experiment_id],
         filter_string=f"tags.`mlflow.parentRunId` = '{sweep_run_id}'",
-        max_results=1000,
         order_by=["attributes.start_time ASC"],
     )
     chosen: dict[str, Any] = {}
@@ -172,6 +183,8 @@ def _sweep_info(run: Any) -> SweepInfo:
         status=run.info.status,
         start_time_ms=run.info.start_time,
         supernet_cost=float(cost) if cost else None,
+        supernet_accuracy=run.data.metrics.get("supernet_accuracy"),
+        supernet_test_accuracy=run.data.metrics.get("supernet_test_accuracy"),
     )
 
 

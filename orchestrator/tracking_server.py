@@ -6,12 +6,16 @@ defaults only: a variable that is already set stays.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
+
+from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,6 +30,7 @@ _DEFAULTS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)
@@ -43,7 +48,7 @@ _PERMANENT = {
 }
 
 
-class TrackingError(RuntimeError):
+class TrackingError(UserError):
     """The tracking store cannot be reached, or did not take what was written to it."""
 
 
@@ -91,6 +96,19 @@ def open_client(uri: str) -> MlflowClient:
         raise TrackingError(f"cannot open the tracking store: {describe(error, uri)}") from error
 
 
+def use_write_ahead_log(uri: str) -> None:
+    """Let readers of a sqlite store never block its writer, and commit with one sync, not several.
+
+    The mode is kept in the database. Where it cannot be had, the store works as before.
+    See https://www.sqlite.org/wal.html.
+    """
+    database = sqlite_path(uri)
+    if database is None:
+        return
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(database)) as store:
+        store.execute("PRAGMA journal_mode=WAL")
+
+
 def check_server(uri: str, timeout_s: float = 5.0) -> None:
     """Return if the tracking server behind an ``http(s)://`` URI answers; other URIs pass.
 
@@ -132,15 +150,3 @@ def describe(error: BaseException, uri: str = "") -> str:
     if uri:
         text = text.replace(uri, mask_uri(uri))
     return mask_uri(text)[:300]
-
-
-def paged(search: Any, **query: Any) -> list[Any]:
-    """Return all results of a paged MLflow search such as ``client.search_runs``."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = search(**query, page_token=token)
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found

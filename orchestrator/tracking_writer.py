@@ -4,27 +4,21 @@ Every write may be repeated after a failure or a crash and leaves the same state
 again by tag, parameters and final metrics are compared with what is there, epochs that are there
 are left out, and MLflow itself drops a metric equal in key, step, value and time.
 
-Tags of a trial's run: ``pas.kind`` (trial), ``pas.sweep_id``, ``pas.trial_id``, ``pas.budget``,
-``pas.strength``, ``pas.number``, ``pas.hyperparameters`` (JSON), ``pas.status`` (ours; MLflow has
-no PRUNED), ``pas.error``, ``pas.widths`` (JSON, or ``widths.json``: see the artifact).
+What a run holds of a record is in :mod:`orchestrator.tracking_format`.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from orchestrator.records import TrialRecord
+from orchestrator.tracking_format import trial_files, trial_params, trial_results, trial_tags
 from orchestrator.tracking_reader import child_runs, run_status
-from orchestrator.tracking_server import paged
+from orchestrator.tracking_requests import log_batches, paged, write_artifacts
 
-_RESULTS = ("accuracy", "test_accuracy", "macs", "macs_ratio", "num_params", "latency_ms")
 _MLFLOW_STATUS = {"PRUNED": "FINISHED"}  # the others have the same name
-_MAX_METRICS, _MAX_OTHERS, _MAX_TAG = 1000, 90, 7900
 
 
 @dataclass(slots=True)
@@ -58,7 +52,7 @@ class TrialWrites:
 
 @dataclass(slots=True)
 class _Run:
-    """A trial's run as known here; ``steps`` is None until read from the store."""
+    """A trial's run as known here: MLflow's status; ``steps`` is None until read from the store."""
 
     run_id: str
     status: str
@@ -102,22 +96,23 @@ class SweepWriter:
         """Bring a trial's run to the state of ``writes.record``, creating it if need be."""
         record = writes.record
         run = self._find_or_create(writes)
-        if run.status != record.status and record.status == "RUNNING":
-            self.client.update_run(run.run_id, status="RUNNING")
-        artifacts = dict(writes.artifacts)
-        if record.widths is not None:
-            artifacts["widths.json"] = json.dumps(dict(record.widths), indent=1)
-        write_artifacts(self.client, run.run_id, artifacts)
+        status = _MLFLOW_STATUS.get(record.status, record.status)
+        if run.status != status and status == "RUNNING":
+            self.client.update_run(run.run_id, status=status)
         metrics = self._new_metrics(run, writes)
-        params = {k: v for k, v in self._params(record).items() if k not in run.params}
-        tags = {k: v for k, v in self._tags(record).items() if run.tags.get(k) != v}
+        params = {
+            k: v for k, v in trial_params(record, self.resource).items() if k not in run.params
+        }
+        tags = {k: v for k, v in trial_tags(record, self.sweep_id).items() if run.tags.get(k) != v}
+        if run.status != status or metrics or tags:  # else all this was written before
+            write_artifacts(self.client, run.run_id, writes.artifacts | trial_files(record))
         if record.error is None and "pas.error" in run.tags:
             self.client.delete_tag(run.run_id, "pas.error")
             del run.tags["pas.error"]
         log_batches(self.client, run.run_id, metrics, params, tags)
-        if record.status not in (run.status, "RUNNING"):
-            self._terminate(run.run_id, record.status, writes.changed_ms)
-        _remember(run, record, metrics, params, tags)
+        if status not in (run.status, "RUNNING"):
+            self._terminate(run.run_id, status, writes.changed_ms)
+        _remember(run, status, metrics, params, tags)
 
     def close_children(self) -> None:
         """End every run of the sweep still RUNNING: by its own status if written, else KILLED."""
@@ -128,7 +123,6 @@ class SweepWriter:
                 f"tags.`mlflow.parentRunId` = '{self.sweep_run_id}' "
                 "and attributes.status = 'RUNNING'"
             ),
-            max_results=1000,
         )
         for run in running:
             status = run_status(run)
@@ -136,10 +130,6 @@ class SweepWriter:
                 status = "KILLED"
                 self.client.set_tag(run.info.run_id, "pas.status", status)
             self._terminate(run.info.run_id, status)
-
-    def close_sweep(self, status: str) -> None:
-        """End the sweep's run."""
-        self.client.set_terminated(self.sweep_run_id, status)
 
     def _terminate(self, run_id: str, status: str, end_ms: int | None = None) -> None:
         self.client.set_terminated(run_id, _MLFLOW_STATUS.get(status, status), end_ms)
@@ -161,7 +151,7 @@ class SweepWriter:
 
     def _create(self, writes: TrialWrites) -> _Run:
         record = writes.record
-        tags = self._tags(record) | {"pas.status": "RUNNING"}
+        tags = trial_tags(record, self.sweep_id) | {"pas.status": "RUNNING"}
         self._unsure.add(record.trial_id)  # an answer may get lost on its way back
         created = self.client.create_run(
             self.experiment_id,
@@ -185,7 +175,7 @@ class SweepWriter:
         """
         from mlflow.entities import Metric
 
-        results = _results(writes.record)
+        results = trial_results(writes.record)
         latest = run.latest | {name: value for name, value, _, _ in writes.epochs}
         results = {k: v for k, v in results.items() if not _same(latest.get(k), v)}
         if not writes.epochs and not results:
@@ -208,84 +198,12 @@ class SweepWriter:
             for name in run.latest
         }
 
-    def _params(self, record: TrialRecord) -> dict[str, str]:
-        fixed = {
-            "budget": repr(record.budget),
-            "strength": repr(record.strength),
-            "number": str(record.number),
-            "resource": self.resource,
-        }
-        return fixed | {name: str(value) for name, value in record.hyperparameters.items()}
-
-    def _tags(self, record: TrialRecord) -> dict[str, str]:
-        tags = {
-            "pas.kind": "trial",
-            "pas.sweep_id": self.sweep_id,
-            "pas.trial_id": record.trial_id,
-            "pas.budget": repr(record.budget),
-            "pas.strength": repr(record.strength),
-            "pas.number": str(record.number),
-            "pas.status": record.status,
-        }
-        if record.hyperparameters:
-            tags["pas.hyperparameters"] = json.dumps(dict(record.hyperparameters))
-        if record.error is not None:
-            tags["pas.error"] = record.error[:_MAX_TAG]
-        if record.widths is not None:
-            text = json.dumps(dict(record.widths), separators=(",", ":"))
-            tags["pas.widths"] = text if len(text) <= _MAX_TAG else "widths.json"
-        return tags
-
-
-def log_batches(
-    client: Any,
-    run_id: str,
-    metrics: Sequence[Any],
-    params: Mapping[str, str],
-    tags: Mapping[str, str],
-) -> None:
-    """Log all in as few requests as MLflow allows; the tags last, for they say it is complete."""
-    from mlflow.entities import Param, RunTag
-
-    param_list = [Param(name, value[:_MAX_TAG]) for name, value in params.items()]
-    tag_list = [RunTag(name, value[:_MAX_TAG]) for name, value in tags.items()]
-    if len(metrics) + len(param_list) + len(tag_list) <= _MAX_METRICS and (
-        max(len(param_list), len(tag_list)) <= _MAX_OTHERS
-    ):
-        if metrics or param_list or tag_list:
-            client.log_batch(run_id, metrics, param_list, tag_list)
-        return
-    for part in _chunks(param_list, _MAX_OTHERS):
-        client.log_batch(run_id, params=part)
-    for part in _chunks(metrics, _MAX_METRICS):
-        client.log_batch(run_id, metrics=part)
-    for part in _chunks(tag_list, _MAX_OTHERS):
-        client.log_batch(run_id, tags=part)
-
-
-def write_artifacts(client: Any, run_id: str, texts: Mapping[str, str]) -> None:
-    """Write texts as files at the run's artifact root, over those there."""
-    if not texts:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name, text in texts.items():
-            path = Path(folder) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        client.log_artifacts(run_id, folder)
-
 
 def _known(run: Any) -> _Run:
     data = run.data
-    status = run_status(run) if run.info.status != "RUNNING" else "RUNNING"
-    return _Run(run.info.run_id, status, dict(data.tags), dict(data.params), dict(data.metrics))
-
-
-def _results(record: TrialRecord) -> dict[str, float]:
-    if record.status == "RUNNING":
-        return {}
-    values = {name: getattr(record, name) for name in _RESULTS}
-    return {name: float(value) for name, value in values.items() if value is not None}
+    return _Run(
+        run.info.run_id, run.info.status, dict(data.tags), dict(data.params), dict(data.metrics)
+    )
 
 
 def _same(old: float | None, new: float) -> bool:
@@ -294,21 +212,17 @@ def _same(old: float | None, new: float) -> bool:
 
 def _remember(
     run: _Run,
-    record: TrialRecord,
+    status: str,
     metrics: Iterable[Any],
     params: Mapping[str, str],
     tags: Mapping[str, str],
 ) -> None:
-    run.status = record.status
+    run.status = status
     run.params |= params
     run.tags |= tags
     for metric in metrics:
         run.latest[metric.key] = metric.value
         if run.steps is not None:
             run.steps.setdefault(metric.key, set()).add(metric.step)
-    if record.status != "RUNNING":
+    if status != "RUNNING":
         run.steps = None  # read again should it ever be needed: thousands of trials add up
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -17,7 +17,7 @@ from pas_trainer.loop import EpochReport, derive_seed, evaluate
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.search import TrialResult, run_search
 from pas_trainer.slicing import slice_channels
-from pas_trainer.supernet import SupernetResult, load_supernet, train_supernet
+from pas_trainer.supernet import SupernetResult, load_supernet, read_supernet_result, train_supernet
 
 __all__ = [
     "ClassificationData",
@@ -45,6 +45,7 @@ __all__ = [
     "load_supernet",
     "open_sources",
     "project_onto_budget",
+    "read_supernet_result",
     "reparameterize",
     "run_search",
     "slice_channels",

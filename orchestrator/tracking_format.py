@@ -1,0 +1,62 @@
+"""What a trial's run holds of its record; :mod:`orchestrator.tracking_reader` reads it back.
+
+Tags of a trial's run: ``pas.kind`` (trial), ``pas.sweep_id``, ``pas.trial_id``, ``pas.budget``,
+``pas.strength``, ``pas.number``, ``pas.hyperparameters`` (JSON), ``pas.status`` (ours; MLflow has
+no PRUNED), ``pas.error``, ``pas.widths`` (JSON, or ``widths.json``: see the artifact).
+"""
+
+from __future__ import annotations
+
+import json
+
+from orchestrator.records import TrialRecord
+from orchestrator.tracking_requests import MAX_TAG_CHARS
+
+_RESULTS = ("accuracy", "test_accuracy", "macs", "macs_ratio", "num_params", "latency_ms")
+
+
+def trial_params(record: TrialRecord, resource: str) -> dict[str, str]:
+    """Return what was set before the trial started: never changes."""
+    fixed = {
+        "budget": repr(record.budget),
+        "strength": repr(record.strength),
+        "number": str(record.number),
+        "resource": resource,
+    }
+    return fixed | {name: str(value) for name, value in record.hyperparameters.items()}
+
+
+def trial_tags(record: TrialRecord, sweep_id: str) -> dict[str, str]:
+    """Return what the run is found and read back by."""
+    tags = {
+        "pas.kind": "trial",
+        "pas.sweep_id": sweep_id,
+        "pas.trial_id": record.trial_id,
+        "pas.budget": repr(record.budget),
+        "pas.strength": repr(record.strength),
+        "pas.number": str(record.number),
+        "pas.status": record.status,
+    }
+    if record.hyperparameters:
+        tags["pas.hyperparameters"] = json.dumps(dict(record.hyperparameters))
+    if record.error is not None:
+        tags["pas.error"] = record.error[:MAX_TAG_CHARS]
+    if record.widths is not None:
+        text = json.dumps(dict(record.widths), separators=(",", ":"))
+        tags["pas.widths"] = text if len(text) <= MAX_TAG_CHARS else "widths.json"
+    return tags
+
+
+def trial_results(record: TrialRecord) -> dict[str, float]:
+    """Return the final metrics of an ended trial, those it has."""
+    if record.status == "RUNNING":
+        return {}
+    values = {name: getattr(record, name) for name in _RESULTS}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def trial_files(record: TrialRecord) -> dict[str, str]:
+    """Return file name -> text."""
+    if record.widths is None:
+        return {}
+    return {"widths.json": json.dumps(dict(record.widths), indent=1)}

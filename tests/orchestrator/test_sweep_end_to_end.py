@@ -1,0 +1,253 @@
+"""Sweeps on real Ray, Optuna and MLflow: results, resumption, promotion, the UI."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import requests
+from mlflow import MlflowClient
+
+pytestmark = pytest.mark.slow
+
+
+def runs_of(pas):
+    client = MlflowClient(f"sqlite:///{pas.home / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "tiny"]
+    runs = client.search_runs([experiment.experiment_id])
+    trials = [r for r in runs if "pas.trial_id" in r.data.tags]
+    (sweep,) = [r for r in runs if r not in trials]
+    return client, sweep, trials
+
+
+def optuna_trials(pas):
+    storage = f"sqlite:///{pas.home / 'optuna.db'}"
+    names = optuna.get_all_study_names(storage)
+    studies = [optuna.load_study(study_name=n, storage=storage) for n in names]
+    return [trial for study in studies for trial in study.trials]
+
+
+def weights_of(pas) -> dict[str, str]:
+    return {
+        path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in pas.home.glob("sweeps/*/trials/*/weights.safetensors")
+    }
+
+
+def test_every_trial_is_recorded_once_and_within_its_budget(finished):
+    client, sweep, trials = runs_of(finished)
+    assert len(trials) == 4
+    assert sweep.info.status == "FINISHED"
+    assert {t.info.status for t in trials} == {"FINISHED"}
+    assert {t.data.tags["mlflow.parentRunId"] for t in trials} == {sweep.info.run_id}
+    for trial in trials:
+        metrics, budget = trial.data.metrics, float(trial.data.params["budget"])
+        assert 0.97 * budget <= metrics["macs_ratio"] <= budget
+        assert metrics["accuracy"] > 0.5
+        names = {a.path for a in client.list_artifacts(trial.info.run_id)}
+        assert {"architecture.json", "widths.json"} <= names
+        history = client.get_metric_history(trial.info.run_id, "epoch_accuracy")
+        assert [m.step for m in history] == list(range(1, 16))
+    names = {a.path for a in client.list_artifacts(sweep.info.run_id)}
+    assert {"front.json", "front.html", "sweep.yaml"} <= names
+    assert 0 < sweep.data.metrics["hypervolume"] < 1
+    assert [t.state.name for t in optuna_trials(finished)] == ["COMPLETE"] * 4
+
+
+def test_nothing_is_left_behind(finished):
+    (folder,) = finished.home.glob("sweeps/*")
+    assert not (folder / "ray").exists()
+    assert not list(finished.home.rglob("checkpoint.pt"))
+    assert not list(finished.home.rglob("*.tmp"))
+
+
+def test_running_it_again_runs_nothing(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.home.glob("sweeps/*/trials/*/*")}
+    begun = time.monotonic()
+    document = finished.json("sweep", str(finished.file))
+    assert len(document["trials"]) == 4
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert time.monotonic() - begun < 60
+    _, _, trials = runs_of(finished)
+    assert len(trials) == 4
+
+
+def test_a_sweep_killed_half_way_ends_as_if_undisturbed(finished, pas):
+    driver = subprocess.Popen(
+        pas.command("sweep", str(pas.file)),
+        env=pas.environment,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while not list(pas.home.glob("sweeps/*/trials/*/result.json")):
+        assert time.monotonic() < deadline
+        assert driver.poll() is None
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    ended = {p: p.stat().st_mtime_ns for p in pas.home.glob("sweeps/*/trials/*/result.json")}
+    assert 1 <= len(ended) < 4
+    done = pas("sweep", str(pas.file))
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in ended} == ended
+    _, sweep, trials = runs_of(pas)
+    assert sorted(t.data.tags["pas.trial_id"] for t in trials) == [
+        "b0.25-s10-0",
+        "b0.25-s10-1",
+        "b0.5-s10-0",
+        "b0.5-s10-1",
+    ]
+    assert {r.info.status for r in [sweep, *trials]} == {"FINISHED"}
+    assert [t.state.name for t in optuna_trials(pas)] == ["COMPLETE"] * 4
+    assert weights_of(pas) == weights_of(finished)
+
+
+def test_an_interrupted_sweep_says_so_and_leaves_no_run_running(pas):
+    driver = subprocess.Popen(
+        pas.command("sweep", str(pas.file)),
+        env=pas.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stderr is not None
+    for line in driver.stderr:
+        if "finetune" in line:
+            break
+    driver.send_signal(signal.SIGINT)
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "goes on from here" in errors
+    assert "Traceback" not in errors
+    _, sweep, trials = runs_of(pas)
+    assert sweep.info.status == "KILLED"
+    assert "RUNNING" not in {t.info.status for t in trials}
+
+
+def test_two_drivers_exclude_each_other(pas):
+    first = subprocess.Popen(
+        pas.command("sweep", str(pas.file)),
+        env=pas.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stderr is not None
+    next(line for line in first.stderr if "supernet: epoch" in line)
+    second = pas("sweep", str(pas.file))
+    first.kill()
+    first.wait()
+    assert second.returncode == 2
+    assert "is being run by another process" in second.stderr
+
+
+def test_tables_agree_with_the_records(finished):
+    compared = finished.json("compare", "tiny")
+    front = finished.json("pareto", "tiny")["trials"]
+    trials = compared["trials"]
+    assert len(trials) == 4
+    assert compared["supernet_accuracy"] > 0.5
+    for trial in trials:
+        beaten = any(
+            other["macs"] <= trial["macs"]
+            and other["accuracy"] >= trial["accuracy"]
+            and (other["macs"], other["accuracy"]) != (trial["macs"], trial["accuracy"])
+            for other in trials
+        )
+        assert trial["on_front"] == (not beaten)
+    assert [t["trial_id"] for t in front] == [t["trial_id"] for t in trials if t["on_front"]]
+    status = finished.json("status", "tiny")
+    assert status["status"] == "FINISHED"
+    assert finished.json("status")[0]["sweep_id"] == status["sweep_id"]
+    shown = finished("compare", "tiny").stdout
+    assert f"{max(t['accuracy'] for t in trials):.4f}" in shown
+
+
+def test_the_best_within_a_budget_is_promoted_and_loads_in_plain_mlflow(finished):
+    promoted = finished.json("promote", "tiny", "--budget", "0.5", "--model", "m")
+    trials = finished.json("pareto", "tiny")["trials"]
+    best = max((t for t in trials if t["macs_ratio"] <= 0.5), key=lambda t: t["accuracy"])
+    assert promoted["trial"]["trial_id"] == best["trial_id"]
+    client = MlflowClient(f"sqlite:///{finished.home / 'mlflow.db'}")
+    version = client.get_model_version_by_alias("m", "champion")
+    assert version.run_id == best["run_id"]
+    assert float(version.tags["pas.accuracy"]) == best["accuracy"]
+    code = (
+        "import mlflow, numpy as np, sys\n"
+        "sys.modules['search_space'] = sys.modules['deploy'] = None\n"
+        f"mlflow.set_tracking_uri('sqlite:///{finished.home / 'mlflow.db'}')\n"
+        "m = mlflow.pyfunc.load_model('models:/m@champion')\n"
+        "print(m.predict(np.zeros((3, 1, 8, 8), np.float32)).shape)\n"
+    )
+    done = subprocess.run(
+        [finished.command()[0], "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().endswith("(3, 10)"), done.stderr
+    again = finished.json("promote", "tiny", "--budget", "0.5", "--model", "m")
+    assert again["version"] == promoted["version"]
+    refused = finished("promote", "tiny", "--budget", "0.01", "--model", "m")
+    assert refused.returncode == 2
+    assert "no front member is that cheap" in refused.stderr
+
+
+def test_one_trial_runs_without_ray_or_a_server(pas):
+    record = pas.json("search", str(pas.file), "--budget", "0.3", "--strength", "5")
+    assert record["status"] == "FINISHED"
+    assert 0.97 * 0.3 <= record["macs_ratio"] <= 0.3
+    assert (Path(record["folder"]) / "weights.safetensors").exists()
+    assert not (pas.home / "mlflow.db").exists()
+    again = pas.json("search", str(pas.file), "--budget", "0.3", "--strength", "5")
+    assert again["accuracy"] == record["accuracy"]
+
+
+def test_the_ui_is_served_on_loopback_only(finished):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        finished.command("ui", "--port", str(port)),
+        env=finished.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        url = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
+        assert url is not None
+        assert requests.get(f"{url[0]}/health", timeout=5).ok
+        listening = subprocess.run(
+            ["cat", "/proc/net/tcp"], capture_output=True, text=True, check=True
+        ).stdout
+        assert f"0100007F:{port:04X}" in listening
+        assert f"00000000:{port:04X}" not in listening
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 130
+
+
+def test_predictions_survive_the_journey(finished):
+    """Reported test accuracy equals what the stored package classifies."""
+    from deploy import DeployedClassifier, load_package
+    from pas_trainer import DataConfig, open_sources
+
+    test = open_sources(DataConfig(name="digits", validation=0.25)).test
+    images = np.stack([np.asarray(i, np.float32).transpose(2, 0, 1) for i in test.images]) / 255
+    import torch
+
+    for trial in finished.json("compare", "tiny")["trials"]:
+        folder = finished.home / "sweeps" / trial["sweep_id"] / "trials" / trial["trial_id"]
+        network = DeployedClassifier(*load_package(folder)).eval()
+        with torch.no_grad():
+            predicted = network(torch.from_numpy(images)).argmax(dim=1)
+        accuracy = (predicted == torch.tensor(test.labels)).double().mean().item()
+        assert accuracy == pytest.approx(trial["test_accuracy"], abs=1e-9)

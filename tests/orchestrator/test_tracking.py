@@ -1,0 +1,433 @@
+"""Sweeps in real MLflow stores: resumed, killed, cut off from the server, read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import requests
+
+from orchestrator import tracking_requests
+from orchestrator.records import TrialRecord
+from orchestrator.tracking import SweepTracker, TrackingError
+from orchestrator.tracking_reader import UnknownSweepError, find_sweep, list_sweeps, load_records
+from orchestrator.tracking_server import check_server, mask_uri, open_client
+
+SWEEP = "digits-1a2b3c"
+WIDTHS = {"stage1.0": 5, "stage2.0": 17}
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A migrated sqlite store, made once: its migrations take seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def uri(empty_database, tmp_path):
+    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def tracker(uri, sweep_id=SWEEP, name="digits", **changes):
+    options = {
+        "uri": uri,
+        "sweep_id": sweep_id,
+        "name": name,
+        "experiment": "digits",
+        "params": {"resource": "macs", "seed": 0},
+        "tags": {"pas.task": "classification"},
+        "artifacts": {"sweep.yaml": "name: digits\n"},
+    }
+    return SweepTracker(**(options | changes)).start()
+
+
+def running(number, budget=0.5, strength=10.0, learning_rate=0.1):
+    return TrialRecord(
+        trial_id=f"b{budget:g}-s{strength:g}-{number}",
+        sweep_id=SWEEP,
+        status="RUNNING",
+        budget=budget,
+        strength=strength,
+        number=number,
+        hyperparameters={"learning_rate": learning_rate / (number + 3)},
+    )
+
+
+def ended(record, status="FINISHED", **fields):
+    results = {
+        "macs": 11_810_000_001 + record.number,
+        "macs_ratio": 0.4987654321,
+        "num_params": 1234,
+        "latency_ms": 0.1 + record.number,
+        "accuracy": 0.9 + 0.001 * record.number,
+        "test_accuracy": 0.88,
+        "widths": WIDTHS,
+    }
+    if status == "FAILED":
+        results = {"error": "out of memory"}
+    return dataclasses.replace(record, status=status, **(results | fields))
+
+
+def run_trial(sweep, record, epochs=3):
+    sweep.trial_started(record)
+    for epoch in range(epochs):
+        sweep.log_epoch(record.trial_id, {"loss": 1.0 / (epoch + 1), "accuracy": 0.5}, epoch)
+    done = ended(record)
+    sweep.trial_finished(done, {"architecture.json": "{}"})
+    return done
+
+
+def all_runs(uri):
+    """Children as (tags, run), with the trial id, straight from MLflow."""
+    client = open_client(uri)
+    parent = find_sweep(uri, SWEEP)
+    runs = client.search_runs([parent.experiment_id], max_results=5000)
+    return client, [run for run in runs if run.data.tags.get("pas.kind") == "trial"]
+
+
+def assert_clean(uri, trials):
+    """One run per trial, no epoch twice, none RUNNING."""
+    client, runs = all_runs(uri)
+    assert sorted(run.data.tags["pas.trial_id"] for run in runs) == sorted(trials)
+    for run in runs:
+        assert run.info.status != "RUNNING"
+        for key in run.data.metrics:
+            history = client.get_metric_history(run.info.run_id, key)
+            assert max(Counter(metric.step for metric in history).values()) == 1, key
+    return client, {run.data.tags["pas.trial_id"]: run for run in runs}
+
+
+def wait_for(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.05)
+
+
+def test_records_come_back_as_they_went_in(uri):
+    sweep = tracker(uri)
+    done = [run_trial(sweep, running(n)) for n in range(3)]
+    pruned = ended(running(3), "PRUNED", accuracy=0.2, widths=None)
+    failed = ended(running(4, strength=1.0), "FAILED")
+    for record in (pruned, failed):
+        sweep.trial_started(dataclasses.replace(running(record.number), trial_id=record.trial_id))
+        sweep.trial_finished(record, {})
+    sweep.update_front([*done, pruned, failed], "macs", 23_000_000_000)
+    sweep.close("FINISHED")
+    sweep.close("FINISHED")
+
+    loaded = load_records(uri, SWEEP)
+    written = [failed, *done, pruned]  # by budget, strength, number
+    plain = [dataclasses.replace(r, run_id=None, on_front=False) for r in loaded]
+    assert plain == written
+    assert [r.number for r in loaded if r.on_front] == [0, 1, 2]
+    assert all(r.run_id == sweep.run_ids[r.trial_id] for r in loaded)
+
+    client, runs = assert_clean(uri, [r.trial_id for r in written])
+    assert runs[failed.trial_id].info.status == "FAILED"
+    assert runs[failed.trial_id].data.tags["pas.error"] == "out of memory"
+    assert runs[pruned.trial_id].info.status == "FINISHED"
+    first = runs[done[0].trial_id]
+    assert first.info.run_name == "b0.5 s10 #0"
+    assert first.data.metrics["accuracy"] == done[0].accuracy
+    assert {f.path for f in client.list_artifacts(first.info.run_id)} == {
+        "architecture.json",
+        "widths.json",
+    }
+
+
+def test_sweep_run_holds_front_and_description(uri, tmp_path):
+    sweep = tracker(uri)
+    done = [run_trial(sweep, running(n)) for n in range(2)]
+    sweep.log_supernet(0.97, None)
+    for count in (1, 2):
+        sweep.update_front(done[:count], "macs", 23_000_000_000)
+    sweep.close("FINISHED")
+    client, info = open_client(uri), find_sweep(uri, "digits")
+    assert (info.status, info.resource, info.supernet_cost) == ("FINISHED", "macs", 23e9)
+    run = client.get_run(info.run_id)
+    assert run.data.metrics["supernet_accuracy"] == 0.97
+    assert run.data.metrics["best_accuracy/b0.5"] == done[1].accuracy
+    assert 0.4 < run.data.metrics["hypervolume"] < 0.5
+    assert [m.step for m in client.get_metric_history(info.run_id, "hypervolume")] == [2]
+    files = Path(client.download_artifacts(info.run_id, "", str(tmp_path)))
+    assert {"front.json", "front.html", "sweep.yaml"} <= {f.name for f in files.iterdir()}
+    table = json.loads((files / "front.json").read_text())
+    assert [row[0] for row in table["data"]] == ["b0.5-s10-0", "b0.5-s10-1"]
+
+
+def test_a_trial_in_progress_is_seen_running(uri):
+    sweep = tracker(uri)
+    sweep.trial_started(running(0))
+    sweep.log_epoch("b0.5-s10-0", {"loss": 1.0}, 0)
+    wait_for(lambda: load_records(uri, SWEEP))
+    assert load_records(uri, SWEEP)[0].status == "RUNNING"
+    with pytest.raises(ValueError, match="trial_started"):
+        sweep.log_epoch("unknown", {"loss": 1.0}, 0)
+    sweep.close("KILLED")
+    assert load_records(uri, SWEEP)[0].status == "KILLED"
+    assert find_sweep(uri, SWEEP).status == "KILLED"
+    assert_clean(uri, ["b0.5-s10-0"])
+
+
+KILLED_DRIVER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_tracking import tracker, run_trial, running
+sweep = tracker(sys.argv[1])
+run_trial(sweep, running(0))
+for number in (1, 2):
+    sweep.trial_started(running(number))
+    for epoch in range(2):
+        sweep.log_epoch(running(number).trial_id, {"loss": 0.5, "accuracy": 0.4}, epoch)
+import time
+time.sleep(600)
+"""
+
+
+def test_a_killed_driver_is_followed_truthfully(uri):
+    driver = subprocess.Popen(
+        [sys.executable, "-c", KILLED_DRIVER, uri, str(Path(__file__).parent)]
+    )
+    try:
+        wait_for(lambda: list_sweeps(uri), 40)
+        wait_for(lambda: sum("loss" in run.data.metrics for run in all_runs(uri)[1]) == 3)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+
+    sweep = tracker(uri, params={"resource": "macs", "seed": 0, "cpus_per_trial": 2})
+    before = sweep.run_ids
+    sweep.trial_finished(ended(running(0)), {"architecture.json": "{}"})  # as after a crash
+    done = run_trial(sweep, running(1))  # from the start: epochs 0 and 1 are there already
+    sweep.close("FINISHED")
+    client, runs = assert_clean(uri, [running(n).trial_id for n in range(3)])
+    assert {key: run.info.run_id for key, run in runs.items()} == before
+    history = client.get_metric_history(runs[done.trial_id].info.run_id, "loss")
+    assert sorted((m.step, m.value) for m in history) == [(0, 0.5), (1, 0.5), (2, 1 / 3)]
+    assert [r.status for r in load_records(uri, SWEEP)] == ["FINISHED", "FINISHED", "KILLED"]
+    assert len(list_sweeps(uri)) == 1
+
+
+def test_finished_trials_written_again_change_nothing(uri):
+    first = tracker(uri)
+    done = [run_trial(first, running(n)) for n in range(3)]
+    done.append(ended(running(3), accuracy=float("nan")))
+    first.trial_finished(done[3], {})
+    first.trial_finished(done[0], {})
+    first.update_front(done, "macs", 23_000_000_000)
+    first.close("FINISHED")
+    before = all_runs(uri)[1]
+    second = tracker(uri)
+    for record in done:
+        second.trial_finished(record, {"architecture.json": "{}"})
+    second.update_front(done, "macs", 23_000_000_000)
+    second.close("FINISHED")
+    assert_clean(uri, [record.trial_id for record in done])
+    after = all_runs(uri)[1]
+    assert [(r.info.end_time, r.data.tags) for r in before] == [
+        (r.info.end_time, r.data.tags) for r in after
+    ]
+    client, run_id = open_client(uri), find_sweep(uri, SWEEP).run_id
+    assert len(client.get_metric_history(run_id, "hypervolume")) == 1
+
+
+def test_another_try_with_other_hyperparameters_replaces_the_run(uri):
+    first = tracker(uri)
+    first.trial_started(running(0))
+    first.log_epoch("b0.5-s10-0", {"loss": 9.0}, 7)
+    first.close("KILLED")
+    second = tracker(uri)
+    done = run_trial(second, running(0, learning_rate=0.7))
+    second.close("FINISHED")
+    client, runs = assert_clean(uri, [done.trial_id])
+    run = runs[done.trial_id]
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 3
+    assert load_records(uri, SWEEP)[0].hyperparameters == done.hyperparameters
+
+
+def test_changed_settings_do_not_break_a_resume(uri):
+    tracker(uri, params={"cpus_per_trial": 1, "resource": "num_params"}).close("KILLED")
+    tracker(uri, params={"cpus_per_trial": 4, "resource": "num_params"}).close("FINISHED")
+    info = find_sweep(uri, SWEEP)
+    run = open_client(uri).get_run(info.run_id)
+    assert run.data.params["cpus_per_trial"] == "1"
+    assert run.data.tags["pas.param.cpus_per_trial"] == "4"
+    assert info.resource == "num_params"
+
+
+def test_a_failed_trial_that_is_retried_loses_its_error(uri):
+    sweep = tracker(uri)
+    sweep.trial_started(running(0))
+    sweep.trial_finished(ended(running(0), "FAILED"), {})
+    wait_for(lambda: [r.status for r in load_records(uri, SWEEP)] == ["FAILED"])
+    done = run_trial(sweep, running(0))
+    sweep.close("FINISHED")
+    _, runs = assert_clean(uri, [done.trial_id])
+    assert load_records(uri, SWEEP)[0].error is None
+    assert runs[done.trial_id].info.status == "FINISHED"
+
+
+def test_more_metrics_and_widths_than_one_request_holds(uri):
+    sweep = tracker(uri)
+    record = running(0)
+    sweep.trial_started(record)
+    for step in range(700):
+        sweep.log_epoch(record.trial_id, {"loss": float(step), "lr": 0.1}, step)
+    widths = {f"a_rather_long_name_of_a_group.{i}": i for i in range(400)}
+    sweep.trial_finished(ended(record, widths=widths), {})
+    sweep.close("FINISHED")
+    client, runs = assert_clean(uri, [record.trial_id])
+    run_id = runs[record.trial_id].info.run_id
+    assert len(client.get_metric_history(run_id, "loss")) == 700
+    assert load_records(uri, SWEEP)[0].widths == widths
+
+
+def test_more_trials_than_one_page(uri, monkeypatch):
+    monkeypatch.setattr(tracking_requests, "PAGE_SIZE", 7)
+    sweep = tracker(uri)
+    for number in range(30):
+        record = running(number)
+        sweep.trial_started(record)
+        if number % 2:
+            sweep.trial_finished(ended(record, widths=None), {})
+    sweep.close("KILLED")
+    assert Counter(r.status for r in load_records(uri, SWEEP)) == {"FINISHED": 15, "KILLED": 15}
+    again = tracker(uri)
+    assert again.run_ids == sweep.run_ids
+    again.close("FINISHED")
+
+
+def test_one_refused_write_is_told_at_the_end_and_stops_nothing(uri):
+    sweep = tracker(uri)
+    sweep.trial_started(running(0))
+    sweep.log_epoch("b0.5-s10-0", {"not a name!": 1.0}, 0)
+    run_trial(sweep, running(1))
+    with pytest.raises(TrackingError, match="refused a write"):
+        sweep.close("FINISHED")
+    assert [r.status for r in load_records(uri, SWEEP)] == ["KILLED", "FINISHED"]
+
+
+def test_finding_sweeps(uri):
+    assert list_sweeps(uri) == []
+    with pytest.raises(UnknownSweepError, match="no sweep has been run"):
+        find_sweep(uri, "digits")
+    for sweep_id in ("digits-a", "digits-b"):
+        tracker(uri, sweep_id=sweep_id).close("FINISHED")
+        time.sleep(0.01)
+    assert find_sweep(uri, "digits").sweep_id == "digits-b"
+    assert find_sweep(uri, "digits-a").sweep_id == "digits-a"
+    with pytest.raises(UnknownSweepError, match="did you mean digits"):
+        find_sweep(uri, "digit")
+
+
+def test_looking_creates_no_database(tmp_path):
+    assert list_sweeps(f"sqlite:///{tmp_path}/none.db") == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_quotes_in_an_id_are_refused(uri):
+    with pytest.raises(ValueError, match="quotes"):
+        tracker(uri, sweep_id="a' or '1")
+
+
+def test_a_server_that_is_not_there():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(TrackingError, match=r"http://\*\*\*@.* cannot be reached") as caught:
+            check_server(f"http://user:secret@{address}", timeout_s=2)
+        held.listen()  # takes connections, answers nothing
+        with pytest.raises(TrackingError, match="did not answer within"):
+            check_server(f"http://{address}", timeout_s=0.3)
+    assert "secret" not in str(caught.value)
+    assert mask_uri("postgresql://u:p@h/db") == "postgresql://***@h/db"
+    check_server("sqlite:///nowhere.db")
+
+
+def start_server(folder, port):
+    command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers=1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "files")]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = (folder / "server.log").open("a")
+    server = subprocess.Popen(
+        [sys.executable, *command],
+        env=os.environ | quiet,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+    def healthy():
+        assert server.poll() is None, (folder / "server.log").read_text()
+        try:
+            return requests.get(f"http://127.0.0.1:{port}/health", timeout=1).ok
+        except requests.RequestException:
+            return False
+
+    try:
+        wait_for(healthy, 60)
+    except BaseException:
+        os.killpg(server.pid, signal.SIGKILL)
+        raise
+    return server
+
+
+def kill_server(server):
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_loses_nothing(uri, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    http = f"http://127.0.0.1:{port}"
+    server = start_server(tmp_path, port)
+    try:
+        sweep = tracker(http)
+        done = [run_trial(sweep, running(0))]
+        sweep.trial_started(running(1))
+        wait_for(lambda: len(load_records(http, SWEEP)) == 2)
+        kill_server(server)
+        begin = time.monotonic()
+        for epoch in range(3):
+            sweep.log_epoch(running(1).trial_id, {"loss": 0.5}, epoch)
+        done += [ended(running(1))]
+        sweep.trial_finished(done[1], {"architecture.json": "{}"})
+        done += [run_trial(sweep, running(n)) for n in (2, 3)]
+        sweep.update_front(done, "macs", 23_000_000_000)
+        assert time.monotonic() - begin < 0.5  # training does not wait
+        time.sleep(1.5)
+        server = start_server(tmp_path, port)
+        sweep.close("FINISHED")
+        _, runs = assert_clean(http, [record.trial_id for record in done])
+        assert runs[done[1].trial_id].data.metrics["loss"] == 0.5
+        assert {r.status for r in load_records(http, SWEEP)} == {"FINISHED"}
+        files = {f.path for f in open_client(http).list_artifacts(sweep.run_id)}
+        assert {"front.html", "front.json", "sweep.yaml"} <= files
+
+        lost = tracker(http)
+        lost.trial_started(running(9))
+        kill_server(server)
+        begin = time.monotonic()
+        with pytest.raises(TrackingError, match="did not take everything within 2 s"):
+            lost.close("FINISHED", timeout_s=2)
+        assert time.monotonic() - begin < 4
+    finally:
+        if server.poll() is None:
+            kill_server(server)
