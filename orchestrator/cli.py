@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,8 @@ def sweep(
         _print(summary, as_json, [_plan_table(summary)])
         return
     err.print(_plan_table(summary))
-    outcome = run_sweep(plan, home, err, address=address)
+    with _resumable():
+        outcome = run_sweep(plan, home, err, address=address)
     records = outcome.records
     _print(
         {
@@ -91,7 +93,7 @@ def sweep(
     )
     lost = [r for r in records if r.status == "FAILED"]
     if lost:
-        err.print(f"{len(lost)} of {len(records)} trials failed; see 'pas status {config.name}'")
+        err.print(f"{len(lost)} of {len(records)} trials failed; see: pas status {config.name}")
         raise typer.Exit(FAILED)
 
 
@@ -109,7 +111,8 @@ def search(
     from orchestrator.tables import trial_table
 
     sets = [f"budget.limits=[{budget}]", f"strengths=[{strength}]", *(overrides or [])]
-    record, folder = search_one(load_sweep(file, sets), Home.from_environment(), err)
+    with _resumable():
+        record, folder = search_one(load_sweep(file, sets), Home.from_environment(), err)
     document = {**record.to_json(), "folder": str(folder)}
     _print(document, as_json, [trial_table([record], f"files in {folder}")])
     if record.status != "FINISHED":
@@ -241,12 +244,19 @@ def main() -> None:
         _fail(f"sweep stopped: {error}. What has finished is kept; the same command goes on")
     except UserError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        err.print("interrupted; the same command goes on from here")
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(DONE)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Tell an interrupted person that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("interrupted; the same command goes on from here")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _fail(sentence: str) -> None:

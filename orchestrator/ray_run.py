@@ -12,7 +12,6 @@ from typing import Any
 
 # Read by Ray when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -167,7 +166,9 @@ def run_trials(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        tuner.fit()
+        # Stdout is for results; Tune prints its own tables there.
+        with Path(os.devnull).open("w") as sink, contextlib.redirect_stdout(sink):
+            tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
