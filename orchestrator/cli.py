@@ -64,16 +64,16 @@ def sweep(
     from orchestrator.loading import load_sweep
     from orchestrator.preflight import describe
     from orchestrator.run import prepare, run_sweep
-    from orchestrator.tables import compare_table, front_table
+    from orchestrator.tables import compare_table, front_table, plan_table
 
     home = Home.from_environment()
     config = load_sweep(file, overrides or [], smoke=smoke)
     plan = prepare(config, home, address=address)
     summary = describe(plan)
     if dry_run:
-        _print(summary, as_json, [_plan_table(summary)])
+        _print(summary, as_json, [plan_table(summary)])
         return
-    err.print(_plan_table(summary))
+    err.print(plan_table(summary))
     with _resumable():
         outcome = run_sweep(plan, home, err, address=address)
     records = outcome.records
@@ -128,17 +128,18 @@ def status(
     as_json: Json = False,
 ) -> None:
     """List the sweeps, or the trials of one."""
+    from orchestrator.lookup import load_sweep_records, store_of
     from orchestrator.tables import trial_table
     from orchestrator.tracking_reader import list_sweeps
 
     if sweep is None:
-        sweeps = list_sweeps(_uri(tracking_uri, None))
+        sweeps = list_sweeps(store_of(tracking_uri, None))
         table = Table("sweep", "status", title="sweeps", title_justify="left")
         for info in sweeps:
             table.add_row(info.sweep_id, info.status)
         _print([{"sweep_id": i.sweep_id, "status": i.status} for i in sweeps], as_json, [table])
         return
-    info, records = _load(sweep, tracking_uri)
+    info, records = load_sweep_records(sweep, tracking_uri)
     document = {"sweep_id": info.sweep_id, "status": info.status, "trials": _plain(records)}
     _print(document, as_json, [trial_table(records, f"{info.sweep_id}: {info.status}")])
 
@@ -146,9 +147,10 @@ def status(
 @app.command()
 def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
     """Show the best trial of each cell: budgets x strengths."""
+    from orchestrator.lookup import load_sweep_records
     from orchestrator.tables import compare_table
 
-    info, records = _load(sweep, tracking_uri)
+    info, records = load_sweep_records(sweep, tracking_uri)
     document = {
         "sweep_id": info.sweep_id,
         "resource": info.resource,
@@ -164,9 +166,10 @@ def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = 
 @app.command()
 def pareto(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
     """Show the front: trials that no other beats in both accuracy and cost."""
+    from orchestrator.lookup import load_sweep_records
     from orchestrator.tables import front_table
 
-    info, records = _load(sweep, tracking_uri)
+    info, records = load_sweep_records(sweep, tracking_uri)
     front = [r for r in records if r.on_front]
     document = {"sweep_id": info.sweep_id, "resource": info.resource, "trials": _plain(front)}
     _print(document, as_json, [front_table(records, f"Pareto front of {info.sweep_id}")])
@@ -182,10 +185,11 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Register the most accurate front member within a budget and move the alias to it."""
+    from orchestrator.lookup import load_sweep_records, store_of
     from orchestrator.promotion import GateRefusedError
     from orchestrator.promotion import promote as promote_best
 
-    _, records = _load(sweep, tracking_uri)
+    _, records = load_sweep_records(sweep, tracking_uri)
     try:
         record, promoted = promote_best(
             Home.from_environment(),
@@ -193,7 +197,7 @@ def promote(
             limit=budget,
             model_name=model,
             alias=alias,
-            tracking_uri=_uri(tracking_uri, sweep),
+            tracking_uri=store_of(tracking_uri, sweep),
         )
     except GateRefusedError as error:
         err.print(f"not promoted: {error}", style="red", highlight=False)
@@ -264,44 +268,8 @@ def _fail(sentence: str) -> None:
     sys.exit(BAD_INPUT)
 
 
-def _load(sweep: str, tracking_uri: str | None) -> tuple[Any, list[TrialRecord]]:
-    from orchestrator.tracking_reader import UnknownSweepError, find_sweep, load_records
-    from orchestrator.tracking_server import TrackingError
-
-    uri = _uri(tracking_uri, sweep)
-    try:
-        info = find_sweep(uri, sweep)
-        return info, load_records(uri, info.sweep_id)
-    except (UnknownSweepError, TrackingError) as error:
-        raise UserError(str(error)) from None
-
-
-def _uri(tracking_uri: str | None, sweep: str | None) -> str:
-    """Where to read from: as told, else as the sweep was started here, else the home's store."""
-    from orchestrator.tracking_server import TrackingError, check_server
-
-    home = Home.from_environment()
-    known = home.tracking_uri_of(sweep) if sweep else None
-    uri = tracking_uri or known or home.mlflow_uri
-    if uri == home.mlflow_uri and not (home.root / "mlflow.db").exists():
-        raise UserError(f"no sweep has run in home folder {home.root}; set PAS_HOME to its home")
-    try:
-        check_server(uri)
-    except TrackingError as error:
-        raise UserError(str(error)) from None
-    return uri
-
-
 def _plain(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     return [r.to_json() for r in records]
-
-
-def _plan_table(summary: dict[str, Any]) -> Table:
-    table = Table("plan", "", show_header=False, box=None)
-    for key, value in summary.items():
-        parts = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else value
-        table.add_row(key, ", ".join(parts) if isinstance(parts, list) else str(parts))
-    return table
 
 
 def _print(document: Any, as_json: bool, shown: Sequence[Any]) -> None:

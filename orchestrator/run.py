@@ -100,7 +100,8 @@ def _run_on_ray(
     board: ProgressBoard,
     address: str | None,
 ) -> None:
-    from orchestrator.ray_run import ray_session, run_trials, train_supernet_on_cluster
+    from orchestrator.ray_cluster import ray_session, train_supernet_on_cluster
+    from orchestrator.ray_trials import run_trials
 
     config = plan.config
     with ray_session(address, config.resources):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -86,6 +87,15 @@ def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
             "" if r.macs_ratio is None else f"{r.macs_ratio:.4f}",
             r.error or chosen,
         )
+    return table
+
+
+def plan_table(summary: dict[str, Any]) -> Table:
+    """Return the plan of a sweep, see :func:`orchestrator.preflight.describe`."""
+    table = Table("plan", "", show_header=False, box=None)
+    for key, value in summary.items():
+        parts = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else value
+        table.add_row(key, ", ".join(parts) if isinstance(parts, list) else str(parts))
     return table
 
 

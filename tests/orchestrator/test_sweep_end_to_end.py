@@ -251,3 +251,22 @@ def test_predictions_survive_the_journey(finished):
             predicted = network(torch.from_numpy(images)).argmax(dim=1)
         accuracy = (predicted == torch.tensor(test.labels)).double().mean().item()
         assert accuracy == pytest.approx(trial["test_accuracy"], abs=1e-9)
+
+
+def test_trials_that_fall_behind_in_their_cell_are_stopped_and_told_as_pruned(pas):
+    sets = [
+        *("--set", "budget.limits=[0.3]", "--set", "trials_per_cell=6"),
+        *("--set", "scheduler={name: asha, grace_epochs: 1, reduction_factor: 2}"),
+        *("--set", "hyperparameters.learning_rate={low: 0.0001, high: 0.1, log: true}"),
+    ]
+    done = pas("sweep", str(pas.file), *sets)
+    assert done.returncode == 0, done.stderr
+    _, _, trials = runs_of(pas)
+    ours = [t.data.tags["pas.status"] for t in trials]
+    assert set(ours) == {"FINISHED", "PRUNED"}
+    assert {t.info.status for t in trials} == {"FINISHED"}  # MLflow has no word for pruned
+    states = [t.state.name for t in optuna_trials(pas)]
+    assert states.count("PRUNED") == ours.count("PRUNED")
+    assert states.count("COMPLETE") == ours.count("FINISHED")
+    for trial in pas.json("compare", "tiny")["trials"]:
+        assert (trial["status"] == "PRUNED") == (trial["accuracy"] is None)

@@ -1,0 +1,119 @@
+"""Ray: the session, and the supernet's training as one actor on the cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Read by Ray when a session or a Tune run starts.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1")  # suggest late, with all that is known
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # our own records are what resumes
+
+import ray
+
+from orchestrator.config import ResourceConfig
+from orchestrator.errors import SweepStoppedError, UserError
+from orchestrator.worker import stopping_sentence, worker_threads
+from pas_trainer import DataError, DivergenceError, EpochReport, SupernetResult, SupernetTraining
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None, resources: ResourceConfig) -> Iterator[None]:
+    """Connect to a cluster, or start a local one; check that one trial fits into it.
+
+    Raises:
+        UserError: the cluster cannot be reached, or is too small for one trial.
+    """
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"cannot reach a Ray cluster at {address or 'local'}: {first}") from None
+    try:
+        there = ray.cluster_resources()
+        for kind, asked in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
+            if asked > there.get(kind, 0):
+                raise UserError(
+                    f"resources.{kind.lower()}s_per_trial is {asked:g}, but the cluster has only "
+                    f"{there.get(kind, 0):g} {kind}s"
+                )
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _SupernetActor:
+    """Trains the supernet in one thread and tells its progress from another."""
+
+    def __init__(self) -> None:
+        self._reports: list[EpochReport] = []
+
+    def train(self, config: SupernetTraining, folder: Path, num_threads: int) -> SupernetResult:
+        import torch
+
+        from pas_trainer import train_supernet
+
+        torch.set_num_threads(num_threads)
+        return train_supernet(config, folder, self._reports.append)
+
+    def reports(self) -> list[EpochReport]:
+        return list(self._reports)
+
+
+_RemoteSupernetActor = ray.remote(max_restarts=2, max_task_retries=2, max_concurrency=2)(
+    _SupernetActor
+)
+
+
+def train_supernet_on_cluster(
+    config: SupernetTraining,
+    folder: Path,
+    resources: ResourceConfig,
+    show: Callable[[EpochReport], None],
+) -> SupernetResult:
+    """Train the supernet as one actor on the cluster; ``show`` is called with each report.
+
+    Raises:
+        SweepStoppedError: the images or the recipe cannot be used; resumable.
+    """
+    num_cpus = max(resources.cpus_per_trial, min(8.0, ray.cluster_resources().get("CPU", 1.0)))
+    actor = _RemoteSupernetActor.options(
+        num_cpus=num_cpus, num_gpus=resources.gpus_per_trial
+    ).remote()
+    result = actor.train.remote(config, folder, worker_threads(num_cpus))
+    shown = 0
+    try:
+        while True:
+            ready, _ = ray.wait([result], timeout=0.3)
+            reports = ray.get(actor.reports.remote())
+            for report in reports[shown:]:
+                show(report)
+            shown = len(reports)
+            if ready:
+                trained: SupernetResult = ray.get(result)
+                return trained
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, DataError | DivergenceError | OSError):
+            raise SweepStoppedError(f"supernet: {stopping_sentence(cause)}") from None
+        raise
+    except ray.exceptions.RayActorError:
+        raise SweepStoppedError(
+            "the worker that trained the supernet died three times; see Ray's logs, "
+            "then run the same command to go on from its last epoch"
+        ) from None
+    finally:
+        ray.kill(actor)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cells import Cell, cells_of, trial_config
+from orchestrator.loading import load_sweep
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"
+
+
+def test_cells_are_all_pairs_budgets_outermost():
+    config = load_sweep(DIGITS, ["budget.limits=[0.5, 0.25]", "strengths=[1, 10]"])
+    assert cells_of(config) == [Cell(0.5, 1), Cell(0.5, 10), Cell(0.25, 1), Cell(0.25, 10)]
+
+
+def test_names_are_short_and_distinct():
+    cells = [Cell(0.5, 1.0), Cell(0.5, 10.0), Cell(1e9, 0.125), Cell(0.05, 1.0)]
+    assert [c.name for c in cells] == ["b0.5-s1", "b0.5-s10", "b1e+09-s0.125", "b0.05-s1"]
+    assert cells[0].trial_id(3) == "b0.5-s1-3"
+
+
+def test_hyperparameters_replace_the_recipe_and_nothing_else():
+    config = load_sweep(DIGITS)
+    made = trial_config(config, Cell(0.5, 10.0), 1, {"learning_rate": 0.123})
+    assert made.optimizer.learning_rate == 0.123
+    assert made.optimizer.momentum == config.optimizer.momentum
+    assert made.budget.limit == 0.5
+    assert made.strength == 10.0
+    assert made.data == config.data
+
+
+def test_each_trial_has_its_own_seed_always_the_same():
+    config = load_sweep(DIGITS)
+    seeds = [
+        trial_config(config, cell, number, {}).seed
+        for cell in cells_of(config)
+        for number in (0, 1)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert trial_config(config, Cell(0.5, 10.0), 1, {}).seed in seeds
+    other = load_sweep(DIGITS, ["seed=1"])
+    assert trial_config(other, Cell(0.5, 10.0), 1, {}).seed not in seeds
+
+
+def test_an_unknown_hyperparameter_cannot_slip_in():
+    with pytest.raises(TypeError):
+        trial_config(load_sweep(DIGITS), Cell(0.5, 1.0), 0, {"lr": 0.1})

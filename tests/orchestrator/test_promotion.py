@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.errors import UserError
+from orchestrator.pareto import mark_front
+from orchestrator.promotion import choose
+from orchestrator.records import TrialRecord
+
+
+def record(trial_id: str, macs: int, accuracy: float, status="FINISHED") -> TrialRecord:
+    return TrialRecord(
+        trial_id=trial_id,
+        sweep_id="s",
+        status=status,
+        budget=0.5,
+        strength=1.0,
+        number=0,
+        macs=macs,
+        num_params=macs // 10,
+        accuracy=accuracy,
+    )
+
+
+RECORDS = mark_front(
+    [
+        record("cheap", 100, 0.7),
+        record("beaten", 200, 0.6),
+        record("good", 300, 0.8),
+        record("best", 900, 0.9),
+        record("failed", 50, 0.99, status="FAILED"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("limit", "chosen"),
+    [(0.1, "cheap"), (0.29, "cheap"), (0.3, "good"), (300, "good"), (299, "cheap"), (1.0, "best")],
+)
+def test_the_most_accurate_front_member_within_the_limit_is_chosen(limit, chosen):
+    assert choose(RECORDS, "macs", limit, 1000).trial_id == chosen
+
+
+def test_of_equals_the_cheapest_is_chosen():
+    twins = mark_front([record("a", 300, 0.8), record("b", 300, 0.8), record("c", 100, 0.8)])
+    assert choose(twins, "macs", 0.5, 1000).trial_id == "c"
+
+
+def test_other_resources_count_too():
+    assert choose(mark_front(RECORDS, "num_params"), "num_params", 30, 1000).trial_id == "good"
+
+
+def test_a_limit_below_every_member_is_refused_with_what_there_is():
+    with pytest.raises(UserError, match=r"cheapest has 100 macs \(0\.1000"):
+        choose(RECORDS, "macs", 0.05, 1000)
+
+
+def test_without_finished_trials_nothing_is_chosen():
+    with pytest.raises(UserError, match="no trial of the sweep has finished"):
+        choose([], "macs", 0.5, 1000)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from orchestrator.cells import Cell
+from orchestrator.progress import ProgressBoard
+from orchestrator.records import TrialRecord
+from orchestrator.tables import best_of, compare_table, front_table, trial_table
+
+
+def record(number: int, status="FINISHED", **values) -> TrialRecord:
+    defaults = {
+        "macs": 500_000,
+        "macs_ratio": 0.5,
+        "num_params": 1234,
+        "accuracy": 0.9,
+        "test_accuracy": 0.88,
+    }
+    results = {**defaults, **values} if status == "FINISHED" else values
+    return TrialRecord(
+        trial_id=f"b0.5-s10-{number}",
+        sweep_id="s-1",
+        status=status,
+        budget=0.5,
+        strength=10.0,
+        number=number,
+        **results,
+    )
+
+
+def shown(item) -> str:
+    console = Console(file=io.StringIO(), width=140)
+    console.print(item)
+    return console.file.getvalue()
+
+
+def test_the_best_is_the_most_accurate_then_the_cheapest():
+    a, b = record(0, accuracy=0.9, macs=10), record(1, accuracy=0.9, macs=5)
+    assert best_of([a, b, record(2, accuracy=0.8), record(3, "FAILED")]) is b
+    assert best_of([record(0, "RUNNING")]) is None
+
+
+def test_cells_show_their_best_and_what_is_missing():
+    records = [record(0, accuracy=0.91, on_front=True), record(1, "FAILED", error="lost")]
+    text = shown(compare_table(records, "macs", "s-1", (0.95, 0.94)))
+    assert "0.9100 (0.8800) 0.500 ★ 1/2" in text
+    assert "supernet: 0.9500 (0.9400)" in text
+
+
+def test_only_the_front_is_in_its_table():
+    text = shown(front_table([record(0, on_front=True), record(1)], "front"))
+    assert "b0.5-s10-0" in text
+    assert "b0.5-s10-1" not in text
+    assert "500 k" in text
+
+
+def test_failures_show_their_sentence():
+    assert "the loss became nan" in shown(
+        trial_table([record(0, "FAILED", error="the loss became nan")], "trials")
+    )
+
+
+def test_the_board_shows_cells_trials_phase_and_accuracy():
+    console = Console(file=io.StringIO(), width=140, force_terminal=True)
+    board = ProgressBoard(console, "digits", [Cell(0.5, 10.0), Cell(0.25, 10.0)], 2)
+    board.trial_started(record(0, "RUNNING"))
+    progress = {
+        "phase": "search",
+        "epoch": 2,
+        "num_epochs": 5,
+        "accuracy": 0.625,
+        "macs_ratio": 0.7,
+    }
+    board.trial_progress("b0.5-s10-0", progress)
+    board.trial_ended(record(1, accuracy=0.75))
+    text = shown(board._render())
+    for part in ("1/4 trials", "search", "2/5", "0.6250", "0.700", "[▶■] 0.7500", "[··]"):
+        assert part in text
+
+
+def test_without_a_terminal_the_board_prints_lines():
+    console = Console(file=io.StringIO(), width=140)
+    with ProgressBoard(console, "digits", [Cell(0.5, 10.0)], 1) as board:
+        board.trial_started(record(0, "RUNNING"))
+        board.trial_ended(record(0, accuracy=0.75))
+    assert console.file.getvalue().splitlines() == [
+        "b0.5-s10-0: started",
+        "b0.5-s10-0: FINISHED accuracy 0.7500 at 0.5000 of the MACs",
+    ]
