@@ -28,6 +28,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.home import Home
 from orchestrator.loading import load_sweep
 from pas_trainer import (
+    OptimizerConfig,
     PretrainConfig,
     SupernetTraining,
     content_key,
@@ -119,7 +120,11 @@ def _training(
     return SupernetTraining(
         data=config.data,
         supernet=SupernetConfig(name=config.supernet.name, options={"width": width}),
-        optimizer=dataclasses.replace(config.optimizer, learning_rate=rate),
+        optimizer=dataclasses.replace(
+            config.optimizer,
+            learning_rate=rate,
+            gate_learning_rate=OptimizerConfig().gate_learning_rate,  # no gates: no effect
+        ),
         pretrain=PretrainConfig(epochs=epochs),
         seed=seed + 1,
         device=config.device,
