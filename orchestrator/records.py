@@ -24,7 +24,7 @@ class TrialRecord:
         hyperparameters: what Optuna chose.
         macs, num_params: cost of the compact network in deploy form (one image).
         macs_ratio: ``macs`` over the supernet's.
-        latency_ms: median of one image in deploy form on the worker's CPU or GPU, one thread.
+        latency_ms: median time of one image in deploy form, on one thread of the worker's CPU.
         accuracy: on the validation split, in [0, 1].
         test_accuracy: on the test split, in [0, 1].
         widths: open channels by channel group.

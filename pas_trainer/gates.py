@@ -40,8 +40,8 @@ class Gate(nn.Module):
         """Return which channels are open: bool of shape (size,), never all False."""
         scores = self.scores.detach()
         mask = scores > OPEN_ABOVE
-        if int(mask.sum()) < self.lowest:
-            mask[scores.argsort(descending=True, stable=True)[: self.lowest]] = True
+        # No branch on how many are open: that would make a GPU wait in every step.
+        mask[scores.argsort(descending=True, stable=True)[: self.lowest]] = True
         return mask
 
     def forward(self) -> Tensor:
