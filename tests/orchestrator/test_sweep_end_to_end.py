@@ -112,6 +112,49 @@ def test_a_sweep_killed_half_way_ends_as_if_undisturbed(finished, pas):
     assert weights_of(pas) == weights_of(finished)
 
 
+def trial_worker_of(driver: subprocess.Popen) -> int | None:
+    """Process id of a worker that trains a trial for this driver, its ancestor."""
+    parents, workers = {}, []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (process / "stat").read_text()
+            title = (process / "cmdline").read_bytes()
+        except OSError:
+            continue  # it has ended meanwhile
+        parents[int(process.name)] = int(stat.rpartition(")")[2].split()[1])
+        if title.startswith(b"ray::ImplicitFunc"):
+            workers.append(int(process.name))
+    for worker in workers:
+        ancestor = worker
+        while ancestor in parents and ancestor != driver.pid:
+            ancestor = parents[ancestor]
+        if ancestor == driver.pid:
+            return worker
+    return None
+
+
+def test_a_trial_whose_worker_dies_goes_on_in_another(finished, pas):
+    driver = subprocess.Popen(
+        pas.command("sweep", str(pas.file)),
+        env=pas.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stderr is not None
+    next(line for line in driver.stderr if "finetune 2/" in line)
+    worker = trial_worker_of(driver)
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    for _ in driver.stderr:
+        pass
+    assert driver.wait(timeout=240) == 0
+    _, _, trials = runs_of(pas)
+    assert len(trials) == 4
+    assert {t.info.status for t in trials} == {"FINISHED"}
+    assert weights_of(pas) == weights_of(finished)
+
+
 def test_an_interrupted_sweep_says_so_and_leaves_no_run_running(pas):
     driver = subprocess.Popen(
         pas.command("sweep", str(pas.file)),
