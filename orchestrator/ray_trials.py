@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ray.tune.search import Searcher
 from orchestrator.cells import TrialJob
 from orchestrator.config import ResourceConfig, SchedulerConfig
 from orchestrator.sweep import Sweep
-from orchestrator.worker import run_trial_job
+from orchestrator.worker import run_trial_job, stopping_sentence
 
 MAX_WORKER_DEATHS = 3
 """A trial whose workers died more often than this has failed."""
@@ -79,6 +80,15 @@ def _job(trial: Trial) -> TrialJob:
     return job
 
 
+@contextlib.contextmanager
+def _stop_if_storage_fails(sweep: Sweep) -> Iterator[None]:
+    """Let the sweep end in order when its records cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        sweep.stop_reason = sweep.stop_reason or stopping_sentence(error)
+
+
 class _Unpickled:
     """Tune pickles searchers and callbacks for a restore that we never use: pickle nothing."""
 
@@ -94,7 +104,9 @@ class _SweepSearcher(_Unpickled, Searcher):  # type: ignore[misc]
         self._sweep = sweep
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        job = self._sweep.next_job()
+        job = None
+        with _stop_if_storage_fails(self._sweep):
+            job = self._sweep.next_job()
         return Searcher.FINISHED if job is None else {"job": job}
 
     def on_trial_complete(
@@ -131,14 +143,16 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
     ) -> None:
-        self._sweep.trial_done(_job(trial).trial_id)
+        with _stop_if_storage_fails(self._sweep):
+            self._sweep.trial_done(_job(trial).trial_id)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
     ) -> None:
-        self._sweep.trial_lost(
-            _job(trial).trial_id, f"its workers died {MAX_WORKER_DEATHS + 1} times"
-        )
+        with _stop_if_storage_fails(self._sweep):
+            self._sweep.trial_lost(
+                _job(trial).trial_id, f"its workers died {MAX_WORKER_DEATHS + 1} times"
+            )
 
 
 class _StopWhenTold(_Unpickled, tune.Stopper):  # type: ignore[misc]

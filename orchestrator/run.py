@@ -20,6 +20,7 @@ from orchestrator.records import TrialRecord
 from orchestrator.sweep import Sweep, build_studies
 from orchestrator.tracking import SweepStatus, SweepTracker, TrackingError
 from orchestrator.tracking_server import check_server
+from orchestrator.worker import stopping_sentence
 from pas_trainer import read_supernet_result
 
 
@@ -78,7 +79,7 @@ def run_sweep(
         )
         title = f"{config.sweep_id} on {config.data.name}, {config.supernet.name}"
         board = ProgressBoard(console, title, cells_of(config), config.trials_per_cell)
-        with _tracking(plan, home) as tracker, board:
+        with _storage_errors_told(), _tracking(plan, home) as tracker, board:
             sweep = Sweep(plan, home, build_studies(plan, home), tracker, board)
             sweep.catch_up()
             if sweep.has_work():
@@ -159,6 +160,14 @@ def _tracker(plan: Plan, home: Home) -> SweepTracker:
         tags={},
         artifacts={"sweep.yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)},
     )
+
+
+@contextmanager
+def _storage_errors_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SweepStoppedError(stopping_sentence(error)) from error
 
 
 @contextmanager

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.cells import Cell
 from pas_trainer import derive_seed
@@ -20,6 +23,19 @@ STATES = {
     "FAILED": TrialState.FAIL,
 }
 """Our status of an ended trial, in Optuna's words."""
+
+
+class StudyStorageError(OSError):
+    """The storage of the studies cannot be read or written (a full disk, a lost database)."""
+
+
+@contextmanager
+def _storage() -> Iterator[None]:
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise StudyStorageError(f"the Optuna storage failed: {reason}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,9 @@ class CellStudies:
         defaults: what the sweep file itself says; each cell's first trial, where within range.
         trials_per_cell: how many trials each cell gets in all.
         seed: suggestions depend on it, the cell, the trial's index and what is known by then.
+
+    Raises:
+        StudyStorageError: from every method that needs the storage, if that fails.
     """
 
     def __init__(
@@ -60,16 +79,17 @@ class CellStudies:
         self._distributions = {name: to_distribution(r) for name, r in ranges.items()}
         self._defaults = {n: defaults[n] for n, r in ranges.items() if r.contains(defaults[n])}
         self._trials_per_cell, self._seed = trials_per_cell, seed
-        storage = optuna.storages.RDBStorage(url)
-        self._studies = {
-            cell: optuna.create_study(
-                storage=storage,
-                study_name=f"{sweep_id}/{cell.name}",
-                direction="maximize",
-                load_if_exists=True,
-            )
-            for cell in cells
-        }
+        with _storage():
+            storage = optuna.storages.RDBStorage(url)
+            self._studies = {
+                cell: optuna.create_study(
+                    storage=storage,
+                    study_name=f"{sweep_id}/{cell.name}",
+                    direction="maximize",
+                    load_if_exists=True,
+                )
+                for cell in cells
+            }
         self._asked = dict.fromkeys(cells, 0)
         for suggestion in self.every():
             self._asked[suggestion.cell] += 1
@@ -97,19 +117,21 @@ class CellStudies:
         # A sampler of its own for each index: a resumed sweep does not repeat suggestions.
         seed = derive_seed(self._seed, cell.budget, cell.strength, number) % 2**32
         study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        if number == 0 and self._defaults:
-            study.enqueue_trial(self._defaults, skip_if_exists=True)
-        trial = study.ask(self._distributions)
+        with _storage():
+            if number == 0 and self._defaults:
+                study.enqueue_trial(self._defaults, skip_if_exists=True)
+            trial = study.ask(self._distributions)
         self._asked[cell] += 1
         return Suggestion(cell, trial.number, trial.params)
 
     def tell(self, cell: Cell, number: int, status: str, accuracy: float | None) -> None:
         """Record an outcome (a key of :data:`STATES`) once; later calls change nothing."""
         study = self._studies[cell]
-        if study.get_trials(deepcopy=False)[number].state.is_finished():
-            return
-        value = accuracy if status == "FINISHED" else None
-        study.tell(number, value, state=STATES[status])
+        with _storage():
+            if study.get_trials(deepcopy=False)[number].state.is_finished():
+                return
+            value = accuracy if status == "FINISHED" else None
+            study.tell(number, value, state=STATES[status])
 
 
 def to_distribution(given: FloatRange) -> BaseDistribution:

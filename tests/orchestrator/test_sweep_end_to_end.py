@@ -313,3 +313,20 @@ def test_trials_that_fall_behind_in_their_cell_are_stopped_and_told_as_pruned(pa
     assert states.count("COMPLETE") == ours.count("FINISHED")
     for trial in pas.json("compare", "tiny")["trials"]:
         assert (trial["status"] == "PRUNED") == (trial["accuracy"] is None)
+
+
+def test_a_trial_that_cannot_write_stops_the_sweep_resumably(pas):
+    sweep_id = pas.json("sweep", str(pas.file), "--dry-run")["sweep_id"]
+    in_the_way = pas.home / "sweeps" / sweep_id / "trials" / "b0.5-s10-0"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("not a folder")
+    stopped = pas("sweep", str(pas.file))
+    assert stopped.returncode == 2
+    assert "sweep stopped" in stopped.stderr
+    assert "b0.5-s10-0" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    in_the_way.unlink()
+    assert len(pas.json("sweep", str(pas.file))["trials"]) == 4
+    _, _, trials = runs_of(pas)
+    assert {t.info.status for t in trials} == {"FINISHED"}
+    assert len(trials) == 4
