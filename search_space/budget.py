@@ -79,8 +79,9 @@ def check_feasible(graph: ChannelGraph, budget: Budget, rules: WidthRules) -> No
     floors = {g.name: rules.lowest(g.size) for g in graph.groups}
     least = graph.count(budget.resource, floors)
     if least > limit:
+        meant = f"absolute, as it is above 1: {limit}" if budget.limit > 1 else str(limit)
         raise ValueError(
-            f"limit {budget.limit:g} of {budget.resource} ({limit}) is below {least} "
+            f"limit {budget.limit:g} of {budget.resource} ({meant}) is below {least} "
             f"({least / full:.4f} of the supernet), the least that the floor of "
             f"{rules.floor:g} per layer allows; raise the limit or lower the floor"
         )
