@@ -121,11 +121,7 @@ def search(
 
 @app.command()
 def status(
-    sweep: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP]", help="Sweep id or name.")
-    ] = None,
-    tracking_uri: TrackingUri = None,
-    as_json: Json = False,
+    sweep: OptionalSweep = None, tracking_uri: TrackingUri = None, as_json: Json = False
 ) -> None:
     """List the sweeps, or the trials of one."""
     from orchestrator.lookup import load_sweep_records, store_of

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import FloatDistribution
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.cells import Cell
@@ -97,11 +97,30 @@ class CellStudies:
     def every(self) -> list[Suggestion]:
         """Return all trials handed out so far, whatever became of them."""
         return [
-            Suggestion(cell, trial.number, trial.params)
+            Suggestion(cell, trial.number, self._all_params(cell, trial))
             for cell, study in self._studies.items()
             for trial in study.get_trials()
             if trial.state != TrialState.WAITING
         ]
+
+    def _sampler(self, cell: Cell, number: int) -> optuna.samplers.BaseSampler:
+        """A sampler of its own for each index: a resumed sweep does not repeat suggestions."""
+        seed = derive_seed(self._seed, cell.budget, cell.strength, number) % 2**32
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+
+    def _all_params(self, cell: Cell, known: FrozenTrial) -> Mapping[str, float]:
+        """Return a trial's parameters; those a kill left undrawn are drawn now.
+
+        Optuna stores a new trial and each of its parameters one after the other.
+        """
+        if known.state.is_finished() or set(known.params) >= set(self._distributions):
+            return known.params
+        study = self._studies[cell]
+        study.sampler = self._sampler(cell, known.number)
+        trial = optuna.trial.Trial(study, known._trial_id)
+        for name, range_ in self._distributions.items():
+            trial.suggest_float(name, range_.low, range_.high, log=range_.log)
+        return trial.params
 
     def has_next(self) -> bool:
         """Whether some cell has had fewer trials than it is due."""
@@ -114,13 +133,11 @@ class CellStudies:
         if number >= self._trials_per_cell:
             return None
         study = self._studies[cell]
-        # A sampler of its own for each index: a resumed sweep does not repeat suggestions.
-        seed = derive_seed(self._seed, cell.budget, cell.strength, number) % 2**32
-        study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        study.sampler = self._sampler(cell, number)
         with _storage():
             if number == 0 and self._defaults:
                 study.enqueue_trial(self._defaults, skip_if_exists=True)
-            trial = study.ask(self._distributions)
+            trial = study.ask({**self._distributions})
         self._asked[cell] += 1
         return Suggestion(cell, trial.number, trial.params)
 
@@ -134,6 +151,6 @@ class CellStudies:
             study.tell(number, value, state=STATES[status])
 
 
-def to_distribution(given: FloatRange) -> BaseDistribution:
+def to_distribution(given: FloatRange) -> FloatDistribution:
     """Return the Optuna distribution of a range."""
     return FloatDistribution(given.low, given.high, log=given.log)

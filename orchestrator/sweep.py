@@ -64,7 +64,8 @@ class Sweep:
             if record is None:
                 self._again.append(suggestion)
             else:
-                self._ended(job, record)
+                self._tell(job, record)
+        self._redraw_front()
 
     def has_work(self) -> bool:
         """Whether any trial is still to be run."""
@@ -127,6 +128,10 @@ class Sweep:
         return mark_front(ended, self._plan.config.budget.resource)
 
     def _ended(self, job: TrialJob, record: TrialRecord) -> None:
+        self._tell(job, record)
+        self._redraw_front()
+
+    def _tell(self, job: TrialJob, record: TrialRecord) -> None:
         self.records[job.trial_id] = record
         self._studies.tell(job.cell, job.number, record.status, record.accuracy)
         architecture = job.folder / "architecture.json"
@@ -134,10 +139,12 @@ class Sweep:
         if architecture.exists():
             artifacts["architecture.json"] = architecture.read_text()
         self._tracker.trial_finished(record, artifacts)
+        self._watcher.trial_ended(record)
+
+    def _redraw_front(self) -> None:
         resource = self._plan.config.budget.resource
         full = self._plan.supernet_macs if resource == "macs" else self._plan.supernet_params
         self._tracker.update_front(self.ended_records(), resource, full)
-        self._watcher.trial_ended(record)
 
     def _job(self, suggestion: Suggestion) -> TrialJob:
         config, cell = self._plan.config, suggestion.cell

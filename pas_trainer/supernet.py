@@ -23,7 +23,7 @@ from pas_trainer.loop import (
     pick_device,
 )
 from pas_trainer.optim import build_optimizer, cosine_factor
-from search_space import RepVGG, SupernetConfig, build_supernet
+from search_space import RepVGG, SupernetConfig, build_supernet, trace_channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,6 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 def deploy_cost(model: nn.Module, data: ClassificationData) -> tuple[int, int]:
     """Return MACs and parameters of ``model`` in deploy form, for one image."""
-    from search_space import trace_channels
-
     shape = (1, data.channels, data.image_size, data.image_size)
     graph = trace_channels(model, torch.empty(shape))
     return graph.count_macs(), graph.count_params()

@@ -100,3 +100,20 @@ def test_without_ranges_trials_differ_by_number_only(url):
     handed_out = drain(open_studies(url, ranges={}))
     assert len(handed_out) == 6
     assert all(s.hyperparameters == {} for s in handed_out)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_trial_killed_before_its_parameters_were_stored_gets_them_on_resume(
+    url, tmp_path, number
+):
+    whole = {(s.cell, s.number): s for s in drain(open_studies(url))}
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    studies = open_studies(other)
+    for _ in range(2 * number):
+        studies.next()
+    study = optuna.load_study(study_name=f"sweep-1/{CELLS[0].name}", storage=other)
+    if number == 0:
+        study.enqueue_trial({"learning_rate": 0.05})
+    study.ask()  # stored as RUNNING, and then the process dies
+    resumed = {(s.cell, s.number): s for s in open_studies(other).every()}
+    assert resumed[CELLS[0], number] == whole[CELLS[0], number]
