@@ -2,22 +2,21 @@
 
 Source: Ding et al., *RepVGG: Making VGG-style ConvNets Great Again*, CVPR 2021. A block is
 ``relu(bn(conv3x3(x)) + bn(conv1x1(x)) + bn(x))``; the last branch exists only where the block
-keeps the shape of its input. :mod:`pas_trainer.fuse` folds a block into one 3x3 convolution.
+keeps the shape of its input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
-import torch
 from torch import Tensor, nn
 
-DEPLOYED_KERNEL_AREA = 9
-"""Taps of the one convolution that a RepVGG block becomes, whatever its branches."""
+from search_space.reparam import ReparamBlock
 
 
-class RepVGGBlock(nn.Module):
+class RepVGGBlock(ReparamBlock):
     """A 3x3, a 1x1 and, where shapes allow, an identity branch, each batch-normed, then ReLU.
 
     Input (N, in_channels, H, W), output (N, out_channels, ceil(H / stride), ceil(W / stride)).
@@ -31,8 +30,10 @@ class RepVGGBlock(nn.Module):
             ``stride == 1``, else none. A sliced block keeps only the pairs with both ends open.
     """
 
-    identity_in: Tensor
-    identity_out: Tensor
+    conv3x3: nn.Conv2d
+    norm3x3: nn.BatchNorm2d
+    conv1x1: nn.Conv2d
+    norm1x1: nn.BatchNorm2d
 
     def __init__(
         self,
@@ -41,49 +42,15 @@ class RepVGGBlock(nn.Module):
         stride: int = 1,
         identity: Sequence[tuple[int, int]] | None = None,
     ) -> None:
-        super().__init__()
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
-        if identity is None:
-            keeps_shape = in_channels == out_channels and stride == 1
-            identity = [(c, c) for c in range(in_channels)] if keeps_shape else []
-        self.conv3x3 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.norm3x3 = nn.BatchNorm2d(out_channels)
-        self.conv1x1 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.norm1x1 = nn.BatchNorm2d(out_channels)
-        self.norm_identity = nn.BatchNorm2d(len(identity)) if identity else None
-        pairs = torch.tensor(identity, dtype=torch.long).reshape(-1, 2)
-        self.register_buffer("identity_in", pairs[:, 0], persistent=False)
-        self.register_buffer("identity_out", pairs[:, 1], persistent=False)
-        self._identity_is_full = [tuple(p) for p in identity] == [
-            (c, c) for c in range(out_channels)
-        ] and in_channels == out_channels
+        super().__init__(in_channels, out_channels, 3, stride, depthwise=False)
+        self._add_branch("3x3", 3)
+        self._add_branch("1x1", 1)
+        self._add_identity(identity)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the activated sum of the branches."""
-        # Striding before the 1x1 convolution is the same function as a strided 1x1 convolution,
-        # whose channels_last backward corrupts memory on CPUs below 8 input channels (torch 2.15).
-        x_strided = x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
-        y = self.norm3x3(self.conv3x3(x)) + self.norm1x1(self.conv1x1(x_strided))
-        if self.norm_identity is not None:
-            if self._identity_is_full:
-                y = y + self.norm_identity(x)
-            else:
-                shared = self.norm_identity(x.index_select(1, self.identity_in))
-                y = y.index_add(1, self.identity_out, shared.to(y.dtype))
-        return torch.relu(y)
-
-
-class PlainBlock(nn.Module):
-    """The deploy form of a block: one 3x3 convolution with bias, then ReLU. Shapes as there."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``relu(conv(x))``."""
-        return torch.relu(self.conv(x))
+    def _resized(
+        self, in_channels: int, out_channels: int, identity: Sequence[tuple[int, int]]
+    ) -> Self:
+        return type(self)(in_channels, out_channels, self.stride, identity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,53 +92,29 @@ class RepVGG(nn.Module):
     ``stages.<stage>.<block>``, and so are their channel groups.
 
     Args:
-        variant: layout (depths and strides count; ``widths`` gives the channels).
+        variant: layout of the network.
         num_classes: number of logits.
         in_channels: channels of the image.
-        open_channels: by block name, which of the variant's channels to keep, ascending; missing
-            names keep them all.
-        deploy: build :class:`PlainBlock` (inference) instead of :class:`RepVGGBlock`.
     """
 
-    def __init__(
-        self,
-        variant: RepVGGVariant,
-        num_classes: int,
-        in_channels: int = 3,
-        *,
-        open_channels: Mapping[str, Sequence[int]] | None = None,
-        deploy: bool = False,
-    ) -> None:
+    def __init__(self, variant: RepVGGVariant, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
-        open_channels = open_channels or {}
         stages: list[nn.Module] = []
-        full_in, read = in_channels, list(range(in_channels))
-        for i, (depth, width, stride) in enumerate(
-            zip(variant.depths, variant.widths, variant.strides, strict=True)
+        for depth, width, stride in zip(
+            variant.depths, variant.widths, variant.strides, strict=True
         ):
-            blocks: list[nn.Module] = []
-            for j in range(depth):
-                step = stride if j == 0 else 1
-                written = list(open_channels.get(f"stages.{i}.{j}", range(width)))
-                if deploy:
-                    blocks.append(PlainBlock(len(read), len(written), step))
-                else:
-                    pairs = _shared(read, written) if full_in == width and step == 1 else []
-                    blocks.append(RepVGGBlock(len(read), len(written), step, pairs))
-                full_in, read = width, written
+            blocks = [
+                RepVGGBlock(width if j else in_channels, width, 1 if j else stride)
+                for j in range(depth)
+            ]
             stages.append(nn.Sequential(*blocks))
+            in_channels = width
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.classifier = nn.Linear(len(read), num_classes)
+        self.classifier = nn.Linear(in_channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits of shape (N, num_classes)."""
         logits: Tensor = self.classifier(self.flatten(self.pool(self.stages(x))))
         return logits
-
-
-def _shared(read: Sequence[int], written: Sequence[int]) -> list[tuple[int, int]]:
-    """Positions (in ``read``, in ``written``) of the channels that are in both."""
-    position = {channel: k for k, channel in enumerate(written)}
-    return [(k, position[channel]) for k, channel in enumerate(read) if channel in position]

@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_space import REPVGG_VARIANTS, PlainBlock, RepVGG, RepVGGBlock
+from pas_trainer import reparameterize
+from search_space import REPVGG_VARIANTS, RepVGG, RepVGGBlock, slice_network, trace_channels
 
 
 def _randomised(block: RepVGGBlock) -> RepVGGBlock:
@@ -148,11 +151,17 @@ def test_channels_last_trains_with_few_channels(channels: int, stride: int) -> N
         torch.testing.assert_close(ours, contiguous, rtol=1e-3, atol=1e-2)
 
 
-def test_plain_block_is_a_convolution_and_relu() -> None:
-    block = PlainBlock(3, 5, 2)
-    x = torch.randn(2, 3, 7, 7)
-    expected = F.conv2d(x, block.conv.weight, block.conv.bias, 2, 1).relu()
-    torch.testing.assert_close(block(x), expected)
+def test_names_under_which_weights_are_stored() -> None:
+    shapes = {name: tuple(value.shape) for name, value in RepVGGBlock(4, 4).state_dict().items()}
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+    def norm_shapes(name: str) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.{key}": () if key.startswith("num") else (4,) for key in norm}
+
+    expected = {"conv3x3.weight": (4, 4, 3, 3), **norm_shapes("norm3x3")}
+    expected |= {"conv1x1.weight": (4, 4, 1, 1), **norm_shapes("norm1x1")}
+    expected |= norm_shapes("norm_identity")
+    assert list(shapes.items()) == list(expected.items())
 
 
 @pytest.mark.parametrize(
@@ -175,9 +184,16 @@ def test_variants_are_those_of_the_paper(
     assert (variant.strides, variant.image_size) == ((2, 2, 2, 2, 2), 224)
 
 
+def _sliced(model: RepVGG, open_channels: Mapping[str, list[int]]) -> nn.Module:
+    in_channels = model.stages[0][0].in_channels
+    graph = trace_channels(model, torch.empty(1, in_channels, 8, 8))
+    every = {group.name: list(range(group.size)) for group in graph.groups}
+    return slice_network(model, graph, {**every, **open_channels})
+
+
 def test_sliced_network_keeps_the_identity_of_channels_that_stay() -> None:
     variant = REPVGG_VARIANTS["repvgg_tiny"]
-    model = RepVGG(variant, 10, open_channels={"stages.1.0": [1, 4, 9], "stages.1.1": [0, 4, 9]})
+    model = _sliced(RepVGG(variant, 10), {"stages.1.0": [1, 4, 9], "stages.1.1": [0, 4, 9]})
     first, second = model.stages[1]
     assert (first.in_channels, first.out_channels) == (16, 3)
     assert first.norm_identity is None
@@ -197,6 +213,7 @@ def test_stages_of_one_width_get_no_identity_at_their_stride() -> None:
 @pytest.mark.parametrize("deploy", [False, True])
 def test_last_closed_channels_leave_the_classifier(deploy: bool) -> None:
     variant = REPVGG_VARIANTS["repvgg_tiny"]
-    model = RepVGG(variant, 7, 1, open_channels={"stages.2.1": [5]}, deploy=deploy)
+    model = _sliced(RepVGG(variant, 7, 1), {"stages.2.1": [5]})
+    model = reparameterize(model) if deploy else model
     assert model.classifier.in_features == 1
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 7)
