@@ -1,222 +1,193 @@
-"""From a network to its channel graph, by symbolic tracing (torch.fx) and shape propagation.
+"""From any torch.fx-traceable network to its channel graph.
 
-Reparameterizable blocks are leaves with a rule of their own: because all their branches fold into
-one kernel, input and output widths are free of each other. Everything else follows from the
-operations. An operation without a rule pins the channels that reach it and is reported.
+The network is recorded once in evaluation and once in training mode (auxiliary heads run only in
+training), with fake tensors, so that nothing is computed. Labels then follow the channels through
+the operations; what ties channels together, and what needs all of them, follows from the rules in
+:mod:`search_space.channel_rules`. At last a sliced copy is recorded and followed as well: a
+module whose own code counts on removed channels gets new code, or keeps them all.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from search_space.channel_graph import ChannelGraph, ChannelGroup, Layer, UnsupportedOp
-from search_space.repvgg import DEPLOYED_KERNEL_AREA, PlainBlock, RepVGGBlock
+from search_space.channel_graph import ChannelGraph, UnsupportedOp
+from search_space.draft import Draft, Walk, tensor_nodes
+from search_space.fakes import UntraceableError, default_device, fake_copy, leaves
+from search_space.graph_building import build_graph
+from search_space.own_code import RelayoutDraft, plan_relayout
+from search_space.scopes import Scope, find_scopes
+from search_space.tracer import record
+from search_space.verification import COUNTS_ON_WIDTHS, find_misplaced, modules_counting_on_widths
+from search_space.walk import name_of, walk
 
-_KEEPS_CHANNELS: tuple[type[nn.Module], ...] = (
-    nn.ReLU,
-    nn.Identity,
-    nn.Dropout,
-    nn.AvgPool2d,
-    nn.MaxPool2d,
-    nn.AdaptiveAvgPool2d,
-)
-_KEEPS_CHANNELS_FUNCTIONS = {torch.relu, nn.functional.relu}
-
-
-class _BlockTracer(fx.Tracer):
-    """Traces through containers and stops at layers and reparameterizable blocks."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, RepVGGBlock | PlainBlock):
-            return True
-        return super().is_leaf_module(m, module_qualified_name)
-
-
-@dataclass
-class _Draft:
-    """What is known so far; ``group_of`` maps a graph node to the group of its channels."""
-
-    group_of: dict[str, str | None] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    consumers: dict[str, list[str]] = field(default_factory=dict)
-    layers: list[Layer] = field(default_factory=list)
-    pinned: set[str] = field(default_factory=set)
-    unsupported: list[UnsupportedOp] = field(default_factory=list)
-    called: Counter[str] = field(default_factory=Counter)
+Example = Tensor | tuple[Any, ...]
 
 
 def trace_channels(
-    model: nn.Module, example_inputs: Tensor, *, pinned: Sequence[str] = ()
+    model: nn.Module,
+    example_inputs: Example,
+    *,
+    scope: str | Sequence[str] | None = None,
+    pinned: Sequence[str] = (),
 ) -> ChannelGraph:
     """Find the channel groups and costs of a network; the network is left untouched.
 
     Args:
-        model: a network of RepVGG blocks, pooling and linear layers.
-        example_inputs: one batch (N, C, H, W); only its shape counts, nothing is computed.
-        pinned: names of groups that must keep all their channels.
+        model: any network that torch.fx can record: its control flow may depend on shapes, not
+            on the values of tensors.
+        example_inputs: one batch (N, C, H, W), or a tuple of positional arguments; only shapes
+            count, nothing is computed. Costs are per image.
+        scope: names of submodules to search in, for networks that cannot be recorded as a whole
+            or of which only a part shall change. Channels that cross the border of a scope stay,
+            MACs and activations are those of the scopes. A model whose scopes lie behind code
+            that depends on values (detectors) is run once on ``example_inputs`` to see what
+            reaches them.
+        pinned: names of groups, or of modules whose channels (and their submodules') shall stay.
 
     Raises:
-        ValueError: ``pinned`` names no group, or nothing is searchable.
+        ValueError: the network or a scope cannot be recorded, a scope or a pinned name does not
+            exist, or nothing is searchable; one sentence that says why.
     """
-    module = _traced_on_meta(model, example_inputs)
-    draft = _Draft()
-    draft.called.update(str(n.target) for n in module.graph.nodes if n.op == "call_module")
-    for node in module.graph.nodes:
-        _add_node(draft, node, module)
-    for name in pinned:
-        if name not in draft.sizes:
-            raise ValueError(f"pinned group {name!r} does not exist; known: {list(draft.sizes)}")
-    free = {n: s for n, s in draft.sizes.items() if n not in draft.pinned and n not in pinned}
-    if not free:
-        reasons = "; ".join(f"{op.module}: {op.reason}" for op in draft.unsupported)
-        reasons = reasons or "all are pinned or are the network's output"
-        raise ValueError(f"no channel of {type(model).__name__} is searchable ({reasons})")
-    groups = tuple(ChannelGroup(n, s, (n,), tuple(draft.consumers[n])) for n, s in free.items())
-    layers = tuple(_with_free_groups(layer, free) for layer in draft.layers)
-    return ChannelGraph(groups, layers, tuple(draft.unsupported))
+    _refuse_wrapped(model)
+    scopes = [scope] if isinstance(scope, str) else list(scope or ())
+    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    with default_device(
+        torch.device("cpu")
+    ):  # labels are numbers, also for a caller who builds on "meta"
+        return _trace(model, args, scopes, pinned)
 
 
-def _traced_on_meta(model: nn.Module, example_inputs: Tensor) -> fx.GraphModule:
-    """Trace and annotate each node with its output shape, on the meta device (no compute)."""
-    graph = _BlockTracer().trace(model)
-    with torch.device("meta"):
-        inputs = torch.empty(example_inputs.shape)
-    training = {m: m.training for m in model.modules()}
-    state = {n: t.to("meta") for n, t in _tensors(model).items()}
+def _trace(
+    model: nn.Module, args: tuple[Any, ...], scopes: Sequence[str], pinned: Sequence[str]
+) -> ChannelGraph:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    clone = fake_copy(model, mode)
+    draft = Draft(clone)
+    for part in find_scopes(model, clone, args, scopes, mode):
+        draft.walks.append(_walk_scope(draft, part, mode))
+    relayouts: dict[str, RelayoutDraft] = {}
+    tried: set[str] = set()
+    while True:
+        graph = build_graph(draft, type(model).__name__, pinned, scopes, relayouts)
+        misplaced = find_misplaced(model, draft, graph, mode)
+        if misplaced is None:
+            return graph
+        relayouts.pop(misplaced, None)
+        if not _give_new_code(draft, misplaced, relayouts, tried, mode):
+            _pin_own_channels(draft, misplaced)
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Raise ``ValueError`` for models that hide the network, saying where it is."""
+    kind = type(model).__name__
+    for wrapper, way_out in (
+        (nn.DataParallel, "pass its .module"),
+        (nn.parallel.DistributedDataParallel, "pass its .module"),
+        (torch.jit.ScriptModule, "pass the nn.Module it was scripted from"),
+    ):
+        if isinstance(model, wrapper):
+            message = f"{kind} wraps a network and cannot be traced; {way_out}"
+            raise ValueError(message)  # noqa: TRY004 - bad input is a ValueError here
+    if hasattr(model, "_orig_mod"):
+        raise ValueError(f"{kind} is a compiled network; pass it as it was before torch.compile")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            message = f"{kind}.{name} has no shape yet; run the model once on a batch first"
+            raise ValueError(message)  # noqa: TRY004
+
+
+def _walk_scope(draft: Draft, part: Scope, mode: FakeTensorMode) -> Walk:
+    """Go through one scope in both modes and return the walk in evaluation mode."""
+    part.module.eval()
+    recording = record(part.module, part.args, mode)
+    found = walk(draft, part, recording)
+    part.module.train()
     try:
-        model.eval()
-        module = fx.GraphModule(model, graph)
-        with torch.no_grad(), torch.device("meta"):
-            _MetaShapeProp(module, state).propagate(inputs)
+        training = record(part.module, part.training_args, mode)
+    except UntraceableError:
+        return found
     finally:
-        for submodule, mode in training.items():
-            submodule.training = mode
-    return module
+        part.module.eval()
+    if [n.target for n in training.graph.nodes] != [n.target for n in recording.graph.nodes]:
+        draft.counts_macs = False
+        walk(draft, part, training)
+        draft.counts_macs = True
+    return found
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def _give_new_code(
+    draft: Draft,
+    misplaced: str,
+    relayouts: dict[str, RelayoutDraft],
+    tried: set[str],
+    mode: FakeTensorMode,
+) -> bool:
+    """Plan new code for the module, one around it or one before it, and all of its class."""
+    # A module may also pass on channels in wrong places, and another one stumble over them.
+    for name in [*_with_ancestors(misplaced), *modules_counting_on_widths(draft)]:
+        if name in tried:
+            continue
+        kind = type(draft.root.get_submodule(name))
+        alike = [n for n, m in draft.root.named_modules() if type(m) is kind and n not in tried]
+        tried.update(alike)
+        plans = {other: plan_relayout(draft, other, mode) for other in alike}
+        planned = {other: plan for other, plan in plans.items() if plan is not None}
+        if name in planned:
+            relayouts.update(planned)
+            return True
+    return False
 
 
-class _MetaShapeProp(ShapeProp):
-    """Shape propagation that puts meta tensors in the place of the network's own."""
+def _pin_own_channels(draft: Draft, misplaced: str) -> None:
+    """Keep the channels whose number the code of the module's class may count on.
 
-    def __init__(self, module: fx.GraphModule, state: dict[str, Tensor]) -> None:
-        super().__init__(module)
-        self._state = state
-
-    def get_attr(self, target, args, kwargs):  # type: ignore[no-untyped-def]
-        value = super().get_attr(target, args, kwargs)
-        return value.to("meta") if isinstance(value, Tensor) else value
-
-    def call_module(self, target, args, kwargs):  # type: ignore[no-untyped-def]
-        prefix = f"{target}."
-        own = {n[len(prefix) :]: t for n, t in self._state.items() if n.startswith(prefix)}
-        leaf = self.fetch_attr(target)
-        return torch.func.functional_call(leaf, own, args, kwargs)
-
-
-def _add_node(draft: _Draft, node: fx.Node, module: fx.GraphModule) -> None:
-    sources = [draft.group_of.get(n.name) for n in node.all_input_nodes]
-    source = sources[0] if sources else None
-    draft.group_of[node.name] = None
-    leaf = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if node.op == "output":
-        draft.pinned.update(s for s in sources if s)
-    elif _reused(draft, node, leaf):
-        _pin(draft, node, f"{type(leaf).__name__} is called more than once")
-    elif isinstance(leaf, RepVGGBlock | PlainBlock):
-        _add_block(draft, node, leaf, source)
-    elif isinstance(leaf, nn.Linear) and _reads_columns(node):
-        _add_linear(draft, str(node.target), leaf, source)
-    elif _passes_channels_on(node, leaf):
-        draft.group_of[node.name] = source
-    elif node.op not in {"placeholder", "get_attr"}:
-        _pin(draft, node, f"no channel rule for {type(leaf).__name__ if leaf else node.target}")
+    Where there are none, it is all that its code touches; where that is nothing, it is the code
+    of the next module around it.
+    """
+    classes = draft.labels.classes()
+    for name in _with_ancestors(misplaced):
+        kind = type(draft.root.get_submodule(name))
+        for steps in (COUNTS_ON_WIDTHS, None):
+            touched = _own_labels(draft, kind, steps)
+            if any(bool(classes[labels].any()) for labels in touched.get(name, [])):
+                _pin_owners(draft, touched)
+                return
+    for labels in leaves([found.labels_of for found in draft.walks]):
+        draft.labels.pin(labels)
 
 
-def _pin(draft: _Draft, node: fx.Node, reason: str) -> None:
-    sources = (draft.group_of.get(n.name) for n in node.all_input_nodes)
-    draft.pinned.update(s for s in sources if s)
-    draft.unsupported.append(UnsupportedOp(str(node.target), reason))
+def _pin_owners(draft: Draft, touched: dict[str, list[Tensor]]) -> None:
+    classes = draft.labels.classes()
+    for owner, found in touched.items():
+        if any(bool(classes[labels].any()) for labels in found):
+            where = owner or type(draft.root).__name__
+            reason = "its code counts on channels that a search could remove"
+            draft.unsupported[UnsupportedOp(where, reason)] = None
+        for labels in found:
+            draft.labels.pin(labels)
 
 
-def _reused(draft: _Draft, node: fx.Node, leaf: nn.Module | None) -> bool:
-    """Whether one set of weights reads or writes the channels of several places."""
-    has_channels = isinstance(leaf, RepVGGBlock | PlainBlock | nn.Linear)
-    return has_channels and draft.called[str(node.target)] > 1
+def _own_labels(
+    draft: Draft, kind: type[nn.Module], steps: frozenset[str] | None
+) -> dict[str, list[Tensor]]:
+    """Labels of what the code of a class of modules handles itself, by module."""
+    owners = {name for name, module in draft.root.named_modules() if type(module) is kind}
+    touched: dict[str, list[Tensor]] = {}
+    for found in draft.walks:
+        for node in found.recording.graph.nodes:
+            owner = found.part.full_name(node.meta["owner"])
+            if owner in owners and (steps is None or name_of(node, None) in steps):
+                around = [found.labels_of[source] for source in [node, *tensor_nodes(node)]]
+                touched.setdefault(owner, []).extend(leaves(around))
+    return touched
 
 
-def _reads_columns(node: fx.Node) -> bool:
-    """Whether a linear layer's input is (N, C), so that what it mixes are the channels."""
-    return len(node.all_input_nodes[0].meta["tensor_meta"].shape) == 2
-
-
-def _passes_channels_on(node: fx.Node, leaf: nn.Module | None) -> bool:
-    """Whether the output has the channels of the (only) input, one to one."""
-    if isinstance(leaf, nn.Flatten) or node.target is torch.flatten:
-        return _keeps_columns(node)
-    return isinstance(leaf, _KEEPS_CHANNELS) or node.target in _KEEPS_CHANNELS_FUNCTIONS
-
-
-def _keeps_columns(node: fx.Node) -> bool:
-    """Whether a flatten maps each channel to exactly one column (1x1 maps)."""
-    before = node.all_input_nodes[0].meta["tensor_meta"].shape
-    after = node.meta["tensor_meta"].shape
-    return len(after) == 2 and before[1] == after[1]
-
-
-def _add_block(
-    draft: _Draft, node: fx.Node, block: RepVGGBlock | PlainBlock, source: str | None
-) -> None:
-    name, shape = str(node.target), node.meta["tensor_meta"].shape
-    if source:
-        draft.consumers[source].append(name)
-    draft.sizes[name] = block.out_channels
-    draft.consumers[name] = []
-    draft.group_of[node.name] = name
-    draft.layers.append(
-        Layer(
-            module=name,
-            in_group=source,
-            out_group=name,
-            in_channels=block.in_channels,
-            out_channels=block.out_channels,
-            kernel_area=DEPLOYED_KERNEL_AREA,
-            output_positions=int(shape[2] * shape[3]),
-            bias=True,
-        )
-    )
-
-
-def _add_linear(draft: _Draft, name: str, linear: nn.Linear, source: str | None) -> None:
-    if source:
-        draft.consumers[source].append(name)
-    draft.layers.append(
-        Layer(
-            module=name,
-            in_group=source,
-            out_group=None,
-            in_channels=linear.in_features,
-            out_channels=linear.out_features,
-            kernel_area=1,
-            output_positions=1,
-            bias=linear.bias is not None,
-        )
-    )
-
-
-def _with_free_groups(layer: Layer, free: dict[str, int]) -> Layer:
-    """Forget groups that are pinned: their channels are fixed numbers from here on."""
-    return dataclasses.replace(
-        layer,
-        in_group=layer.in_group if layer.in_group in free else None,
-        out_group=layer.out_group if layer.out_group in free else None,
-    )
+def _with_ancestors(name: str) -> list[str]:
+    parts = name.split(".") if name else []
+    return [".".join(parts[:k]) for k in range(len(parts), -1, -1)]

@@ -14,7 +14,7 @@ def _graph_of(name: str, num_classes: int = 10, image_size: int | None = None) -
     size = image_size or REPVGG_VARIANTS[name].image_size
     with torch.device("meta"):
         model = build_supernet(name, num_classes)
-        return trace_channels(model, torch.empty(1, 3, size, size))
+    return trace_channels(model, torch.empty(1, 3, size, size))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,4 @@
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import pytest
 import torch
@@ -7,15 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from pas_trainer import reparameterize
 from search_space import (
-    RESOURCES,
-    Architecture,
     ChannelGraph,
     ChannelGroup,
-    Layer,
-    build_architecture,
+    Product,
+    Width,
+    build_supernet,
+    slice_network,
 )
 
+RESOURCES = ("macs", "num_params")  # linear in every single width
 GraphOf = Callable[..., ChannelGraph]
 
 IMAGENET_CLASSES = 1000
@@ -40,29 +41,17 @@ def _named(stages: tuple[list[int], ...]) -> dict[str, int]:
     return {f"stages.{i}.{j}": w for i, stage in enumerate(stages) for j, w in enumerate(stage)}
 
 
-def _deploy_form(name: str, image_size: int, channels: Mapping[str, list[int]]) -> torch.nn.Module:
-    return build_architecture(
-        Architecture(
-            supernet=name,
-            options={},
-            in_channels=3,
-            image_size=image_size,
-            mean=[0.0] * 3,
-            std=[1.0] * 3,
-            classes=[str(c) for c in range(10)],
-            open_channels=channels,
-        )
-    )
-
-
-def _measured(name: str, image_size: int, channels: Mapping[str, list[int]]) -> tuple[int, int]:
+def _measured(
+    name: str, graph: ChannelGraph, image_size: int, channels: Mapping[str, list[int]]
+) -> tuple[int, int]:
     """FLOPs by torch's own counter and parameters of the network that really runs."""
+    images = torch.empty(1, 3, image_size, image_size, device="meta")
     with torch.device("meta"):
-        model = _deploy_form(name, image_size, channels)
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            model(torch.empty(1, 3, image_size, image_size))
-    return counter.get_total_flops(), sum(p.numel() for p in model.parameters())
+        model = build_supernet(name, 10)
+    compact = reparameterize(slice_network(model, graph, channels))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        compact.eval()(images)
+    return counter.get_total_flops(), sum(p.numel() for p in compact.parameters())
 
 
 def test_repvgg_b1_at_full_width(graph_of: GraphOf) -> None:
@@ -111,7 +100,7 @@ def test_costs_published_with_repvgg(
 def test_full_network_costs_what_it_runs(graph_of: GraphOf, name: str, image_size: int) -> None:
     graph = graph_of(name, 10, image_size)
     channels = {group: list(range(size)) for group, size in graph.full_widths().items()}
-    flops, num_params = _measured(name, image_size, channels)
+    flops, num_params = _measured(name, graph, image_size, channels)
     assert flops == 2 * graph.count_macs()
     assert num_params == graph.count_params()
 
@@ -131,7 +120,7 @@ def test_compact_network_costs_what_it_runs(
         first = data.draw(st.integers(0, size - width))
         channels[group] = list(range(first, first + width))
     widths = {group: len(kept) for group, kept in channels.items()}
-    flops, num_params = _measured(name, image_size, channels)
+    flops, num_params = _measured(name, graph, image_size, channels)
     assert flops == 2 * graph.count_macs(widths)
     assert num_params == graph.count_params(widths)
 
@@ -162,15 +151,26 @@ def test_tensors_and_integers_share_one_formula(
         assert gradient.item() == graph.count(resource, wider) - graph.count(resource, widths)
 
 
+A, B = Width(0, (("a", 1),)), Width(0, (("b", 1),))
+
+
 def _hand_made() -> ChannelGraph:
     """3 -> a (4, 3x3 on 5x5 with bias) -> b (6, 1x1 on 5x5) -> linear to 2 with bias."""
     return ChannelGraph(
         (ChannelGroup("a", 4, ("a",), ("b",)), ChannelGroup("b", 6, ("b",), ("fc",))),
-        (
-            Layer("a", None, "a", 3, 4, 9, 25, True),
-            Layer("b", "a", "b", 4, 6, 1, 25, False),
-            Layer("fc", "b", None, 6, 2, 1, 1, True),
-        ),
+        [
+            Product("a", 9 * 25, Width(3), A),
+            Product("b", 25, A, B),
+            Product("fc", 1, B, Width(2)),
+        ],
+        [
+            Product("a.weight", 9, Width(3), A),
+            Product("a.bias", 1, A),
+            Product("b.weight", 1, A, B),
+            Product("fc.weight", 1, B, Width(2)),
+            Product("fc.bias", 2),
+        ],
+        [Width(300, (("a", 100),)), Width(0, (("a", 100), ("b", 100)))],
     )
 
 
@@ -239,6 +239,42 @@ def test_image_size_scales_macs_alone(graph_of: GraphOf) -> None:
 
 
 def test_a_layer_of_fixed_channels_is_counted_in_full() -> None:
-    layer: Any = Layer("stem", None, None, 3, 8, 9, 4, True)
-    graph = ChannelGraph((), (layer,))
-    assert (graph.count_macs(), graph.count_params()) == (3 * 8 * 9 * 4, 3 * 8 * 9 + 8)
+    graph = ChannelGraph((), [Product("stem", 9 * 4, Width(3), Width(8))])
+    assert graph.count_macs() == 3 * 8 * 9 * 4
+    assert graph.searchable_share() == 0
+
+
+def test_activation_bytes_are_those_of_the_worst_moment() -> None:
+    graph = _hand_made()
+    assert graph.count("activation_bytes") == 1000
+    assert graph.count("activation_bytes", {"b": 1}) == 700
+    assert graph.count("activation_bytes", {"a": 1, "b": 1}) == 400
+
+
+def test_searchable_share_leaves_out_fixed_layers() -> None:
+    ours = _hand_made()
+    fixed = Product("tail", 7, Width(10), Width(20))
+    graph = ChannelGraph(ours.groups, [*ours.macs_by_layer, fixed])
+    assert graph.searchable_share() == pytest.approx(ours.count_macs() / graph.count_macs())
+
+
+def test_latency_needs_a_table_and_is_a_float() -> None:
+    graph = _hand_made()
+    with pytest.raises(ValueError, match="latency_ms needs a measured table; see"):
+        graph.count("latency_ms")
+    measured = graph.with_latency(lambda widths: widths.sum(-1) / 8)
+    assert measured.count("latency_ms", {"a": 3, "b": 6}) == 9 / 8
+    assert measured.count_macs() == graph.count_macs()
+    with pytest.raises(ValueError, match="latency_ms"):
+        graph.count("latency_ms")
+
+
+def test_open_units_are_counted_over_all_groups() -> None:
+    mask = _hand_made().open_units({"a": [0, 3], "b": [5]})
+    assert mask.nonzero().flatten().tolist() == [0, 3, 9]
+
+
+def test_unknown_groups_are_named_with_a_close_match() -> None:
+    wrong = {"a": [0], "b": [0], "aa": [0]}
+    with pytest.raises(ValueError, match=r"at odds: 'aa'; did you mean 'a'\?"):
+        _hand_made().open_units(wrong)

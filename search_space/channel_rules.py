@@ -1,0 +1,277 @@
+"""What each operation does to channels: one rule per kind, and tables from operations to kinds.
+
+A rule gets the draft and the call and returns the labels of what comes out. Operations are known
+by the name of the function, the method, or the module's class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
+
+from search_space.channel_graph import UnsupportedOp
+from search_space.draft import (
+    Call,
+    Draft,
+    align,
+    collapsed,
+    full_labels,
+    measured_macs,
+    stays,
+    stays_like,
+)
+from search_space.fakes import leaves
+from search_space.labels import broadcast, varying_dims
+from search_space.layer_rules import LAYER_RULES, block_rule
+from search_space.reparam import ReparamBlock
+
+Rule = Callable[[Draft, Call, dict[fx.Node, Any]], Any]
+
+_ELEMENTWISE = """
+abs add addcdiv addcmul alpha_dropout bernoulli bfloat16 celu ceil clamp clamp_max clamp_min clip
+clone contiguous cos cpu cuda detach div double dropout dropout1d dropout2d dropout3d elu eq erf
+exp exp2 expm1 fake_quantize feature_alpha_dropout feature_dropout float floor floor_divide
+floordiv fmod full_like ge gelu gt half hardshrink hardsigmoid hardswish hardtanh heaviside iadd
+imul isub itruediv le leaky_relu lerp log log10 log1p log2 logical_and logical_not logical_or
+logit logsigmoid lt masked_fill maximum minimum mish mod mul multiply nan_to_num ne neg ones_like
+pos pow rand_like randn_like reciprocal relu relu6 remainder requires_grad round rrelu rsqrt rsub
+selu sigmoid sign silu sin softplus softshrink softsign sqrt square stochastic_depth sub subtract
+tan tanh tanhshrink threshold to true_divide truediv trunc type type_as where xlogy zeros_like
+Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout
+CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish ReLU ReLU6 RReLU
+SELU Sigmoid SiLU Softplus Softshrink Softsign Tanh Tanhshrink Threshold
+"""
+_MOVEMENT = """
+atleast_3d cat channel_shuffle chunk concat concatenate dsplit expand expand_as flatten flip
+getattr getitem hsplit index_select moveaxis movedim narrow permute pixel_shuffle pixel_unshuffle
+ravel repeat repeat_interleave reshape reshape_as roll rot90 select split split_with_sizes squeeze
+stack swapaxes swapdims t tensor_split tile transpose unbind unflatten unsqueeze view view_as
+vsplit ChannelShuffle Flatten PixelShuffle PixelUnshuffle Unflatten
+"""
+_SPATIAL = """
+adaptive_avg_pool adaptive_max_pool avg_pool fractional_max_pool interpolate lp_pool max_pool
+max_unpool upsample upsample_bilinear upsample_nearest AdaptiveAvgPool AdaptiveMaxPool AvgPool
+LPPool MaxPool ReflectionPad ReplicationPad CircularPad Upsample UpsamplingBilinear
+UpsamplingNearest
+"""
+_REDUCING = """
+all amax amin any argmax argmin logsumexp max mean median min norm nanmean nansum prod std
+std_mean sum var var_mean
+"""
+_ALONG_ONE_DIM = "cumprod cumsum log_softmax normalize softmax softmin LogSoftmax Softmax Softmin"
+_NEW = "empty_like item new_empty new_full new_ones new_tensor new_zeros"
+
+
+def apply_rule(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
+    """Return the labels of a call's result, tying and pinning in the draft what must be."""
+    if isinstance(call.module, ReparamBlock):
+        return block_rule(draft, call)
+    if call.name == "getattr" and not isinstance(call.setting("object", 0), Tensor):
+        return getattr(fx.node.map_arg(call.arg(0, "object"), labels_of.get), call.arg(1, "name"))
+    if not call.inputs and call.module is None:
+        return stays_like(call.value)
+    if isinstance(call.node.target, type):
+        return _output_record(draft, call, labels_of)
+    if not isinstance(call.value, Tensor) and call.name not in _CONTAINER_RULES:
+        return _unknown(draft, call) if leaves(call.value) else call.value
+    rule = _RULES.get(call.name) or _RULES.get(re.sub("[123]d$", "", call.name))
+    result = None if rule is None else rule(draft, call, labels_of)
+    return _unknown(draft, call) if result is None else result
+
+
+def _output_record(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
+    """A named tuple or data class of outputs."""
+    if not leaves(call.value):  # opaque: cannot be followed further
+        draft.pin(call, f"{call.name} holds them")
+    args, kwargs = fx.node.map_arg((call.node.args, call.node.kwargs), labels_of.get)
+    return call.node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _unknown(draft: Draft, call: Call) -> Any:
+    reason = f"no channel rule for {call.name}"
+    if call.name in LAYER_RULES:  # its own channels stay as well
+        reason += " with such weights"
+        draft.unsupported[UnsupportedOp(call.where, reason)] = None
+    draft.pin(call, reason)
+    _pin_shared_weights(draft, call)
+    if draft.counts_macs and (macs := measured_macs(call)):
+        draft.multiply(call.where, macs, 1, 1)
+    return stays_like(call.value)
+
+
+def _pin_shared_weights(draft: Draft, call: Call) -> None:
+    """What an unknown module holds stays whole, also where a known one shares it."""
+    if call.module is None:
+        return
+    for key, parameter in call.module.named_parameters(recurse=False):
+        name = f"{call.module_name}.{key}".removeprefix(".")
+        if draft.is_shared(name):
+            for dim in range(parameter.ndim):
+                draft.labels.pin(draft.axis(name, dim))
+
+
+def _elementwise(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
+    """Output channel c depends on channel c of every input: tie them, position by position."""
+    ndim, shape = call.value.ndim, call.value.shape
+    operands = align([labels for labels, _ in call.inputs], ndim)
+    sizes = [(1,) * (ndim - value.ndim) + tuple(value.shape) for _, value in call.inputs]
+    joined: list[Tensor] = []
+    for k, labels in enumerate(operands):
+        others = [o for j, o in enumerate(operands) if j != k]
+        # A map that is broadcast over others' channels is no channel of theirs: it stays.
+        spread = [d for d in range(ndim) if sizes[k][d] == 1 and shape[d] > 1]
+        if any(o.shape[d] > 1 for o in others for d in spread):
+            draft.labels.pin(labels)
+        else:
+            joined.append(labels)
+    result = joined[0] if joined else stays(ndim)
+    for labels in joined[1:]:
+        draft.labels.tie(result, labels)
+        result = broadcast(result, labels)[0]
+    return result
+
+
+def is_movement(name: str) -> bool:
+    """Whether the operation of that name only moves data."""
+    return _RULES.get(name) is _movement
+
+
+def is_elementwise(name: str) -> bool:
+    """Whether the operation of that name works on each element by itself."""
+    return _RULES.get(name) is _elementwise
+
+
+def run_movement(
+    node: fx.Node, value_of: Callable[[fx.Node], Any], module: nn.Module | None = None
+) -> Any:
+    """Run an operation that moves data on other values than its own.
+
+    Raises:
+        RuntimeError, TypeError, IndexError: it cannot be run on these.
+    """
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
+    if module is not None:
+        return module.forward(*args, **kwargs)
+    if node.op == "call_method":
+        # Labels are expanded, so what is a view of the tensor may be a copy of its labels.
+        method = "reshape" if node.target == "view" else str(node.target)
+        return getattr(args[0], method)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _movement(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
+    """Elements only change places: do the same to their labels."""
+
+    def full(node: fx.Node) -> Any:
+        constant = draft.constant(f"{call.prefix}{node.target}") if node.op == "get_attr" else None
+        if constant is not None:  # the index of a selection
+            return constant
+        return full_labels(labels_of[node], node.meta["value"])
+
+    try:
+        return collapsed(run_movement(call.node, full, call.module))
+    except (RuntimeError, TypeError, IndexError, NotImplementedError):
+        return None
+
+
+def _spatial(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
+    """Works on height and width, each channel by itself (the first tensor's)."""
+    labels, value = call.first
+    digits = [int(c) for c in call.name if c.isdigit()]
+    dim = value.ndim - digits[-1] - 1 if digits else 1
+    if value.ndim < 3 or call.value.shape[dim] != value.shape[dim]:
+        return None
+    vector = draft.channels(labels, dim, value.shape[dim])
+    shape = [1] * call.value.ndim
+    shape[dim] = -1
+    return collapsed(vector.reshape(shape))
+
+
+def _padding(_: Draft, call: Call, __: dict[fx.Node, Any]) -> Any:
+    """New elements around the old ones; where they become channels, those stay."""
+    labels, _value = call.first
+    amounts = [int(a) for a in call.setting("padding" if call.module else "pad", 1)]
+    mode = "constant" if call.module else call.setting("mode", 2, "constant")
+    for k in range(0, len(amounts), 2):
+        dim = labels.ndim - 1 - k // 2
+        before, after = amounts[k], amounts[k + 1]
+        if labels.shape[dim] > 1 and (before or after):
+            if mode != "constant" or min(before, after) < 0:
+                return None
+            edges = [stays(labels.ndim).expand(_resized(labels, dim, n)) for n in (before, after)]
+            labels = torch.cat([edges[0], labels, edges[1]], dim)
+    return labels
+
+
+def _resized(labels: Tensor, dim: int, size: int) -> list[int]:
+    return [size if d == dim else s for d, s in enumerate(labels.shape)]
+
+
+def _reducing(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
+    """Sums over some dimensions; over channels it needs them all."""
+    labels, value = call.first
+    if len(call.inputs) > 1:  # torch.max(a, b)
+        return _elementwise(draft, call, _) if isinstance(call.value, Tensor) else None
+    dims = call.setting("dim", 2 if call.name == "norm" else 1)
+    dims = range(value.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
+    reduced = {int(d) % value.ndim for d in dims}
+    varying = set(varying_dims(labels))
+    if varying - reduced:  # one of several tensors stacked, half of the channels: as if added up
+        first = labels
+        for dim in varying & reduced:
+            first = first.narrow(dim, 0, 1)
+        draft.labels.tie(labels, first)
+        labels = first
+    elif varying:
+        draft.pin(call, f"{call.name} over channels needs all of them")
+        return stays_like(call.value)
+    out = leaves(call.value)[0]
+    if out.ndim != value.ndim:
+        labels = labels.reshape([s for d, s in enumerate(labels.shape) if d not in reduced])
+    return tree_map(lambda _v: labels, call.value)
+
+
+def _along_one_dim(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
+    """Elements of one dimension depend on each other; those of channels need all of them."""
+    labels, value = call.first
+    position = 2 if call.name == "normalize" else 1
+    dim = call.setting("dim", position, 1)
+    if dim is None or int(dim) % value.ndim in varying_dims(labels):
+        draft.pin(call, f"{call.name} over channels needs all of them")
+        return stays_like(call.value)
+    return labels
+
+
+def _new(_: Draft, call: Call, __: dict[fx.Node, Any]) -> Any:
+    """A tensor that holds nothing of its argument."""
+    return stays_like(call.value)
+
+
+def _glu(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
+    """One half of a dimension times the sigmoid of the other."""
+    labels, value = call.first
+    dim = int(call.setting("dim", 1, -1)) % value.ndim
+    if labels.shape[dim] == 1:
+        return labels
+    first, second = labels.chunk(2, dim)
+    draft.labels.tie(first, second)
+    return collapsed(first)
+
+
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
+    **dict.fromkeys(_MOVEMENT.split(), _movement),
+    **dict.fromkeys(_SPATIAL.split(), _spatial),
+    **dict.fromkeys(_REDUCING.split(), _reducing),
+    **dict.fromkeys(_ALONG_ONE_DIM.split(), _along_one_dim),
+    **dict.fromkeys(_NEW.split(), _new),
+    **dict.fromkeys(["pad", "ZeroPad", "ConstantPad"], _padding),
+    **dict.fromkeys(["glu", "GLU"], _glu),
+    **LAYER_RULES,
+}
+_CONTAINER_RULES = {*_MOVEMENT.split(), *_REDUCING.split()}

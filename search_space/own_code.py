@@ -1,0 +1,208 @@
+"""A module's own code, recorded by itself with the labels of what it handles."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from search_space.channel_rules import is_movement
+from search_space.draft import Draft, Walk
+from search_space.relayout import Relayout
+from search_space.scopes import Scope
+from search_space.tracer import ModuleCall, Recording
+from search_space.walk import name_of, walk
+
+
+@dataclass(frozen=True)
+class RelayoutDraft:
+    """A module's own code and the labels of what it handles.
+
+    Attributes:
+        module: its name.
+        graph: its operations, submodules as single steps, sizes worked out as it runs.
+        labels: collapsed labels of every node's result, in the place of tensors.
+    """
+
+    module: str
+    graph: fx.Graph
+    labels: dict[fx.Node, Any]
+
+    def settled(self, unit_of_label: Tensor) -> Relayout:
+        """Return it with units in the place of labels."""
+        units = {
+            node.name: tree_map(lambda v: unit_of_label[v] if isinstance(v, Tensor) else v, labels)
+            for node, labels in self.labels.items()
+        }
+        return Relayout(self.module, self.graph, units)
+
+
+class _OwnTracer(fx.Tracer):
+    """Does not look into submodules."""
+
+    proxy_buffer_attributes = True
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        return True
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._given = given
+
+    def proxy(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            value = self._given.get(str(node.target))
+            if not any(isinstance(leaf, fx.Node) for leaf in tree_leaves(value)):
+                return value  # an option: code may ask ``mask is None``
+        return _PartsProxy(node, self)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """Go through the parts of ``x.chunk(n)`` and ``x.split([a, b])``: their number is known."""
+        parts = _number_of_parts(obj.node)
+        if parts is None:
+            return super().iter(obj)
+        return iter([operator.getitem(obj, k) for k in range(parts)])
+
+
+class _PartsProxy(fx.Proxy):
+    """Knows how many parts it has, where the code says so: ``list(x.chunk(2, 1))``."""
+
+    def __len__(self) -> int:
+        parts = _number_of_parts(self.node)
+        if parts is None:
+            raise TypeError(f"length of {self.node.name} is not known")
+        return parts
+
+
+def _number_of_parts(node: fx.Node) -> int | None:
+    parts = node.args[1] if len(node.args) > 1 else None
+    if name_of(node, None) == "chunk" and isinstance(parts, int):
+        return parts
+    splits = {"split", "split_with_sizes"}
+    return len(parts) if name_of(node, None) in splits and isinstance(parts, list | tuple) else None
+
+
+def plan_relayout(draft: Draft, name: str, mode: FakeTensorMode) -> RelayoutDraft | None:
+    """Record a module's own code; ``None`` where that cannot be done.
+
+    The module must be called exactly once in the forward pass, and its own code must be the same
+    in training and evaluation mode, without looking at sizes in its control flow.
+    """
+    module = draft.root.get_submodule(name)
+    for found in draft.walks:
+        calls = [c for c in _calls(found) if c.module == name]
+        if len(calls) == 1:
+            break
+    else:
+        return None
+    try:
+        bound = inspect.signature(module.forward).bind(*calls[0].args, **calls[0].kwargs)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        graphs = []
+        for training in (True, False):
+            module.training = training
+            graphs.append(_OwnTracer(given).trace(module))
+    except Exception:  # whatever fx cannot record stays as it is
+        return None
+    finally:
+        module.training = False
+    if str(graphs[0]) != str(graphs[1]):
+        return None
+    submodules = {name: type(child).__name__ for name, child in module.named_modules()}
+    steps = (submodules.get(str(node.target), name_of(node, None)) for node in graphs[1].nodes)
+    if not any(is_movement(step) for step in steps):
+        return None
+    labels = _own_labels(draft, found, module, graphs[1], name, given, mode)
+    return None if labels is None else RelayoutDraft(name, graphs[1], labels)
+
+
+def _calls(found: Walk) -> list[ModuleCall]:
+    """Calls of a walk, the scope itself included, names within the network."""
+    part, graph = found.part, found.recording.graph
+    calls = [
+        ModuleCall(part.full_name(c.module), c.args, c.kwargs, c.result)
+        for c in found.recording.calls
+    ]
+    inputs = tuple(node for node in graph.nodes if node.op == "placeholder")
+    output = next(node for node in graph.nodes if node.op == "output")
+    return [*calls, ModuleCall(part.name, inputs, {}, output.args[0])]
+
+
+def _own_labels(
+    draft: Draft,
+    found: Walk,
+    module: nn.Module,
+    graph: fx.Graph,
+    name: str,
+    given: Mapping[str, Any],
+    mode: FakeTensorMode,
+) -> dict[fx.Node, Any] | None:
+    """Labels and values of the module's own steps, from those of the whole walk."""
+    results: dict[str, list[Any]] = {}
+    for other in _calls(found):
+        results.setdefault(other.module, []).append(other.result)
+    known: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        node.meta["owner"] = ""
+        if node.op == "output":  # of the module, not of the network: nothing is pinned
+            known[node] = node.meta["value"] = None
+            continue
+        if node.op == "placeholder":
+            source = given.get(str(node.target))
+        elif node.op == "call_module":
+            full = ".".join(p for p in (name, str(node.target)) if p)
+            if not results.get(full):
+                return None
+            source = results[full].pop(0)
+        else:
+            continue
+        known[node] = fx.node.map_arg(source, lambda n: found.labels_of[n])
+        node.meta["value"] = fx.node.map_arg(source, lambda n: n.meta["value"])
+    part = Scope(name, module, [], [], found.part.batch_size)
+    try:
+        with mode, torch.no_grad():
+            _fill_values(module, graph)
+        draft.counts_macs = False
+        labels = walk(draft, part, Recording(graph, []), known).labels_of
+    except Exception:  # whatever cannot be followed stays as it is
+        return None
+    finally:
+        draft.counts_macs = True
+    for node in graph.nodes:  # shapes will do; fake tensors must not be copied
+        node.meta["value"] = tree_map(_shape_only, node.meta["value"])
+    return labels
+
+
+def _shape_only(value: Any) -> Any:
+    return torch.empty(value.shape, device="meta") if isinstance(value, Tensor) else value
+
+
+def _fill_values(module: nn.Module, graph: fx.Graph) -> None:
+    """Work out what each of the module's own steps gives."""
+    for node in graph.nodes:
+        if "value" in node.meta:
+            continue
+        if node.op == "get_attr":
+            value: Any = module
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
+            node.meta["value"] = value
+        else:
+            node.meta["value"] = _run(node, lambda n: n.meta["value"])
+
+
+def _run(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
+    if node.op == "output":
+        return args[0]
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -1,0 +1,201 @@
+"""Proof that a sliced network's own code still puts every channel in its place.
+
+Code may count on widths: ``x.view(-1, 400)``, ``x.chunk(2, 1)``, ``x[:, :64]``. So a copy is
+sliced at random and followed with the labels of the channels that are left; every sum, every
+layer then must meet exactly the channels that it meets in the whole network. And it must be the
+same sums with the same constants: code may also branch on a width, or divide by it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from search_space.channel_graph import ChannelGraph, kept_entries
+from search_space.channel_rules import is_elementwise, is_movement
+from search_space.draft import Call, Draft, DraftBlock, Walk, stays
+from search_space.fakes import UntraceableError
+from search_space.labels import STAYS, Labels, broadcast
+from search_space.relayout import RelayoutError
+from search_space.slicing import fake_slice
+from search_space.tracer import Recording, record
+from search_space.walk import MisplacedError, name_of, walk
+
+COUNTS_ON_WIDTHS = frozenset(
+    """
+    channel_shuffle chunk expand getitem hsplit narrow pixel_shuffle pixel_unshuffle repeat
+    repeat_interleave reshape roll select split split_with_sizes tensor_split tile unbind unflatten
+    view vsplit
+    """.split()  # noqa: SIM905 - as long as a list would be
+)
+"""Operations whose arguments may be numbers of channels: a second slice tells luck from truth."""
+
+_FEW_GROUPS = 32
+
+
+def find_misplaced(
+    model: nn.Module, draft: Draft, graph: ChannelGraph, mode: FakeTensorMode
+) -> str | None:
+    """Return the module whose code goes wrong in a randomly sliced network, or ``None``.
+
+    Args:
+        model: the network itself. (Recording leaves fake constants in the draft's copy, and a
+            fake tensor that is no parameter or buffer must not be copied: that corrupts memory.)
+        draft: what is known of it.
+        graph: what the draft led to.
+        mode: the mode the copy's tensors belong to.
+    """
+    for is_open in _choices([group.size for group in graph.groups], _is_risky(draft)):
+        try:
+            _check(model, draft, graph, is_open, mode)
+        except (MisplacedError, RelayoutError) as error:
+            return error.module
+    return None
+
+
+def _is_risky(draft: Draft) -> bool:
+    return bool(modules_counting_on_widths(draft))
+
+
+def modules_counting_on_widths(draft: Draft) -> list[str]:
+    """Return the modules whose own code may count on numbers of channels, in order."""
+    names = [
+        found.part.full_name(node.meta["owner"])
+        for found in draft.walks
+        for node in found.recording.graph.nodes
+        if node.op in {"call_function", "call_method"} and name_of(node, None) in COUNTS_ON_WIDTHS
+    ]
+    return list(dict.fromkeys(names))
+
+
+def _choices(sizes: Sequence[int], is_risky: bool) -> Iterator[Tensor]:
+    """Which units are open, once per check.
+
+    In a network with few groups, code may well be right by luck, as ``x.chunk(2, 1)`` is where
+    both halves keep as many channels. There every group is open for at most half of its units
+    while any other is for more than half, and the other way round, in some choice.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def some(lowest: int, highest: int, size: int) -> Tensor:
+        count = int(torch.randint(lowest, highest + 1, (1,), generator=generator))
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[torch.randperm(size, generator=generator)[:count]] = True
+        return mask
+
+    for _ in range(2 if is_risky else 1):
+        yield torch.cat([some(1, size - 1, size) for size in sizes])
+    if is_risky and len(sizes) <= _FEW_GROUPS:
+        bits = (len(sizes) - 1).bit_length()
+        for bit, flipped in itertools.product(range(bits), (0, 1)):
+            is_wide = [(k >> bit & 1) != flipped for k in range(len(sizes))]
+            yield torch.cat(
+                [
+                    some(size // 2 + 1, size, size) if wide else some(1, size // 2, size)
+                    for size, wide in zip(sizes, is_wide, strict=True)
+                ]
+            )
+
+
+def _check(
+    model: nn.Module, draft: Draft, graph: ChannelGraph, is_open: Tensor, mode: FakeTensorMode
+) -> None:
+    sliced = fake_slice(model, graph, is_open, mode).eval()
+    check = _CheckDraft(sliced, graph, is_open)
+    for found in draft.walks:
+        part = found.part
+        module = sliced.get_submodule(part.name)
+        try:
+            recording = record(module, part.args, mode)
+        except UntraceableError as error:
+            raise MisplacedError(part.full_name(error.module)) from error
+        _compare(found, recording, module)
+        walk(check, dataclasses.replace(part, module=module), recording)
+
+
+def _compare(found: Walk, recording: Recording, module: nn.Module) -> None:
+    """Make sure that both networks do the same sums with the same constants."""
+    whole = _sums(found.recording, found.part.module)
+    sliced = _sums(recording, module)
+    for before, after in itertools.zip_longest(whole, sliced):
+        if before is None or after is None or before[:2] != after[:2]:
+            owners = [entry[2] for entry in (before, after) if entry is not None]
+            # The innermost: after a branch not taken, the next step is of the code around it.
+            raise MisplacedError(found.part.full_name(max(owners, key=len)))
+
+
+def _sums(recording: Recording, module: nn.Module) -> list[tuple[str, Any, str]]:
+    """Name, constants and owner of every operation that the output needs and that is no move."""
+    needed: set[fx.Node] = set()
+    found = []
+    for node in reversed(recording.graph.nodes):
+        if node.op == "output" or any(user in needed for user in node.users):
+            needed.add(node)
+            called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+            name = name_of(node, called)
+            is_move = is_movement(name) or name in {"contiguous", "clone"}
+            if node.op.startswith("call_") and not is_move:
+                constants = (
+                    fx.node.map_arg((node.args, node.kwargs), lambda _: None)
+                    if is_elementwise(name)
+                    else None
+                )
+                found.append((name.lower(), constants, node.meta["owner"]))
+    return found[::-1]
+
+
+class _SettledLabels(Labels):
+    """Labels of a finished graph: the unit plus one, all ties known."""
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        if not torch.equal(*broadcast(a, b)):
+            raise MisplacedError("")
+
+    def pin(self, labels: Tensor) -> None:
+        if bool((labels != STAYS).any()):
+            raise MisplacedError("")
+
+    def new(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.full(shape, STAYS)
+
+
+class _CheckDraft(Draft):
+    """A draft of a sliced network in which everything is settled."""
+
+    is_check = True
+
+    def __init__(self, sliced: nn.Module, graph: ChannelGraph, is_open: Tensor) -> None:
+        super().__init__(sliced, _SettledLabels())
+        self.counts_macs = False
+        self.shrinking_convs = set(graph.layout.shrinking_convs)
+        layout = graph.layout
+
+        def left(units: Tensor) -> Tensor:
+            return units[kept_entries(units, is_open)] + 1
+
+        self.axes = {(axis.tensor, axis.dim): left(axis.units) for axis in layout.axes}
+        for block in layout.blocks:
+            module = sliced.get_submodule(block.module)
+            self.blocks[block.module] = DraftBlock(
+                block.module, left(block.read), left(block.written), 1, bool(module.depthwise)
+            )
+
+    def pin(self, call: Call, reason: str) -> None:
+        del reason
+        for labels, _ in call.inputs:
+            self.labels.pin(labels)
+
+    def element_labels(self, name: str) -> Tensor:
+        tensor = self.tensor(name)
+        assert tensor is not None
+        places = [dim for dim in range(tensor.ndim) if self.key(name, dim) in self.axes]
+        if not places:
+            return stays(tensor.ndim)
+        shape = [-1 if dim == places[0] else 1 for dim in range(tensor.ndim)]
+        return self.axis(name, places[0]).reshape(shape)
