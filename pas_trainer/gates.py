@@ -2,33 +2,41 @@
 
 The paper's depth-wise binary convolution multiplies each channel by ``1[score > 0.5]`` and lets
 the gradient pass straight through to the score (Li et al., IJCAI 2022, section 3). Multiplying
-activations costs a pass over memory per block, so the gate scales the *weights that read* the
+activations costs a pass over memory per layer, so the gate scales the *weights that read* the
 channel instead, which is the same function of the gate for every layer that is linear in its
-input. Batch-norm of the identity branch is linear in its own weight, so there the gate scales
-that. A closed channel is still computed, hence its gate still has a gradient and can reopen.
+input. (Where what a layer reads is smaller than its weights, that is scaled; see
+:mod:`pas_trainer.gated_reads`.) Whatever lies between a channel and its readers (batch-norm,
+activation, sums, depth-wise convolution) keeps channels apart, so a closed one reaches nothing
+else. Layer and group norms do mix channels, in their statistics: there the closed ones are left
+out of the sums. A closed channel is still computed, hence its gate still has a gradient and can
+reopen.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from search_space import ChannelGraph, PlainBlock, RepVGGBlock, WidthRules
+from pas_trainer.gated_reads import gated_reads, layer_weights
+from pas_trainer.masked_norms import masked_norms
+from search_space import Axis, ChannelGraph, WidthRules
 
 OPEN_ABOVE = 0.5
-"""A channel is open where its score is above this."""
+"""A unit is open where its score is above this."""
 
 
 class Gate(nn.Module):
-    """One score per channel of a group.
+    """One score per unit of a channel group.
 
     Attributes:
-        scores: parameter of shape (size,), 1.0 at the start (every channel open).
-        lowest: channels that stay open whatever the scores: those with the highest ones.
+        scores: parameter of shape (size,), 1.0 at the start (every unit open).
+        lowest: units that stay open whatever the scores: those with the highest ones.
     """
 
     def __init__(self, size: int, lowest: int = 1) -> None:
@@ -37,17 +45,15 @@ class Gate(nn.Module):
         self.lowest = lowest
 
     def open_mask(self) -> Tensor:
-        """Return which channels are open: bool of shape (size,), never all False."""
+        """Return which units are open: bool of shape (size,), never all False."""
         scores = self.scores.detach()
         mask = scores > OPEN_ABOVE
-        # No branch on how many are open: that would make a GPU wait in every step.
         mask[scores.argsort(descending=True, stable=True)[: self.lowest]] = True
         return mask
 
     def forward(self) -> Tensor:
         """Return the mask as 0.0 and 1.0, shape (size,), with the scores' gradient."""
-        passed = self.scores - self.scores.detach()
-        return self.open_mask().to(passed.dtype) + passed
+        return _straight_through(self.open_mask(), self.scores)
 
     @torch.no_grad()
     def set_open(self, mask: Tensor) -> None:
@@ -72,36 +78,55 @@ class GatedNetwork(nn.Module):
         self.network = copy.deepcopy(model)
         self.graph = graph
         self._gates = nn.ModuleDict(
-            {_key(g.name): Gate(g.size, rules.lowest(g.size)) for g in graph.groups}
+            {_key(g.name): Gate(g.size, rules.lowest(g)) for g in graph.groups}
         )
+        self._vector = GateVector([self._gate(group.name) for group in graph.groups])
+        # Readers of the same channels share one factor.
+        self._readers: list[tuple[_Selection, list[Axis]]] = []
+        for axis in graph.layout.readers:
+            for selection, axes in self._readers:
+                if torch.equal(selection.units, axis.units):
+                    axes.append(axis)
+                    break
+            else:
+                self._readers.append((_Selection(axis.units), [axis]))
+        self._layers = layer_weights(self.network, graph.layout.readers)
+        self._norms = [(axis.tensor, _Selection(axis.units)) for axis in graph.layout.norms]
+        self._names = _names_in_modules(self.network, {a.tensor for a in graph.layout.readers})
 
     @property
     def gates(self) -> Mapping[str, Gate]:
         """The gates by group name."""
         return {g.name: self._gate(g.name) for g in self.graph.groups}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's output with closed channels contributing nothing downstream."""
+        gates = self._vector()
         scaled: dict[str, Tensor] = {}
-        for group in self.graph.groups:
-            gate = self._gate(group.name)()
-            for consumer in group.consumers:
-                reader = self.network.get_submodule(consumer)
-                for name, factor in _scales(reader, gate):
-                    full_name = f"{consumer}.{name}"
-                    scaled[full_name] = self.network.get_parameter(full_name) * factor
-        output = functional_call(self.network, scaled, (x,), tie_weights=False)
-        assert isinstance(output, Tensor)
-        return output
+        read: dict[int, Tensor] = {}
+        for selection, axes in self._readers:
+            factor = selection(gates)
+            for axis in axes:
+                weight: Tensor = self.network.get_parameter(axis.tensor)
+                if axis.tensor in self._layers:
+                    read[id(weight)] = factor
+                else:
+                    weight = scaled.get(axis.tensor, weight)
+                    shape = [1] * weight.ndim
+                    shape[axis.dim] = -1
+                    scaled[axis.tensor] = weight * factor.view(shape)
+        every = {name: weight for first, weight in scaled.items() for name in self._names[first]}
+        weights = {name: self.network.get_parameter(name) for name, _ in self._norms}
+        masks = {id(weights[name]): selection(gates) for name, selection in self._norms}
+        with gated_reads(read), masked_norms(masks) if masks else contextlib.nullcontext():
+            return functional_call(self.network, every, args, kwargs, tie_weights=False)
 
     def cost(self, resource: str) -> Tensor:
         """Cost at the current gates: 0-d float64 tensor, differentiable in the scores."""
-        widths = {g.name: self._gate(g.name)().double().sum() for g in self.graph.groups}
-        cost: Tensor = self.graph.count(resource, widths)
-        return cost
+        return self.graph.evaluate(resource, self._vector.widths())
 
     def open_channels(self) -> dict[str, list[int]]:
-        """Return the indices of the open channels by group, ascending."""
+        """Return the indices of the open units by group, ascending."""
         return {
             name: gate.open_mask().nonzero().flatten().tolist() for name, gate in self.gates.items()
         }
@@ -112,6 +137,82 @@ class GatedNetwork(nn.Module):
         return gate
 
 
+class GateVector:
+    """The gates of all groups at once, end to end, in few operations whatever their number.
+
+    Args:
+        gates: in the order of the groups.
+    """
+
+    def __init__(self, gates: Sequence[Gate]) -> None:
+        self._gates = list(gates)
+        sizes = torch.tensor([gate.scores.numel() for gate in gates])
+        columns = torch.arange(int(sizes.max()))
+        total = int(sizes.sum())
+        # Position of each unit of each group, (groups, largest size); behind the last where none.
+        starts = sizes.cumsum(0) - sizes
+        positions = torch.where(columns < sizes[:, None], starts[:, None] + columns, total)
+        self._positions = positions
+        self._group = torch.arange(len(gates)).repeat_interleave(sizes)
+        self._lowest = torch.tensor([gate.lowest for gate in gates])
+
+    def __call__(self) -> Tensor:
+        """Return what :class:`Gate` returns for each, (number of units,)."""
+        scores = torch.cat([gate.scores for gate in self._gates])
+        self._move(scores.device)
+        mask = scores.detach() > OPEN_ABOVE
+        num_open = torch.zeros_like(self._lowest).index_add_(0, self._group, mask.long())
+        # A GPU must not wait for the answer in every step, so there the floor always runs.
+        if scores.device.type != "cpu" or bool((num_open < self._lowest).any()):
+            mask = self._with_floor(scores.detach(), mask)
+        return _straight_through(mask, scores)
+
+    def widths(self) -> Tensor:
+        """Return the open units of each group, float64, differentiable in the scores."""
+        values = self().double()
+        return values.new_zeros(len(self._gates)).index_add(0, self._group, values)
+
+    def _with_floor(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Open the units with the highest scores of each group, the first of equal ones."""
+        padded = torch.cat([scores, scores.new_full((1,), -torch.inf)])[self._positions]
+        order = padded.argsort(dim=1, descending=True, stable=True)
+        ranks = torch.arange(order.shape[1], device=order.device)
+        highest = torch.where(
+            ranks < self._lowest[:, None], self._positions.gather(1, order), len(scores)
+        )
+        spare = mask.new_zeros(1)
+        return torch.cat([mask, spare]).index_fill(0, highest.flatten(), True)[:-1]
+
+    def _move(self, device: torch.device) -> None:
+        if self._group.device != device:
+            self._positions = self._positions.to(device)
+            self._group = self._group.to(device)
+            self._lowest = self._lowest.to(device)
+
+
+def _straight_through(mask: Tensor, scores: Tensor) -> Tensor:
+    return mask.to(scores.dtype) + (scores - scores.detach())
+
+
+class _Selection:
+    """Picks each entry's gate out of all gates; entries that always stay get 1."""
+
+    def __init__(self, units: Tensor) -> None:
+        self.units = units
+        first, count = int(units[0]), len(units)
+        self._slice = slice(first, first + count)
+        self._is_slice = first >= 0 and torch.equal(units, torch.arange(first, first + count))
+        self._index = units + 1
+
+    def __call__(self, gates: Tensor) -> Tensor:
+        """Return the factors (number of entries,) for gates (number of units,)."""
+        if self._is_slice:
+            return gates[self._slice]
+        if self._index.device != gates.device:
+            self._index = self._index.to(gates.device)
+        return torch.cat([gates.new_ones(1), gates])[self._index]
+
+
 def attach_gates(
     model: nn.Module, graph: ChannelGraph, rules: WidthRules | None = None
 ) -> GatedNetwork:
@@ -119,19 +220,19 @@ def attach_gates(
     return GatedNetwork(model, graph, rules or WidthRules())
 
 
-def _scales(reader: nn.Module, gate: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield (parameter name, factor that broadcasts to it) for a module that reads the group."""
-    if isinstance(reader, RepVGGBlock):
-        yield "conv3x3.weight", gate.view(1, -1, 1, 1)
-        yield "conv1x1.weight", gate.view(1, -1, 1, 1)
-        if reader.norm_identity is not None:
-            yield "norm_identity.weight", gate[reader.identity_in]
-    elif isinstance(reader, PlainBlock):
-        yield "conv.weight", gate.view(1, -1, 1, 1)
-    elif isinstance(reader, nn.Linear):
-        yield "weight", gate.view(1, -1)
-    else:
-        raise TypeError(f"no rule to gate the input of {type(reader).__name__}")
+def _names_in_modules(network: nn.Module, tensors: set[str]) -> dict[str, list[str]]:
+    """Return, for each parameter, one name per module that holds it.
+
+    A module that is registered twice must be named once: ``functional_call`` would swap its
+    parameters twice and put back the wrong ones.
+    """
+    first_names = {id(network.get_parameter(name)): name for name in tensors}
+    names: dict[str, list[str]] = {name: [] for name in tensors}
+    for path, module in network.named_modules():
+        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) in first_names:
+                names[first_names[id(parameter)]].append(f"{path}.{key}" if path else key)
+    return names
 
 
 def _key(name: str) -> str:

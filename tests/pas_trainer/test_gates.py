@@ -4,10 +4,15 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from pas_trainer import Gate, attach_gates
+from pas_trainer.gates import GateVector
 from search_space import RepVGGBlock, WidthRules, build_supernet, trace_channels
+
+SCORE = st.sampled_from([-1.0, 0.0, 0.25, 0.5, 0.75, 1.0])
 
 
 def test_a_new_gate_is_open_everywhere():
@@ -32,6 +37,27 @@ def test_the_gradient_passes_straight_through_even_where_closed():
     gate.scores.data = torch.tensor([1.0, 0.0, 1.0])
     (gate() * torch.tensor([2.0, 3.0, 5.0])).sum().backward()
     assert gate.scores.grad.tolist() == [2.0, 3.0, 5.0]
+
+
+@given(st.lists(st.tuples(st.lists(SCORE, min_size=1, max_size=6), st.integers(1, 6)), min_size=1))
+def test_all_gates_at_once_are_what_each_one_is(groups):
+    gates = []
+    for scores, lowest in groups:
+        gates.append(Gate(len(scores), min(lowest, len(scores))))
+        gates[-1].scores.data = torch.tensor(scores)
+    vector = GateVector(gates)
+    assert torch.equal(vector(), torch.cat([gate() for gate in gates]))
+    assert vector.widths().tolist() == [float(gate.open_mask().sum()) for gate in gates]
+    (vector.widths() * torch.arange(1.0, 1 + len(gates))).sum().backward()
+    for factor, gate in enumerate(gates, 1):
+        assert gate.scores.grad.tolist() == [factor] * gate.scores.numel()
+
+
+@pytest.mark.parametrize("gate", [Gate(4, lowest=2), GateVector([Gate(4, lowest=2)])])
+def test_of_equal_scores_the_first_stay_open(gate):
+    scores = gate.scores if isinstance(gate, Gate) else gate._gates[0].scores
+    scores.data = torch.full((4,), 0.1)
+    assert gate().tolist() == [1.0, 1.0, 0.0, 0.0]
 
 
 def test_set_open_moves_only_contradicting_scores():
@@ -107,3 +133,79 @@ def test_floors_come_from_the_rules():
     gated = attach_gates(model, graph, WidthRules(floor=0.25))
     for group in graph.groups:
         assert gated.gates[group.name].lowest == group.size // 4
+
+
+class Bottleneck(nn.Module):
+    """A residual sum, a depth-wise convolution, concatenation and two readers of one map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.down, self.up = nn.Conv2d(6, 4, 1), nn.Conv2d(4, 6, 1)
+        self.side = nn.Conv2d(6, 5, 1)
+        self.fc = nn.Linear(11, 3)
+
+    def forward(self, x: torch.Tensor, masks: dict[str, torch.Tensor] | None = None):
+        """With masks: the paper's form, activations times gates in front of whatever mixes them."""
+
+        def gated(y: torch.Tensor, name: str) -> torch.Tensor:
+            return y if masks is None else y * masks[name].view(1, -1, 1, 1)
+
+        y = torch.relu(self.norm(self.stem(x)))
+        inner = torch.relu(self.down(gated(self.depthwise(y), "stem")))
+        y = torch.sigmoid(y + self.up(gated(inner, "down")))
+        side = self.side(gated(y, "stem"))
+        both = torch.cat([gated(y, "stem"), gated(side, "side")], 1)
+        return self.fc(both.mean((2, 3)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gating_readers_equals_gating_activations_in_any_network(training):
+    torch.manual_seed(3)
+    network = Bottleneck().double().train(training)
+    x, target = torch.randn(6, 3, 8, 8).double(), torch.randn(6, 3).double()
+    gated = attach_gates(network, trace_channels(network, x)).double().train(training)
+    assert set(gated.gates) == {"stem", "down", "side"}
+    for gate in gated.gates.values():
+        gate.scores.data.copy_(torch.rand_like(gate.scores))
+    masks = {n: g().detach().requires_grad_() for n, g in gated.gates.items()}
+    assert all((mask == 0).any() for mask in masks.values())
+    expected, got = copy.deepcopy(network)(x, masks), gated(x)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+    ((expected - target) ** 2).sum().backward()
+    ((got - target) ** 2).sum().backward()
+    for name, gate in gated.gates.items():
+        torch.testing.assert_close(gate.scores.grad, masks[name].grad, rtol=1e-9, atol=1e-9)
+        assert (gate.scores.grad != 0).all()
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 6), nn.LayerNorm([6])], ids=["group", "layer"])
+def test_norms_over_channels_leave_closed_ones_out(norm):
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.z = nn.Conv2d(3, 6, 1), copy.deepcopy(norm), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.a(x)
+            if isinstance(self.norm, nn.LayerNorm):
+                return self.z(self.norm(y.movedim(1, -1)).movedim(-1, 1))
+            return self.z(self.norm(y))
+
+    torch.manual_seed(0)
+    network, x = Normed().double(), torch.randn(3, 3, 4, 4).double()
+    gated = attach_gates(network, trace_channels(network, x)).double()
+    (gate,) = gated.gates.values()
+    per_unit = 6 // len(gate.scores)
+    gate.scores.data[0] = 0.0
+    kept = [c for c in range(6) if c % (6 // per_unit) != 0]
+    y = network.a(x)[:, kept]
+    if per_unit == 1:
+        hidden = nn.functional.layer_norm(y.movedim(1, -1), (5,)).movedim(-1, 1)
+    else:
+        hidden = nn.functional.group_norm(y, 2)
+    expected = nn.functional.conv2d(hidden, network.z.weight[:, kept], network.z.bias)
+    torch.testing.assert_close(gated(x), expected, rtol=1e-9, atol=1e-9)
+    gated(x).square().sum().backward()
+    assert (gate.scores.grad != 0).all()
