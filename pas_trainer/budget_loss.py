@@ -1,6 +1,8 @@
-"""The regulariser that pulls a gated network's cost to its budget, and the exact landing."""
+"""The regulariser that pulls a gated network's costs to their budget, and the exact landing."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,56 +11,80 @@ from pas_trainer.gates import GatedNetwork
 from search_space import Budget, WidthRules, fit_widths
 
 
-def budget_loss(cost: Tensor, limit: float, full: int) -> Tensor:
-    """Squared distance of the cost from its limit, both as shares of the supernet's cost.
+def budget_loss(
+    costs: Mapping[str, Tensor],
+    limits: Mapping[str, float],
+    full: Mapping[str, float],
+    main: str,
+) -> Tensor:
+    """Squared distances of the costs from their limits, as shares of the supernet's costs, summed.
 
-    The paper's ``(R(b) - R_target)^2`` with R in units of the whole supernet, so that a strength
-    means the same on every network. Two-sided: it also lets channels grow back.
+    For the main resource the paper's ``(R(b) - R_target)^2`` (Li et al., IJCAI 2022, section 3)
+    with R in units of the whole supernet, so that a strength means the same on every network. It
+    is two-sided: it also lets channels grow back. Of the other resources only what exceeds the
+    limit counts.
 
     Args:
-        cost: 0-d tensor, current cost.
-        limit: where it should be, same unit.
-        full: the supernet's cost, same unit.
+        costs: current cost by resource, 0-d tensors.
+        limits: where each should be, in the same units.
+        full: the supernet's costs, in the same units.
+        main: the resource whose limit is to be used, not only kept.
     """
-    return ((cost - limit) / full) ** 2
+    loss = ((costs[main] - limits[main]) / full[main]) ** 2
+    for resource, cost in costs.items():
+        if resource != main:
+            loss = loss + ((cost - limits[resource]) / full[resource]).clamp_min(0) ** 2
+    return loss
 
 
-def annealed_limit(progress: float, limit: int, full: int, anneal: float) -> float:
-    """Limit of this moment: from the full cost straight down to ``limit``, then constant.
+def annealed_limits(
+    progress: float, limits: Mapping[str, float], full: Mapping[str, float], anneal: float
+) -> dict[str, float]:
+    """Limits of this moment: from the full costs straight down to ``limits``, then constant.
 
     Args:
         progress: share of the search that is done, in [0, 1].
-        limit: the final limit.
-        full: the supernet's cost.
-        anneal: share of the search after which the limit is final; 0 means from the start.
+        limits: the final limits by resource.
+        full: the supernet's costs by resource.
+        anneal: share of the search after which the limits are final; 0 means from the start.
     """
-    if progress >= anneal:
-        return float(limit)
-    return full + (limit - full) * progress / anneal
+    left = max(0.0, 1 - progress / anneal) if anneal else 0.0
+    return {r: limit + (full[r] - limit) * left for r, limit in limits.items()}
 
 
 @torch.no_grad()
 def project_onto_budget(gated: GatedNetwork, budget: Budget, rules: WidthRules) -> dict[str, int]:
-    """Open and close the fewest gates, by score, so that the cost is in [0.97, 1.00] of the limit.
+    """Open and close the fewest gates, by score, so that the budget is met and used.
 
-    Within a group the channels with the highest scores stay; see :func:`search_space.fit_widths`
-    for the choice between groups. Changes the scores of ``gated`` only where a gate moves.
+    Every cost ends within its limit, at least one of them above 0.97 of it. Within a group the
+    units with the highest scores stay; see :func:`search_space.fit_widths` for the choice between
+    groups. Changes the scores of ``gated`` only where a gate moves.
 
     Returns:
-        Open channels by group.
+        Open units by group.
 
     Raises:
         ValueError: no network of the search space meets the budget.
     """
-    order = {n: g.scores.argsort(descending=True, stable=True) for n, g in gated.gates.items()}
-    unit_scores = {
-        name: gate.scores[order[name]].view(-1, rules.unit(len(gate.scores))).mean(1).tolist()
-        for name, gate in gated.gates.items()
+    gates = gated.gates
+    order = {n: g.scores.argsort(descending=True, stable=True) for n, g in gates.items()}
+    scores = {
+        group.name: _block_means(gates[group.name].scores[order[group.name]], rules.step(group))
+        for group in gated.graph.groups
     }
-    start = {name: int(gate.open_mask().sum()) for name, gate in gated.gates.items()}
-    widths = fit_widths(gated.graph, budget, rules, start, unit_scores)
-    for name, gate in gated.gates.items():
+    start = {name: int(gate.open_mask().sum()) for name, gate in gates.items()}
+    widths = fit_widths(gated.graph, budget, rules, start, scores)
+    for name, gate in gates.items():
         mask = torch.zeros_like(gate.scores, dtype=torch.bool)
         mask[order[name][: widths[name]]] = True
         gate.set_open(mask)
     return widths
+
+
+def _block_means(scores: Tensor, step: int) -> list[float]:
+    """Mean of each ``step`` scores; the last block may be smaller."""
+    whole = len(scores) // step * step
+    means = scores[:whole].view(-1, step).double().mean(1).tolist()
+    if whole < len(scores):
+        means.append(float(scores[whole:].double().mean()))
+    return means

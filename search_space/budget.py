@@ -1,91 +1,116 @@
-"""Budgets: a limit on a resource, and the widths that meet it exactly."""
+"""Budgets: limits on one or several resources, and the widths that meet them exactly."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from search_space.channel_graph import RESOURCES, ChannelGraph
+from search_space.fitting import LOWEST_USE, Fit
+from search_space.width_rules import WidthRules
 
-LOWEST_USE = 0.97
-"""A finished trial costs between this share of its limit and the whole of it."""
+Limit = float | str
+"""A number of at most 1 is a share of the supernet's cost, a larger one is absolute; text with a
+unit (``"0.8 ms"``, ``"300 M"``, ``"25 MB"``) is always absolute."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WidthRules:
-    """What a width may be, for every channel group alike."""
-
-    floor: float = 1 / 16
-    """Least share of a group that stays open, in (0, 1]; at least one channel always does."""
-    divisor: int = 1
-    """Widths are multiples of this (8 or 16 suit GPUs), or of its greatest common divisor with the
-    group's size where that is no multiple itself."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if not 0 < self.floor <= 1:
-            raise ValueError(f"floor is {self.floor}; it must be in (0, 1]")
-        if self.divisor < 1:
-            raise ValueError(f"divisor is {self.divisor}; it must be at least 1")
-
-    def unit(self, size: int) -> int:
-        """Channels that open or close at once in a group of ``size`` channels."""
-        return math.gcd(self.divisor, size)
-
-    def lowest(self, size: int) -> int:
-        """Least width of a group of ``size`` channels."""
-        unit = self.unit(size)
-        return max(unit, math.ceil(size * self.floor / unit - 1e-9) * unit)
+_COUNTS = {"k": 1e3, "M": 1e6, "G": 1e9}
+UNITS: Mapping[str, Mapping[str, float]] = {
+    "macs": _COUNTS,
+    "num_params": _COUNTS,
+    "activation_bytes": {"kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "latency_ms": {"us": 1e-3, "ms": 1, "s": 1e3},
+}
+"""Units that a limit on each resource may be written in, and their size in its own unit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """An upper limit on one resource of the compact network in deploy form."""
+    """Upper limits on resources of the compact network in deploy form; all hold at once."""
 
     resource: str = "macs"
-    """``macs`` (multiply-adds for one image) or ``num_params``."""
-    limit: float
-    """At most 1: a share of the supernet's cost. Above 1: absolute."""
+    """The main resource, one of :data:`search_space.RESOURCES`."""
+    limit: Limit
+    """Of the main resource: a share of the supernet's cost, or absolute; see :data:`Limit`."""
+    also: Mapping[str, Limit] = field(default_factory=dict, hash=False)
+    """Limits on further resources, written alike."""
 
     def __post_init__(self) -> None:
-        """Check resource and range."""
-        if self.resource not in RESOURCES:
-            known = ", ".join(RESOURCES)
-            raise ValueError(f"resource is {self.resource!r}; known: {known}")
-        if not (math.isfinite(self.limit) and self.limit > 0):
-            raise ValueError(f"limit is {self.limit}; it must be a number above 0")
+        """Check resources and ranges."""
+        check_resource("resource", self.resource)
+        read_limit("limit is", self.limit, self.resource)
+        for resource, limit in self.also.items():
+            check_resource("also", resource)
+            if resource == self.resource:
+                raise ValueError(f"also has {resource!r}, which limit limits already; leave it out")
+            read_limit(f"also.{resource} is", limit, resource)
 
-    def absolute(self, graph: ChannelGraph) -> int:
-        """The limit in units of the resource."""
-        full = graph.count(self.resource)
-        return math.floor(full * self.limit + 1e-6) if self.limit <= 1 else math.floor(self.limit)
+    def written(self) -> dict[str, Limit]:
+        """All limits as they were given, by resource, the main one first."""
+        return {self.resource: self.limit, **self.also}
+
+    def limits(self, graph: ChannelGraph) -> dict[str, float]:
+        """All limits in units of their resource, the main one first; whole but for latencies.
+
+        Raises:
+            ValueError: ``latency_ms`` without a measured table.
+        """
+        return {r: _absolute(graph, r, limit) for r, limit in self.written().items()}
+
+    def absolute(self, graph: ChannelGraph) -> float:
+        """The main limit, as in :meth:`limits`."""
+        return _absolute(graph, self.resource, self.limit)
+
+
+def check_resource(field_name: str, resource: str) -> None:
+    """Check that a resource exists.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if resource not in RESOURCES:
+        raise ValueError(f"{field_name} is {resource!r}; known: {', '.join(RESOURCES)}")
+
+
+def read_limit(what: str, limit: Limit, resource: str) -> tuple[float, bool]:
+    """Return a limit as a number in units of the resource and whether it is absolute.
+
+    Args:
+        what: begins the sentence if the limit is wrong.
+        limit: see :data:`Limit`.
+        resource: what it limits.
+
+    Raises:
+        ValueError: neither a number above 0 nor one with a unit of the resource.
+    """
+    units = UNITS[resource]
+    match = re.fullmatch(r"\s*(.*?[\d.])\s*([A-Za-z]*)\s*", str(limit))
+    try:
+        number = float(match[1]) if match else math.nan
+    except ValueError:
+        number = math.nan
+    unit = match[2] if match else ""
+    if not (math.isfinite(number) and number > 0 and (not unit or unit in units)):
+        raise ValueError(
+            f"{what} {limit!r}; it must be a number above 0, as such or as text with one of the "
+            f"units {', '.join(units)}"
+        )
+    number *= units.get(unit, 1)
+    return number, bool(unit) or number > 1
 
 
 def check_feasible(graph: ChannelGraph, budget: Budget, rules: WidthRules) -> None:
     """Tell before any training whether some network of the search space meets the budget.
 
+    A limit in ``budget.also`` may lie above the supernet's cost: it holds already.
+
     Raises:
-        ValueError: the limit is above the supernet's cost, below what the floor allows, or falls
-            into a gap between two possible costs.
+        ValueError: the rules do not fit the groups, the main limit is above the supernet's cost,
+            a limit is below what the floors allow, or all limits together fall into a gap between
+            two possible costs.
     """
-    limit, full = budget.absolute(graph), graph.count(budget.resource)
-    if limit > full:
-        raise ValueError(
-            f"limit {budget.limit:g} of {budget.resource} is above the supernet's own {full}; "
-            "choose a smaller limit"
-        )
-    floors = {g.name: rules.lowest(g.size) for g in graph.groups}
-    least = graph.count(budget.resource, floors)
-    if least > limit:
-        meant = f"absolute, as it is above 1: {limit}" if budget.limit > 1 else str(limit)
-        raise ValueError(
-            f"limit {budget.limit:g} of {budget.resource} ({meant}) is below {least} "
-            f"({least / full:.4f} of the supernet), the least that the floor of "
-            f"{rules.floor:g} per layer allows; raise the limit or lower the floor"
-        )
-    fit_widths(graph, budget, rules, graph.uniform_widths(budget.resource, limit), {})
+    fit_widths(graph, budget, rules, graph.full_widths(), {})
 
 
 def fit_widths(
@@ -93,130 +118,89 @@ def fit_widths(
     budget: Budget,
     rules: WidthRules,
     widths: Mapping[str, int],
-    unit_scores: Mapping[str, list[float]],
+    unit_scores: Mapping[str, Sequence[float]],
 ) -> dict[str, int]:
     """Move widths as little as possible, by score, until the budget is used but not exceeded.
 
-    First the lowest-scored open units are closed until the cost is within the limit; then the
-    highest-scored closed units that still fit are opened. Exchanges between pairs of groups
-    close a remaining gap; should they not, the move starts over from uniform widths, unscored.
+    First the lowest-scored open blocks are closed until every cost is within its limit; then the
+    highest-scored closed blocks that still fit are opened. Ties go to the group with the largest
+    (the smallest) share open. Exchanges between pairs of groups close a remaining gap; should
+    they not, the move starts over from full widths, unscored, and small networks are tried in all
+    widths.
 
     Args:
         graph: groups and costs.
-        budget: the limit to meet.
-        rules: floor and divisor.
-        widths: where to start, by group; rounded to the rules first.
-        unit_scores: by group, one score per unit of :meth:`WidthRules.unit` channels, best unit
-            first; groups that are missing count as all zero.
+        budget: the limits to meet.
+        rules: floors and divisors.
+        widths: where to start, open units by group; rounded to the rules first.
+        unit_scores: by group, one score per block of :meth:`WidthRules.step` units (the last may
+            be smaller), best block first; groups that are missing count as all zero.
 
     Returns:
-        Widths whose cost is within [0.97, 1.00] of the limit.
+        Open units by group. Every cost is at most its limit, and the cost of at least one
+        resource is at least 0.97 of it.
 
     Raises:
-        ValueError: no such widths were found.
+        ValueError: the rules do not fit the groups, or no such widths were found.
     """
-    fit = _Fit(graph, budget, rules, unit_scores)
+    rules.check(graph.groups)
+    _check_limits(graph, budget, rules)
+    fit = Fit(graph, budget.limits(graph), rules, unit_scores)
     fit.move(widths)
     if not fit.uses_enough():
-        # What check_feasible tries: a limit that it accepts is met from every start.
-        fit = _Fit(graph, budget, rules, {})
-        fit.move(graph.uniform_widths(budget.resource, fit.limit))
+        # The same for every start and all scores: a budget that is feasible once is so always.
+        fit = Fit(graph, budget.limits(graph), rules, {})
+        fit.move(graph.full_widths())
+        fit.try_all_widths()
     if not fit.uses_enough():
+        resource, cost = fit.most_used()
+        limit = _shown(resource, fit.limits[resource])
         raise ValueError(
-            f"limit {budget.limit:g} of {budget.resource} falls between two possible costs: "
-            f"{fit.cost()} is the largest found below {fit.limit}, less than {LOWEST_USE:.0%} of "
-            "it; choose another limit, a smaller divisor or a wider supernet"
+            f"limit {_written(budget, resource)} falls between two possible costs: "
+            f"{_shown(resource, cost)} is the largest found below {limit}, less than "
+            f"{LOWEST_USE:.0%} of it; choose another limit, a smaller divisor or a wider supernet"
         )
-    return dict(fit.widths)
+    return fit.widths()
 
 
-class _Fit:
-    """State of :func:`fit_widths`."""
+def _shown(resource: str, cost: float) -> str:
+    """A cost as text: whole numbers in full, latencies to four digits."""
+    return f"{cost:.4g}" if resource == "latency_ms" else f"{cost:.0f}"
 
-    def __init__(
-        self,
-        graph: ChannelGraph,
-        budget: Budget,
-        rules: WidthRules,
-        unit_scores: Mapping[str, list[float]],
-    ) -> None:
-        self.graph, self.budget = graph, budget
-        self.limit = budget.absolute(graph)
-        self.size = {g.name: g.size for g in graph.groups}
-        self.unit = {name: rules.unit(size) for name, size in self.size.items()}
-        self.lowest = {name: rules.lowest(size) for name, size in self.size.items()}
-        self.scores = unit_scores
-        self.widths: dict[str, int] = {}
 
-    def move(self, widths: Mapping[str, int]) -> None:
-        self.start_from(widths)
-        self.close_until_within()
-        self.open_while_within()
-        self.exchange()
+def _written(budget: Budget, resource: str) -> str:
+    limit = budget.written()[resource]
+    return f"{limit if isinstance(limit, str) else format(limit, 'g')} of {resource}"
 
-    def start_from(self, widths: Mapping[str, int]) -> None:
-        for name, size in self.size.items():
-            unit = self.unit[name]
-            rounded = round(widths[name] / unit) * unit
-            self.widths[name] = min(size, max(self.lowest[name], rounded))
 
-    def cost(self, changes: Mapping[str, int] | None = None) -> int:
-        """Cost with the widths in ``changes`` put in place of the current ones."""
-        widths = self.widths if changes is None else {**self.widths, **changes}
-        return self.graph.count(self.budget.resource, widths)
+def _check_limits(graph: ChannelGraph, budget: Budget, rules: WidthRules) -> None:
+    """Check every limit against the supernet's cost and the least that the rules allow."""
+    floors = {group.name: rules.lowest(group) for group in graph.groups}
+    for resource, limit in budget.limits(graph).items():
+        written, cost = _written(budget, resource), _shown(resource, limit)
+        full, least = graph.count(resource), graph.count(resource, floors)
+        if limit > full and resource == budget.resource:
+            raise ValueError(
+                f"limit {written} is above the supernet's own {_shown(resource, full)}; "
+                "choose a smaller limit"
+            )
+        if least > limit:
+            as_number = budget.written()[resource]
+            absolute = isinstance(as_number, float | int) and as_number > 1
+            raise ValueError(
+                f"limit {written} ({'absolute, as it is above 1: ' if absolute else ''}{cost}) is "
+                f"below {_shown(resource, least)} ({least / full:.4f} of the supernet), the "
+                f"least that {_smallest(rules)} per layer allows; raise the limit or lower them"
+            )
 
-    def score(self, name: str, unit_index: int) -> float:
-        scores = self.scores.get(name)
-        return scores[unit_index] if scores else 0.0
 
-    def last_open(self, name: str) -> float:
-        """Score of the unit that closes next."""
-        return self.score(name, self.widths[name] // self.unit[name] - 1)
+def _smallest(rules: WidthRules) -> str:
+    own = " or those of width_rules.groups" if rules.groups else ""
+    return f"the floor of {rules.floor:g} with divisor {rules.divisor}{own}"
 
-    def first_closed(self, name: str) -> float:
-        """Score of the unit that opens next."""
-        return self.score(name, self.widths[name] // self.unit[name])
 
-    def close_until_within(self) -> None:
-        while self.cost() > self.limit:
-            closable = [n for n, w in self.widths.items() if w - self.unit[n] >= self.lowest[n]]
-            if not closable:
-                raise ValueError(f"limit {self.limit} is below what the floor allows")
-            # Ties go to the group that has the largest share open, so that none is emptied first.
-            name = min(closable, key=lambda n: (self.last_open(n), -self.widths[n] / self.size[n]))
-            self.widths[name] -= self.unit[name]
-
-    def open_while_within(self) -> None:
-        while (name := self._next_to_open()) is not None:
-            self.widths[name] += self.unit[name]
-
-    def _next_to_open(self) -> str | None:
-        """Group of the best closed unit that fits; ties go to the smallest share open."""
-        closed = [n for n, w in self.widths.items() if w + self.unit[n] <= self.size[n]]
-        closed.sort(
-            key=lambda n: (self.first_closed(n), -self.widths[n] / self.size[n]), reverse=True
-        )
-        fits = (n for n in closed if self.cost({n: self.widths[n] + self.unit[n]}) <= self.limit)
-        return next(fits, None)
-
-    def uses_enough(self) -> bool:
-        return self.cost() >= LOWEST_USE * self.limit
-
-    def exchange(self) -> None:
-        """Trade units between pairs of groups until enough is used or no trade uses more."""
-        while not self.uses_enough():
-            best = max(self._trades(), key=self.cost, default=None)
-            if best is None or self.cost(best) <= self.cost():
-                return
-            self.widths.update(best)
-
-    def _trades(self) -> Iterator[dict[str, int]]:
-        """Close up to two units of one group, open up to three of another, within the limit."""
-        for down, up in itertools.permutations(self.widths, 2):
-            for close, open_ in itertools.product((0, 1, 2), (1, 2, 3)):
-                lower = self.widths[down] - close * self.unit[down]
-                higher = self.widths[up] + open_ * self.unit[up]
-                trade = {down: lower, up: higher}
-                allowed = lower >= self.lowest[down] and higher <= self.size[up]
-                if allowed and self.cost(trade) <= self.limit:
-                    yield trade
+def _absolute(graph: ChannelGraph, resource: str, limit: Limit) -> float:
+    number, is_absolute = read_limit("limit is", limit, resource)
+    cost = number if is_absolute else float(graph.count(resource)) * number
+    # The nudge keeps 0.1 * 30 from becoming 2.
+    return cost if resource == "latency_ms" else math.floor(cost + 1e-6)
