@@ -3,26 +3,26 @@
 Three files in one folder: ``architecture.json``, ``weights.safetensors`` (deploy form) and, where
 the parity of the two forms shall be proved later, ``training_weights.safetensors`` (the sliced
 network with its training branches). No file is ever unpickled, so a package from a stranger can be
-wrong but cannot run code.
+wrong but cannot run code; only a network that names the user's own function (``import:``) does,
+and that is refused unless asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from search_space import Architecture, RepVGG, build_architecture
+from pas_trainer import build_compact
+from search_space import Architecture, build_supernet_on_meta
 
 ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -92,13 +92,14 @@ def save_package(
 
 
 def load_package(
-    folder: str | os.PathLike[str], *, deploy: bool = True
-) -> tuple[Architecture, RepVGG]:
+    folder: str | os.PathLike[str], *, deploy: bool = True, allow_import: bool = False
+) -> tuple[Architecture, nn.Module]:
     """Read a package; torch's global random state is left as it was.
 
     Args:
         folder: as written by :func:`save_package`.
         deploy: the deploy form, or else the sliced network with its training branches.
+        allow_import: whether an ``import:`` supernet may be rebuilt, which runs the code it names.
 
     Returns:
         The architecture and the network on the CPU, in eval mode.
@@ -108,17 +109,20 @@ def load_package(
     """
     source = Path(folder)
     architecture = load_architecture(source)
-    # The meta network costs no memory, however large the document says the network is.
+    if architecture.supernet.startswith("import:") and not allow_import:
+        raise PackageError(
+            f"{source / ARCHITECTURE_FILE} names the supernet {architecture.supernet}, whose code "
+            "would be run; pass allow_import=True if you trust it"
+        )
     try:
-        expected = _meta_network(architecture, deploy=deploy)
+        _check_memory(architecture)
+        network = build_compact(architecture, deploy=deploy)
     except (ValueError, RuntimeError, OverflowError) as error:
         path = source / ARCHITECTURE_FILE
         raise PackageError(f"{path} is not an architecture: {_first_line(error)}") from error
     path = source / (WEIGHTS_FILE if deploy else TRAINING_WEIGHTS_FILE)
     state = _read_weights(path)
-    _check_fit(state, expected, path)
-    with torch.random.fork_rng(devices=[]):
-        network = build_architecture(architecture, deploy=deploy)
+    _check_fit(state, network, path)
     network.load_state_dict(state)
     return architecture, network.eval()
 
@@ -140,7 +144,6 @@ def load_architecture(folder: str | os.PathLike[str]) -> Architecture:
         if not isinstance(document, dict):
             raise ValueError("it holds no JSON object")  # noqa: TRY004
         architecture = Architecture.from_json(document)
-        _check_values(architecture)
     except ValueError as error:
         raise PackageError(f"{path} is not an architecture: {error}") from error
     return architecture
@@ -166,14 +169,26 @@ def content_hash(folder: str | os.PathLike[str]) -> str:
 def _serialised(
     architecture: Architecture, network: nn.Module, name: str, *, deploy: bool
 ) -> bytes:
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    _check_fit(state, _meta_network(architecture, deploy=deploy), Path(name))
+    state = {
+        key: value.detach().cpu().contiguous().clone()
+        for key, value in network.state_dict().items()
+    }
+    _check_fit(state, build_compact(architecture, deploy=deploy), Path(name))
     return save(state, metadata={"format": "pt"})
 
 
-def _meta_network(architecture: Architecture, *, deploy: bool) -> RepVGG:
-    with torch.device("meta"):
-        return build_architecture(architecture, deploy=deploy)
+def _check_memory(architecture: Architecture) -> None:
+    """Refuse a document that promises a supernet larger than this machine's memory."""
+    supernet = build_supernet_on_meta(
+        architecture.supernet,
+        len(architecture.classes),
+        architecture.in_channels,
+        **architecture.options,
+    )
+    need = sum(tensor.nbytes for tensor in supernet.state_dict().values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > memory:
+        raise ValueError(f"its supernet takes {need >> 20} MiB, the memory is {memory >> 20} MiB")
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -216,43 +231,5 @@ def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _check_values(architecture: Architecture) -> None:
-    """Check the types that a JSON document may get wrong and that nothing else checks."""
-    for name in ("in_channels", "image_size"):
-        value = getattr(architecture, name)
-        if not (_is_int(value) and value >= 1):
-            raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1")
-    if not (isinstance(architecture.supernet, str) and isinstance(architecture.options, dict)):
-        raise ValueError("supernet must be a string and options an object")  # noqa: TRY004
-    if not all(_is_number(value) for value in architecture.options.values()):
-        raise ValueError("options must be numbers")
-    for name in ("mean", "std"):
-        values = getattr(architecture, name)
-        if not (isinstance(values, list) and all(_is_number(value) for value in values)):
-            raise ValueError(f"{name} must be a list of numbers")
-        if len(values) != architecture.in_channels:
-            raise ValueError(f"{name} must have one number per channel")
-    if not all(value > 0 for value in architecture.std):
-        raise ValueError("std must be above 0")
-    classes = architecture.classes
-    if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
-        raise ValueError("classes must be a list of names")
-    groups = architecture.open_channels
-    if not (isinstance(groups, dict) and all(_is_int_list(c) for c in groups.values())):
-        raise ValueError("open_channels must map group names to lists of integers")
-
-
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_int_list(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_int(item) for item in value)
-
-
-def _is_number(value: Any) -> bool:
-    return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)

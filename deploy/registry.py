@@ -84,6 +84,7 @@ def promote_package(
     run_id: str,
     images: Tensor,
     tags: Mapping[str, str],
+    allow_import: bool = False,
 ) -> PromotedModel:
     """Check a package, register it as a version of a model and move an alias to it.
 
@@ -99,6 +100,7 @@ def promote_package(
         images: held-out images (N, C, H, W), float32 in [0, 1], for the parity check; the first
             two are stored with the model as its input example.
         tags: set on the version, besides :data:`CONTENT_HASH_TAG` and :data:`PARITY_ERROR_TAG`.
+        allow_import: see :func:`deploy.load_package`.
 
     Raises:
         PackageError: the package is unusable or has no training weights.
@@ -108,9 +110,9 @@ def promote_package(
     """
     client = _client(client_or_tracking_uri)
     run = client.get_run(run_id)
-    architecture, network = load_package(folder)
+    architecture, network = load_package(folder, allow_import=allow_import)
     _check_images(images, architecture)
-    _, training_network = load_package(folder, deploy=False)
+    _, training_network = load_package(folder, deploy=False, allow_import=allow_import)
     classifier = DeployedClassifier(architecture, network).eval()
     training_classifier = DeployedClassifier(architecture, training_network)
     parity_error = check_parity(training_classifier, classifier, images)
@@ -138,12 +140,17 @@ def promote_package(
 
 
 def load_promoted(
-    client_or_tracking_uri: MlflowClient | str, model_name: str, alias: str
+    client_or_tracking_uri: MlflowClient | str,
+    model_name: str,
+    alias: str,
+    *,
+    allow_import: bool = False,
 ) -> LoadedModel:
     """Load the version that an alias points to, without pickle and on any device.
 
     Only the package files stored with the version are downloaded (``architecture.json`` and the
-    weights); the network is rebuilt from them.
+    weights); the network is rebuilt from them. One that was made from
+    an ``import:`` supernet is refused unless ``allow_import``, since that runs the code it names.
 
     Raises:
         MlflowException: the model or alias is unknown, or the store failed.
@@ -158,7 +165,7 @@ def load_promoted(
             dst_path=temporary,
             tracking_uri=client.tracking_uri,
         )
-        architecture, network = load_package(folder)
+        architecture, network = load_package(folder, allow_import=allow_import)
     return LoadedModel(
         name=model_name,
         version=int(version.version),

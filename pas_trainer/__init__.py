@@ -1,23 +1,32 @@
 """One trial's science: gates, budget loss, search, slicing, fine-tuning, reparameterization."""
 
-from pas_trainer.budget_loss import annealed_limit, budget_loss, project_onto_budget
+from pas_trainer.budget_loss import annealed_limits, budget_loss, project_onto_budget
+from pas_trainer.compact import build_compact
 from pas_trainer.config import (
     FinetuneConfig,
     PretrainConfig,
     SearchConfig,
     SupernetTraining,
     TrialConfig,
+    check_pretraining,
     content_key,
 )
 from pas_trainer.data import ClassificationData, DataConfig, load_data, open_sources
-from pas_trainer.errors import DataError, DivergenceError
+from pas_trainer.errors import DataError, DivergenceError, WeightsError
 from pas_trainer.fuse import reparameterize
 from pas_trainer.gates import Gate, GatedNetwork, attach_gates
-from pas_trainer.loop import EpochReport, derive_seed, evaluate
+from pas_trainer.loop import EpochReport, derive_seed, evaluate, logits_of
 from pas_trainer.optim import OptimizerConfig
-from pas_trainer.search import TrialResult, run_search
+from pas_trainer.search import TrialResult, read_latency_table, run_search
 from pas_trainer.slicing import slice_channels
-from pas_trainer.supernet import SupernetResult, load_supernet, read_supernet_result, train_supernet
+from pas_trainer.supernet import (
+    SupernetResult,
+    load_supernet,
+    read_supernet_result,
+    trace_supernet,
+    train_supernet,
+)
+from pas_trainer.weights import fit_weights, load_weights, read_weights, weights_identity
 
 __all__ = [
     "ClassificationData",
@@ -35,19 +44,29 @@ __all__ = [
     "SupernetTraining",
     "TrialConfig",
     "TrialResult",
-    "annealed_limit",
+    "WeightsError",
+    "annealed_limits",
     "attach_gates",
     "budget_loss",
+    "build_compact",
+    "check_pretraining",
     "content_key",
     "derive_seed",
     "evaluate",
+    "fit_weights",
     "load_data",
     "load_supernet",
+    "load_weights",
+    "logits_of",
     "open_sources",
     "project_onto_budget",
+    "read_latency_table",
     "read_supernet_result",
+    "read_weights",
     "reparameterize",
     "run_search",
     "slice_channels",
+    "trace_supernet",
     "train_supernet",
+    "weights_identity",
 ]

@@ -18,12 +18,25 @@ class PretrainConfig:
     """Training of the supernet, once per sweep (``pretrain:``)."""
 
     epochs: int = 30
-    """Epochs over the training split, at least 1."""
+    """Epochs over the training split; 0 where ``supernet.weights`` are taken as they are."""
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if self.epochs < 1:
-            raise ValueError(f"epochs is {self.epochs}; it must be at least 1")
+        if self.epochs < 0:
+            raise ValueError(f"epochs is {self.epochs}; it must be at least 0")
+
+
+def check_pretraining(supernet: SupernetConfig, pretrain: PretrainConfig) -> None:
+    """Check that a search does not start from random weights.
+
+    Raises:
+        ValueError: no weights and no epochs.
+    """
+    if pretrain.epochs == 0 and supernet.weights is None:
+        raise ValueError(
+            "pretrain.epochs is 0, but supernet.weights are not given; "
+            "set pretrain.epochs to at least 1 or give weights"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +90,10 @@ class SupernetTraining:
     seed: int = 0
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        """Check that there are weights or epochs."""
+        check_pretraining(self.supernet, self.pretrain)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialConfig:
@@ -90,6 +107,7 @@ class TrialConfig:
         width_rules: floor and divisor of every group.
         optimizer: recipe.
         search, finetune: the two phases.
+        latency_table: file of the measured table that a limit on ``latency_ms`` goes by.
         seed: of this trial; the same trial gives the same result on the same kind of machine.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
@@ -102,13 +120,19 @@ class TrialConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    latency_table: str | None = None
     seed: int = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check the range of the strength."""
+        """Check the strength, and that a limit on latency has its table."""
         if not 0 <= self.strength < float("inf"):
             raise ValueError(f"strength is {self.strength}; it must be a number of at least 0")
+        if "latency_ms" in self.budget.written() and self.latency_table is None:
+            raise ValueError(
+                "budget limits latency_ms, but latency_table is not given; "
+                "write one with measure_latency_table"
+            )
 
 
 def content_key(*parts: Any) -> str:

@@ -10,5 +10,12 @@ class DataError(ValueError):
     """
 
 
+class WeightsError(ValueError):
+    """The weights a supernet shall start from cannot be read, fetched or used.
+
+    The message is one sentence that names the weights and the way out.
+    """
+
+
 class DivergenceError(RuntimeError):
     """Training left the finite numbers: this trial is lost, others may go on."""

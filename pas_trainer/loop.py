@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -147,11 +147,28 @@ class Trainer:
 
     def _loss(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
         with autocast(self.device):
-            logits = self.model(images)
+            logits = logits_of(self.model(images))
             loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(progress).to(loss.dtype)
         return loss
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits (N, classes) of what a network returned.
+
+    Some networks of torchvision return a named tuple in training mode: logits and what auxiliary
+    heads say, which is not used.
+
+    Raises:
+        ValueError: there are no logits in it.
+    """
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise ValueError(  # noqa: TRY004
+            f"the network returns an object of type {type(output).__name__}; it must return logits"
+        )
+    return logits
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -172,7 +189,7 @@ def evaluate(
     for batch in split.eval_batches(EVAL_BATCH):
         images, labels = normalize(batch)
         with autocast(device):
-            predicted = model(images).argmax(dim=1)
+            predicted = logits_of(model(images)).argmax(dim=1)
         correct += (predicted == labels).sum()
     return int(correct) / len(split)
 

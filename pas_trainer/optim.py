@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from pas_trainer.gates import Gate
 
@@ -53,10 +54,13 @@ def build_optimizer(
 
     Each group carries ``peak_lr``, from which :func:`set_learning_rate` computes ``lr``.
     """
-    scores = {id(m.scores) for m in model.modules() if isinstance(m, Gate)}
+    modules = list(model.modules())
+    scores = {id(m.scores) for m in modules if isinstance(m, Gate)}
+    layers = {id(m.weight) for m in modules if isinstance(m, _ConvNd | nn.Linear)}
     gates = [p for p in model.parameters() if id(p) in scores]
-    weights = [p for p in model.parameters() if p.ndim > 1 and id(p) not in scores]
-    others = [p for p in model.parameters() if p.ndim <= 1 and id(p) not in scores]
+    rest = [p for p in model.parameters() if id(p) not in scores]
+    weights = [p for p in rest if id(p) in layers or _is_matrix(p)]
+    others = [p for p in rest if not (id(p) in layers or _is_matrix(p))]
     groups = [
         {"params": weights, "weight_decay": config.weight_decay, "peak_lr": learning_rate},
         {"params": others, "weight_decay": 0.0, "peak_lr": learning_rate},
@@ -68,6 +72,11 @@ def build_optimizer(
         momentum=config.momentum,
         nesterov=config.momentum > 0,
     )
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether it mixes channels; a scale per channel, whatever its shape, does not."""
+    return sum(size > 1 for size in parameter.shape) > 1
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

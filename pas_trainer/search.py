@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pas_trainer.budget_loss import annealed_limit, budget_loss, project_onto_budget
+from pas_trainer.budget_loss import annealed_limits, budget_loss, project_onto_budget
 from pas_trainer.checkpoint import Checkpoint
 from pas_trainer.config import TrialConfig, content_key
 from pas_trainer.data import ClassificationData, load_data
@@ -35,8 +35,8 @@ from pas_trainer.loop import (
 )
 from pas_trainer.optim import build_optimizer, cosine_factor
 from pas_trainer.slicing import slice_channels
-from pas_trainer.supernet import load_supernet
-from search_space import Architecture, ChannelGraph, trace_channels
+from pas_trainer.supernet import load_supernet, trace_supernet
+from search_space import Architecture, ChannelGraph, LatencyTable, graph_with_latency
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +48,9 @@ class TrialResult:
         network: deploy form, CPU, eval mode.
         training_network: the same function with its training branches, CPU, eval mode.
         widths: open channels by group.
-        macs, num_params: of the deploy form, one image.
+        macs, num_params, activation_bytes: of the deploy form, one image.
         macs_ratio: MACs over the supernet's.
+        predicted_latency_ms: by the latency table, if there is one.
         accuracy: on the validation split, in [0, 1].
         test_accuracy: on the test split, in [0, 1]; measured once, here.
     """
@@ -60,7 +61,9 @@ class TrialResult:
     widths: Mapping[str, int]
     macs: int
     num_params: int
+    activation_bytes: int
     macs_ratio: float
+    predicted_latency_ms: float | None
     accuracy: float
     test_accuracy: float
 
@@ -85,12 +88,16 @@ def run_search(
     Raises:
         DataError: the images cannot be used.
         DivergenceError: the loss became infinite or NaN.
-        ValueError: no network of the search space meets the budget.
+        ValueError: no network of the search space meets the budget, or the latency table cannot
+            be used.
     """
     data, device = load_data(config.data), pick_device(config.device)
     supernet = load_supernet(config.supernet, data, supernet_folder)
-    shape = (1, data.channels, data.image_size, data.image_size)
-    graph = trace_channels(supernet, torch.empty(shape))
+    shape = (data.channels, data.image_size, data.image_size)
+    where = config.supernet
+    graph = trace_supernet(supernet, shape, scope=where.scope, pinned=where.pinned)
+    if config.latency_table is not None:
+        graph = graph_with_latency(graph, read_latency_table(Path(config.latency_table)))
     trial = _Trial(config, data, device, graph, report, checkpoint_folder)
     gated = attach_gates(supernet, graph, config.width_rules)
     state = trial.checkpoint.load()
@@ -104,6 +111,19 @@ def run_search(
             gated.gates[name].set_open(mask)
     compact = trial.finetune(gated, state)
     return trial.measure(gated, compact)
+
+
+def read_latency_table(path: Path) -> LatencyTable:
+    """Read a table that was kept as JSON.
+
+    Raises:
+        ValueError: it cannot be read, or is something else; one sentence.
+    """
+    try:
+        return LatencyTable.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"latency table {path} cannot be read: {reason}") from error
 
 
 class _Trial:
@@ -126,11 +146,13 @@ class _Trial:
     def search(self, gated: GatedNetwork, state: dict[str, Any] | None) -> None:
         """Train gates and weights together, then move the gates onto the budget."""
         config, budget = self.config, self.config.budget
-        limit, full = budget.absolute(self.graph), self.graph.count(budget.resource)
+        limits = budget.limits(self.graph)
+        full = {resource: self.graph.count(resource) for resource in limits}
 
         def weighted_budget_loss(progress: float) -> Tensor:
-            target = annealed_limit(progress, limit, full, config.search.anneal)
-            return config.strength * budget_loss(gated.cost(budget.resource), target, full)
+            costs = {resource: gated.cost(resource) for resource in limits}
+            now = annealed_limits(progress, limits, full, config.search.anneal)
+            return config.strength * budget_loss(costs, now, full, budget.resource)
 
         learning_rate = config.optimizer.learning_rate * config.search.learning_rate_scale
         self._train_phase(
@@ -184,6 +206,8 @@ class _Trial:
         architecture = Architecture(
             supernet=self.config.supernet.name,
             options=dict(self.config.supernet.options),
+            scope=list(self.config.supernet.scope),
+            pinned=list(self.config.supernet.pinned),
             in_channels=data.channels,
             image_size=data.image_size,
             mean=list(data.mean),
@@ -198,10 +222,17 @@ class _Trial:
             widths=widths,
             macs=macs,
             num_params=self.graph.count_params(widths),
+            activation_bytes=self.graph.count("activation_bytes", widths),
             macs_ratio=macs / self.full_macs,
+            predicted_latency_ms=self._predicted_latency_ms(widths),
             accuracy=accuracy,
             test_accuracy=test_accuracy,
         )
+
+    def _predicted_latency_ms(self, widths: Mapping[str, int]) -> float | None:
+        if self.config.latency_table is None:
+            return None
+        return float(self.graph.count("latency_ms", widths))
 
     def _train_phase(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,22 +24,46 @@ from pas_trainer.loop import (
     pick_device,
 )
 from pas_trainer.optim import build_optimizer, cosine_factor
-from search_space import RepVGG, SupernetConfig, build_supernet, trace_channels
+from pas_trainer.weights import load_weights
+from search_space import ChannelGraph, SupernetConfig, build_supernet, trace_channels
 
 
 @dataclass(frozen=True, slots=True)
 class SupernetResult:
-    """A trained supernet's measures: MACs and parameters in deploy form, accuracies in [0, 1]."""
+    """A trained supernet's measures.
+
+    Attributes:
+        macs, num_params: in deploy form, one image.
+        accuracy, test_accuracy: on the validation and the test split, in [0, 1].
+        left_at_random: tensors for which the given weights did not fit, see
+            :func:`pas_trainer.weights.load_weights`.
+    """
 
     macs: int
     num_params: int
     accuracy: float
     test_accuracy: float
+    left_at_random: tuple[str, ...] = ()
 
 
-def new_supernet(config: SupernetConfig, data: ClassificationData) -> RepVGG:
+def new_supernet(config: SupernetConfig, data: ClassificationData) -> nn.Module:
     """Build the supernet for these images, randomly initialised."""
     return build_supernet(config.name, len(data.classes), data.channels, **config.options)
+
+
+def trace_supernet(
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    *,
+    scope: Sequence[str] = (),
+    pinned: Sequence[str] = (),
+) -> ChannelGraph:
+    """Trace a network for images of ``shape`` (C, H, W); the network may be on the meta device.
+
+    Raises:
+        ValueError: nothing can be searched, see :func:`search_space.trace_channels`.
+    """
+    return trace_channels(network, torch.empty((1, *shape)), scope=tuple(scope), pinned=pinned)
 
 
 def train_supernet(
@@ -46,10 +71,12 @@ def train_supernet(
 ) -> SupernetResult:
     """Train the supernet, or return at once if ``folder`` holds it already.
 
-    Writes ``supernet.safetensors`` and, last, ``supernet.json``; resumes after a kill.
+    With ``config.supernet.weights`` it starts from those; with 0 epochs it stays at them. Writes
+    ``supernet.safetensors`` and, last, ``supernet.json``; resumes after a kill.
 
     Raises:
         DataError: the images cannot be used.
+        WeightsError: the weights cannot be had or do not fit.
         DivergenceError: the loss became infinite or NaN.
     """
     done = read_supernet_result(folder)
@@ -58,13 +85,17 @@ def train_supernet(
     data, device = load_data(config.data), pick_device(config.device)
     torch.manual_seed(derive_seed(config.seed, "supernet"))
     model = new_supernet(config.supernet, data)
-    cost = deploy_cost(model, data)
+    left: tuple[str, ...] = ()
+    if config.supernet.weights is not None:
+        left = load_weights(config.supernet, model, len(data.classes))
+    cost = deploy_cost(model, config.supernet, data)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     _train(config, model, data, device, folder, report)
     result = SupernetResult(
         *cost,
         accuracy=evaluate(model, data.validation, data, device),
         test_accuracy=evaluate(model, data.test, data, device),
+        left_at_random=left,
     )
     save_weights(model, folder / "supernet.safetensors")
     draft = folder / "supernet.json.tmp"
@@ -77,10 +108,14 @@ def train_supernet(
 def read_supernet_result(folder: Path) -> SupernetResult | None:
     """Return the measures of the supernet trained in ``folder``, or ``None``."""
     path = folder / "supernet.json"
-    return SupernetResult(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    document = json.loads(path.read_text())
+    document["left_at_random"] = tuple(document["left_at_random"])
+    return SupernetResult(**document)
 
 
-def load_supernet(config: SupernetConfig, data: ClassificationData, folder: Path) -> RepVGG:
+def load_supernet(config: SupernetConfig, data: ClassificationData, folder: Path) -> nn.Module:
     """Return the supernet that :func:`train_supernet` left in ``folder``, on the CPU."""
     model = new_supernet(config, data)
     model.load_state_dict(load_file(folder / "supernet.safetensors"))
@@ -91,14 +126,18 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """Write all parameters and buffers as safetensors, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
-    save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, draft)
+    # Cloned, since a file holds no tensor twice and some networks share theirs.
+    state = {n: t.detach().cpu().contiguous().clone() for n, t in model.state_dict().items()}
+    save_file(state, draft)
     draft.replace(path)
 
 
-def deploy_cost(model: nn.Module, data: ClassificationData) -> tuple[int, int]:
+def deploy_cost(
+    model: nn.Module, config: SupernetConfig, data: ClassificationData
+) -> tuple[int, int]:
     """Return MACs and parameters of ``model`` in deploy form, for one image."""
-    shape = (1, data.channels, data.image_size, data.image_size)
-    graph = trace_channels(model, torch.empty(shape))
+    shape = (data.channels, data.image_size, data.image_size)
+    graph = trace_supernet(model, shape, scope=config.scope, pinned=config.pinned)
     return graph.count_macs(), graph.count_params()
 
 

@@ -1,47 +1,98 @@
 """What can be searched: supernets, their channel graphs and costs, budgets, hyper-parameters."""
 
-from search_space.budget import LOWEST_USE, Budget, WidthRules, check_feasible, fit_widths
+from search_space.architecture import Architecture
+from search_space.budget import (
+    Budget,
+    Limit,
+    check_feasible,
+    fit_widths,
+    read_limit,
+)
 from search_space.channel_graph import (
     RESOURCES,
+    Axis,
+    BlockChannels,
     ChannelGraph,
     ChannelGroup,
-    Layer,
+    Layout,
     UnsupportedOp,
 )
+from search_space.costs import Cost, Product, Width
+from search_space.fitting import LOWEST_USE
 from search_space.hyperparameters import TUNABLE, FloatRange, check_tunable
-from search_space.repvgg import REPVGG_VARIANTS, PlainBlock, RepVGG, RepVGGBlock, RepVGGVariant
+from search_space.latency import LatencyCost, LatencyGrid, LatencyTable, graph_with_latency
+from search_space.latency_measurement import measure_latency_table
+from search_space.latency_target import LatencyTarget
+from search_space.mobileone import (
+    MOBILEONE_VARIANTS,
+    MobileOne,
+    MobileOneBlock,
+    MobileOneVariant,
+)
+from search_space.operators import Operator
+from search_space.reparam import PlainBlock, ReadParameter, ReparamBlock
+from search_space.repvgg import REPVGG_VARIANTS, RepVGG, RepVGGBlock, RepVGGVariant
+from search_space.slicing import slice_network
 from search_space.supernets import (
-    Architecture,
     SupernetConfig,
-    build_architecture,
     build_supernet,
+    build_supernet_on_meta,
+    is_weights_file,
     supernet_names,
 )
 from search_space.trace import trace_channels
+from search_space.vgg import VGG_VARIANTS, ReparamVGG, VGGVariant
+from search_space.width_rules import GroupRules, WidthRules
 
 __all__ = [
     "LOWEST_USE",
+    "MOBILEONE_VARIANTS",
     "REPVGG_VARIANTS",
     "RESOURCES",
     "TUNABLE",
+    "VGG_VARIANTS",
     "Architecture",
+    "Axis",
+    "BlockChannels",
     "Budget",
     "ChannelGraph",
     "ChannelGroup",
+    "Cost",
     "FloatRange",
-    "Layer",
+    "GroupRules",
+    "LatencyCost",
+    "LatencyGrid",
+    "LatencyTable",
+    "LatencyTarget",
+    "Layout",
+    "Limit",
+    "MobileOne",
+    "MobileOneBlock",
+    "MobileOneVariant",
+    "Operator",
     "PlainBlock",
+    "Product",
+    "ReadParameter",
     "RepVGG",
     "RepVGGBlock",
     "RepVGGVariant",
+    "ReparamBlock",
+    "ReparamVGG",
     "SupernetConfig",
     "UnsupportedOp",
+    "VGGVariant",
+    "Width",
     "WidthRules",
-    "build_architecture",
     "build_supernet",
+    "build_supernet_on_meta",
     "check_feasible",
     "check_tunable",
     "fit_widths",
+    "graph_with_latency",
+    "is_weights_file",
+    "measure_latency_table",
+    "read_limit",
+    "slice_network",
     "supernet_names",
     "trace_channels",
 ]

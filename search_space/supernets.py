@@ -1,155 +1,140 @@
-"""Supernets by name, and the plain record from which a searched network is rebuilt.
+"""Supernets by name: the project's families, torchvision's, timm's, or the user's own.
 
-``build_supernet`` gives a wide network to search in; ``build_architecture`` gives the compact
-network a search ended with, from the JSON document stored beside its weights.
+``build_supernet`` gives a wide network to search in, ``build_supernet_on_meta`` its shapes alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
-from search_space.repvgg import REPVGG_VARIANTS, RepVGG, RepVGGVariant
+import torch
+from torch import nn
 
-ARCHITECTURE_FORMAT = 1
-"""Version of the ``architecture.json`` layout; raised when old files can no longer be read."""
+from search_space.families import FAMILIES, build_family, check_family_options
+from search_space.sources import SOURCES, build_from_source, check_source, torchvision_names
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+"""What the name of a weights file may end with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupernetConfig:
-    """Which supernet to search in (``supernet:`` in a sweep file)."""
+    """Which supernet to search in, and where (``supernet:`` in a sweep file)."""
 
     name: str
-    """A RepVGG family member, see :func:`supernet_names`."""
-    options: Mapping[str, float] = field(default_factory=dict)
-    """``width``: multiplier on every layer's channels, > 0 (default 1.0)."""
+    """One of :func:`supernet_names`, ``torchvision:NAME``, ``timm:NAME`` or
+    ``import:package.module:function``."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """See :func:`build_supernet`."""
+    weights: str | None = None
+    """What the supernet starts from: a ``.safetensors``, ``.pt`` or ``.pth`` file of tensors; a
+    name of torchvision's (``DEFAULT``, ``IMAGENET1K_V1``); ``pretrained`` for timm; ``None``:
+    random weights."""
+    scope: tuple[str, ...] = ()
+    """Submodules to search in; none: everywhere."""
+    pinned: tuple[str, ...] = ()
+    """Channel groups or modules that keep all their channels."""
 
     def __post_init__(self) -> None:
-        """Check the name and the options."""
-        _scaled_variant(self.name, self.options)
+        """Check the name, the options and the form of the weights."""
+        check_supernet(self.name, self.options)
+        if self.weights is not None and not is_weights_file(self.weights):
+            _check_weights_name(self.name, self.weights)
 
 
 def supernet_names() -> tuple[str, ...]:
-    """Return the names that :func:`build_supernet` knows."""
-    return tuple(REPVGG_VARIANTS)
+    """Return the names of the project's own families."""
+    return tuple(FAMILIES)
 
 
-def build_supernet(name: str, num_classes: int, in_channels: int = 3, **options: float) -> RepVGG:
+def check_supernet(name: str, options: Mapping[str, Any]) -> None:
+    """Check a name and its options as far as goes without building anything.
+
+    Raises:
+        ValueError: unknown name or option, an option out of range, or timm is not installed.
+    """
+    if name in FAMILIES:
+        check_family_options(name, options)
+    elif name.partition(":")[0] in SOURCES and ":" in name:
+        check_source(name, options)
+    else:
+        raise ValueError(f"unknown supernet {name!r}; {_hint(name)}")
+
+
+def build_supernet(name: str, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
     """Build a supernet in training form, randomly initialised from torch's global generator.
 
     Args:
-        name: one of :func:`supernet_names`.
+        name: one of :func:`supernet_names`; ``torchvision:NAME`` (classification networks, built
+            without auxiliary heads); ``timm:NAME``; ``import:package.module:function``, whose
+            function is called with the options and, where it accepts them, ``num_classes`` and
+            ``in_channels``, and returns a network. The working folder is importable.
         num_classes: number of logits.
         in_channels: channels of the image.
-        options: ``width``, a multiplier on every layer's channels.
+        options: families: ``width``, a multiplier on every layer's channels, in (0, 16].
+            torchvision: the builder's arguments, and ``stem="cifar"``, which makes the first
+            layers suit 32x32 images. timm: the model's arguments. import: the function's.
 
     Raises:
-        ValueError: unknown name or option, or an option out of range.
+        ValueError: unknown name or option, an option out of range, or nothing can be built.
     """
-    return RepVGG(_scaled_variant(name, options), num_classes, in_channels)
+    check_supernet(name, options)
+    if name in FAMILIES:
+        return build_family(name, num_classes, in_channels, options)
+    return build_from_source(name, num_classes, in_channels, options)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Architecture:
-    """All it takes to rebuild a searched network in deploy form, as plain JSON values.
+def build_supernet_on_meta(
+    name: str, num_classes: int, in_channels: int = 3, **options: Any
+) -> nn.Module:
+    """Build a supernet's shapes on the meta device; the random state is left as it was.
 
-    Attributes:
-        supernet: family member the search started from.
-        options: the supernet's options.
-        in_channels: channels of the image.
-        image_size: height and width (pixels) of the images it was trained on.
-        mean, std: per-channel normalisation of images scaled to [0, 1].
-        classes: class names, in the order of the logits.
-        open_channels: by channel group, the supernet's channels that stayed, ascending.
-        format: :data:`ARCHITECTURE_FORMAT`.
+    Arguments and errors as :func:`build_supernet`. Networks whose constructors compute with
+    tensors are built on the CPU first.
     """
-
-    supernet: str
-    options: Mapping[str, float]
-    in_channels: int
-    image_size: int
-    mean: Sequence[float]
-    std: Sequence[float]
-    classes: Sequence[str]
-    open_channels: Mapping[str, Sequence[int]]
-    format: int = ARCHITECTURE_FORMAT
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """Number of open channels by channel group."""
-        return {name: len(channels) for name, channels in self.open_channels.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the document stored as ``architecture.json``."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Architecture:
-        """Read the document written by :meth:`to_json`.
-
-        Raises:
-            ValueError: a field is missing or unknown, or the format is newer than this code.
-        """
-        fields = {f.name for f in dataclasses.fields(cls)}
-        if document.get("format") != ARCHITECTURE_FORMAT:
-            raise ValueError(
-                f"architecture format {document.get('format')!r} is not {ARCHITECTURE_FORMAT}, "
-                "the one this version reads; use the version that wrote it"
-            )
-        if set(document) != fields:
-            odd = sorted(set(document) ^ fields)
-            raise ValueError(f"architecture document has missing or unknown fields: {odd}")
-        return cls(**document)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                network = build_supernet(name, num_classes, in_channels, **options)
+        except Exception:  # what a constructor does with values that meta tensors lack
+            network = build_supernet(name, num_classes, in_channels, **options)
+    return network.to("meta")
 
 
-def build_architecture(architecture: Architecture, *, deploy: bool = True) -> RepVGG:
-    """Build a searched network, weights at random.
+def is_weights_file(weights: str) -> bool:
+    """Whether ``supernet.weights`` names a file rather than published weights."""
+    return PurePath(weights).suffix in WEIGHT_SUFFIXES
 
-    Args:
-        architecture: what the search found.
-        deploy: plain 3x3 convolutions, or else the sliced network with its training branches.
 
-    Raises:
-        ValueError: the supernet is unknown, or ``open_channels`` does not fit it.
-    """
-    variant = _scaled_variant(architecture.supernet, architecture.options)
-    sizes = {
-        f"stages.{i}.{j}": width
-        for i, (depth, width) in enumerate(zip(variant.depths, variant.widths, strict=True))
-        for j in range(depth)
-    }
-    if set(architecture.open_channels) != set(sizes):
-        odd = sorted(set(architecture.open_channels) ^ set(sizes))
-        raise ValueError(f"open_channels do not name the groups of {architecture.supernet}: {odd}")
-    for name, channels in architecture.open_channels.items():
-        ascending = list(channels) == sorted(set(channels))
-        if not (channels and ascending and channels[0] >= 0 and channels[-1] < sizes[name]):
-            raise ValueError(
-                f"open_channels of group {name} must ascend within 0..{sizes[name] - 1}"
-            )
-    return RepVGG(
-        variant,
-        len(architecture.classes),
-        architecture.in_channels,
-        open_channels=architecture.open_channels,
-        deploy=deploy,
+def _check_weights_name(name: str, weights: str) -> None:
+    source, _, rest = name.partition(":")
+    known: Sequence[str] = ()
+    if source == "torchvision":
+        import torchvision
+
+        known = tuple(torchvision.models.get_model_weights(rest).__members__)
+    elif source == "timm":
+        known = ("pretrained",)
+    if weights not in known:
+        names = f"{', '.join(known)}, or " if known else ""
+        raise ValueError(
+            f"weights {weights!r} of supernet {name} are not known; give {names}a file that ends "
+            f"with {', '.join(WEIGHT_SUFFIXES)}"
+        )
+
+
+def _hint(name: str) -> str:
+    elsewhere = torchvision_names()
+    if name in elsewhere:
+        return f"did you mean torchvision:{name}?"
+    candidates = [*FAMILIES, *(f"torchvision:{n}" for n in elsewhere)]
+    close = difflib.get_close_matches(name, candidates, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return (
+        f"known: {', '.join(FAMILIES)}, torchvision:NAME, timm:NAME, import:package.module:function"
     )
-
-
-def _scaled_variant(name: str, options: Mapping[str, float]) -> RepVGGVariant:
-    if name not in REPVGG_VARIANTS:
-        close = difflib.get_close_matches(name, REPVGG_VARIANTS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(REPVGG_VARIANTS)}"
-        raise ValueError(f"unknown supernet {name!r}; {hint}")
-    unknown = sorted(set(options) - {"width"})
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r} of supernet {name}; known: width")
-    factor = options.get("width", 1.0)
-    if not 0 < factor <= 16:
-        raise ValueError(f"option width of supernet {name} is {factor}; it must be in (0, 16]")
-    variant = REPVGG_VARIANTS[name]
-    widths = tuple(max(1, round(width * factor)) for width in variant.widths)
-    return dataclasses.replace(variant, widths=widths)

@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from deploy import save_package
-from pas_trainer import reparameterize
-from search_space import Architecture, RepVGG, build_architecture
+from pas_trainer import build_compact, reparameterize
+from search_space import Architecture
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +39,12 @@ def architecture() -> Architecture:
 
 
 @pytest.fixture
-def training_network(architecture: Architecture) -> RepVGG:
+def training_network(architecture: Architecture) -> nn.Module:
     """Random weights, and batch-norm statistics that make every branch count."""
     generator = torch.Generator().manual_seed(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build_architecture(architecture, deploy=False)
+        network = build_compact(architecture, deploy=False)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0.0, 0.2, generator=generator)
@@ -54,7 +54,7 @@ def training_network(architecture: Architecture) -> RepVGG:
 
 
 @pytest.fixture
-def deploy_network(training_network: RepVGG) -> RepVGG:
+def deploy_network(training_network: nn.Module) -> nn.Module:
     return reparameterize(training_network)
 
 
@@ -62,8 +62,8 @@ def deploy_network(training_network: RepVGG) -> RepVGG:
 def package(
     tmp_path: Path,
     architecture: Architecture,
-    deploy_network: RepVGG,
-    training_network: RepVGG,
+    deploy_network: nn.Module,
+    training_network: nn.Module,
 ) -> Path:
     folder = tmp_path / "trial package"
     save_package(folder, architecture, deploy_network, training_network)

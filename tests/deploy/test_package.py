@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploy import (
     DeployedClassifier,
@@ -19,7 +19,7 @@ from deploy import (
     load_package,
     save_package,
 )
-from search_space import Architecture, RepVGG
+from search_space import Architecture
 
 FILES = {"architecture.json", "weights.safetensors", "training_weights.safetensors"}
 
@@ -35,7 +35,10 @@ class TouchesFile:
 
 
 def test_both_forms_come_back_exactly(
-    package: Path, architecture: Architecture, training_network: RepVGG, deploy_network: RepVGG
+    package: Path,
+    architecture: Architecture,
+    training_network: nn.Module,
+    deploy_network: nn.Module,
 ) -> None:
     assert {path.name for path in package.iterdir()} == FILES
     for deploy, saved in ((True, deploy_network), (False, training_network)):
@@ -53,7 +56,7 @@ def test_loading_leaves_the_random_state(package: Path) -> None:
 
 
 def test_classifier_normalises_images(
-    architecture: Architecture, deploy_network: RepVGG, images: Tensor
+    architecture: Architecture, deploy_network: nn.Module, images: Tensor
 ) -> None:
     classifier = DeployedClassifier(architecture, deploy_network).eval()
     assert torch.equal(classifier(images), deploy_network((images - 0.3) / 0.35))
@@ -61,7 +64,7 @@ def test_classifier_normalises_images(
 
 
 def test_channels_last_weights_are_saved(
-    tmp_path: Path, architecture: Architecture, deploy_network: RepVGG, images: Tensor
+    tmp_path: Path, architecture: Architecture, deploy_network: nn.Module, images: Tensor
 ) -> None:
     expected = deploy_network(images)
     save_package(tmp_path, architecture, deploy_network.to(memory_format=torch.channels_last))
@@ -70,7 +73,7 @@ def test_channels_last_weights_are_saved(
 
 
 def test_saving_again_leaves_nothing_stale(
-    package: Path, architecture: Architecture, deploy_network: RepVGG
+    package: Path, architecture: Architecture, deploy_network: nn.Module
 ) -> None:
     save_package(package, architecture, deploy_network)
     assert {path.name for path in package.iterdir()} == FILES - {"training_weights.safetensors"}
@@ -81,7 +84,7 @@ def test_saving_again_leaves_nothing_stale(
 def test_a_failed_save_leaves_the_old_package(
     package: Path,
     architecture: Architecture,
-    deploy_network: RepVGG,
+    deploy_network: nn.Module,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = {path.name: path.read_bytes() for path in package.iterdir()}
@@ -97,7 +100,10 @@ def test_a_failed_save_leaves_the_old_package(
 
 
 def test_a_network_of_another_architecture_is_not_saved(
-    tmp_path: Path, architecture: Architecture, deploy_network: RepVGG, training_network: RepVGG
+    tmp_path: Path,
+    architecture: Architecture,
+    deploy_network: nn.Module,
+    training_network: nn.Module,
 ) -> None:
     wider = {**architecture.open_channels, "stages.2.1": list(range(64))}
     other = dataclasses.replace(architecture, open_channels=wider)
@@ -176,6 +182,11 @@ def test_weights_that_do_not_fit_are_refused(package: Path, change: str) -> None
         ("std", [0.0]),
         ("classes", []),
         ("classes", "0123456789"),
+        ("scope", "stages"),
+        ("scope", ["no.such.module"]),
+        ("pinned", ["no.such.group"]),
+        ("supernet", "torchvision:resnet18"),
+        ("supernet", "torchvision:no_such_network"),
         ("open_channels", {}),
         ("open_channels", {"stages.0.0": 7}),
         ("open_channels", {"stages.0.0": ["0"]}),
@@ -192,6 +203,39 @@ def test_wrong_documents_are_refused(package: Path, field: str, value: object) -
         load_package(package)
 
 
+def test_files_of_the_first_format_are_told_as_such(package: Path) -> None:
+    path = package / "architecture.json"
+    document = {**json.loads(path.read_text()), "format": 1}
+    del document["scope"], document["pinned"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(PackageError, match=r"architecture format 1 is not 2, .* use the version"):
+        load_package(package)
+
+
+def test_a_package_that_would_run_code_is_refused_unless_asked_for(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    proof = tmp_path / "executed"
+    (tmp_path / "my_packaged_net.py").write_text(
+        f"import pathlib\npathlib.Path({str(proof)!r}).touch()\n"
+        "from search_space import build_supernet\n"
+        "def net(num_classes, in_channels):\n"
+        "    return build_supernet('repvgg_tiny', num_classes, in_channels)\n"
+    )
+    path = package / "architecture.json"
+    document = {**json.loads(path.read_text()), "supernet": "import:my_packaged_net:net"}
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        PackageError, match=r"import:my_packaged_net:net, whose code .*allow_import"
+    ):
+        load_package(package)
+    assert not proof.exists()
+    _, network = load_package(package, allow_import=True)
+    assert proof.exists()
+    assert network(torch.rand(1, 1, 8, 8)).shape == (1, 10)
+
+
 def test_a_document_that_promises_a_huge_network_costs_no_memory(package: Path) -> None:
     path = package / "architecture.json"
     document = json.loads(path.read_text())
@@ -204,7 +248,7 @@ def test_a_document_that_promises_a_huge_network_costs_no_memory(package: Path) 
 
 
 def test_content_hash_covers_architecture_and_weights(
-    package: Path, architecture: Architecture, deploy_network: RepVGG
+    package: Path, architecture: Architecture, deploy_network: nn.Module
 ) -> None:
     first = content_hash(package)
     save_package(package, architecture, deploy_network)

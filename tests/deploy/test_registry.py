@@ -224,6 +224,42 @@ def test_another_run_is_another_version(
     assert load_promoted(tracking_uri, "digits", "champion").version == 2
 
 
+def test_a_users_own_network_is_rebuilt_from_the_registry_only_when_allowed(
+    tracking_uri: str,
+    package: Path,
+    run: Run,
+    images: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "my_promoted_net.py").write_text(
+        "from search_space import build_supernet\n"
+        "def net(num_classes, in_channels):\n"
+        "    return build_supernet('repvgg_tiny', num_classes, in_channels)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = package / "architecture.json"
+    document = {**json.loads(path.read_text()), "supernet": "import:my_promoted_net:net"}
+    path.write_text(json.dumps(document))
+    arguments = {
+        "folder": package,
+        "model_name": "digits",
+        "alias": "champion",
+        "run_id": run.info.run_id,
+        "images": images,
+        "tags": {},
+    }
+    with pytest.raises(PackageError, match="allow_import=True"):
+        promote_package(tracking_uri, **arguments)
+    promote_package(tracking_uri, **arguments, allow_import=True)
+    with pytest.raises(PackageError, match="allow_import=True"):
+        load_promoted(tracking_uri, "digits", "champion")
+    loaded = load_promoted(tracking_uri, "digits", "champion", allow_import=True)
+    _, network = load_package(package, allow_import=True)
+    expected = DeployedClassifier(loaded.architecture, network).eval()(images)
+    assert torch.equal(loaded.classifier(images), expected)
+
+
 def test_disagreeing_forms_register_nothing(
     tracking_uri: str, package: Path, run: Run, images: Tensor
 ) -> None:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from pas_trainer import OptimizerConfig, attach_gates
 from pas_trainer.optim import build_optimizer, cosine_factor, set_learning_rate
-from search_space import build_supernet, trace_channels
+from search_space import build_supernet, build_supernet_on_meta, trace_channels
 
 
 def test_scores_biases_and_norms_are_not_decayed():
@@ -21,6 +22,29 @@ def test_scores_biases_and_norms_are_not_decayed():
         is_weight = name.endswith("weight") and "norm" not in name
         assert group["weight_decay"] == (0.01 if is_weight else 0.0), name
         assert group["peak_lr"] == (0.7 if name.endswith("scores") else 0.1), name
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "convnext_tiny", "squeezenet1_0"])
+def test_of_any_network_only_convolutions_and_linear_layers_are_decayed(name):
+    model = build_supernet_on_meta(f"torchvision:{name}", 10, 3)
+    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.01), 0.1)
+    decayed = {id(p) for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert decayed == {id(m.weight) for m in layers}
+    in_all = [id(p) for g in optimizer.param_groups for p in g["params"]]
+    assert sorted(in_all) == sorted(id(p) for p in model.parameters())
+
+
+def test_a_users_own_kernels_are_decayed_and_scales_are_not():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = nn.Parameter(torch.ones(4, 3, 3, 3))
+            self.scale = nn.Parameter(torch.ones(4, 1, 1))
+
+    model = Own()
+    decayed, others = build_optimizer(model, OptimizerConfig(), 0.1).param_groups
+    assert (decayed["params"], others["params"]) == ([model.kernel], [model.scale])
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import signal
 import subprocess
 import sys
 import textwrap
+import types
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.models.googlenet import GoogLeNetOutputs
 
 from pas_trainer import (
     DataConfig,
@@ -20,10 +28,14 @@ from pas_trainer import (
     SearchConfig,
     SupernetTraining,
     TrialConfig,
+    logits_of,
+    read_supernet_result,
     run_search,
+    trace_supernet,
     train_supernet,
 )
-from search_space import Budget, SupernetConfig
+from search_space import Budget, LatencyGrid, LatencyTable, SupernetConfig, build_supernet
+from search_space.operators import network_signature
 
 DATA = DataConfig(name="digits", validation=0.25)
 SUPERNET = SupernetConfig(name="repvgg_tiny", options={"width": 0.5})
@@ -129,6 +141,153 @@ def test_a_supernet_killed_half_way_goes_on_bit_identically(tmp_path):
     assert train_supernet(training, tmp_path / "b") == whole
     first, second = ((tmp_path / n / "supernet.safetensors").read_bytes() for n in "ab")
     assert first == second
+
+
+def test_given_weights_are_taken_as_they_are(supernet, tmp_path):
+    """A supernet with 0 epochs is the file, and measures what the file's network measured."""
+    weights = supernet / "supernet.safetensors"
+    training = SupernetTraining(
+        data=DATA,
+        supernet=dataclasses.replace(SUPERNET, weights=str(weights)),
+        optimizer=RECIPE,
+        pretrain=PretrainConfig(epochs=0),
+    )
+    taken = train_supernet(training, tmp_path)
+    assert taken == read_supernet_result(supernet)
+    assert taken == read_supernet_result(tmp_path)
+    first, second = (load_file(f / "supernet.safetensors") for f in (supernet, tmp_path))
+    assert all(torch.equal(t, second[n]) for n, t in first.items())
+
+
+def test_training_goes_on_from_given_weights(supernet, tmp_path):
+    training = SupernetTraining(
+        data=DATA,
+        supernet=dataclasses.replace(SUPERNET, weights=str(supernet / "supernet.safetensors")),
+        optimizer=dataclasses.replace(RECIPE, learning_rate=1e-3),
+        pretrain=PretrainConfig(epochs=1),
+    )
+    scratch = dataclasses.replace(training, supernet=SUPERNET)
+    started = train_supernet(training, tmp_path / "a").accuracy
+    assert started > train_supernet(scratch, tmp_path / "b").accuracy + 0.2
+
+
+def test_without_weights_there_must_be_epochs():
+    with pytest.raises(ValueError, match=r"pretrain\.epochs is 0, but supernet\.weights"):
+        SupernetTraining(data=DATA, supernet=SUPERNET, pretrain=PretrainConfig(epochs=0))
+
+
+def test_logits_are_taken_from_what_a_network_returns():
+    logits, aux = torch.rand(2, 3), torch.rand(2, 3)
+    assert logits_of(logits) is logits
+    assert logits_of(GoogLeNetOutputs(logits, aux, None)) is logits
+    with pytest.raises(ValueError, match="type dict; it must return logits"):
+        logits_of({"out": logits})
+
+
+def latency_trial(folder: Path, **changes) -> TrialConfig:
+    """TRIAL with half of the latency, by a table in which ms are products of channels."""
+    torch.manual_seed(0)
+    graph = trace_supernet(build_supernet("repvgg_tiny", 10, 1, width=0.5), (1, 8, 8))
+    grids = {}
+    for operator in graph.operators:
+        read, written = (tuple(sorted({1, channels})) for channels in operator.full)
+        ms = tuple(tuple(1e-3 * r * w for w in written) for r in read)
+        grids[operator.signature] = LatencyGrid(read, written, ms)
+    table = LatencyTable("a test", grids, {network_signature(graph.operators): 1.0})
+    (folder / "latency.json").write_text(table.to_json())
+    config = dataclasses.replace(
+        TRIAL,
+        budget=Budget(resource="latency_ms", limit=0.5, also={"macs": 0.9}),
+        latency_table=str(folder / "latency.json"),
+        search=SearchConfig(epochs=2),
+        finetune=FinetuneConfig(epochs=1, recalibration_batches=2),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def test_a_limit_on_latency_is_met_by_the_table(supernet, tmp_path):
+    result = run_search(latency_trial(tmp_path), supernet)
+    sizes = [1, *(result.widths[f"stages.{n}"] for n in ("0.0", "1.0", "1.1", "2.0", "2.1"))]
+    layers = [a * b for a, b in itertools.pairwise(sizes)]
+    last = sizes[-1]
+    assert result.predicted_latency_ms == pytest.approx(1e-3 * (sum(layers) + 3 * last))
+    full = [1, 8, 16, 16, 32, 32]
+    limit = 0.5e-3 * (sum(a * b for a, b in itertools.pairwise(full)) + 3 * full[-1])
+    assert 0.97 * limit <= result.predicted_latency_ms <= limit
+    assert result.macs_ratio <= 0.9
+
+
+def test_latency_needs_a_table_that_can_be_read(supernet, tmp_path):
+    with pytest.raises(ValueError, match="latency_table is not given"):
+        latency_trial(tmp_path, latency_table=None)
+    nowhere = latency_trial(tmp_path, latency_table=str(tmp_path / "nowhere.json"))
+    with pytest.raises(ValueError, match=r"nowhere\.json cannot be read: No such file"):
+        run_search(nowhere, supernet)
+
+
+class TwoHeads(nn.Module):
+    """Returns a named tuple while it trains, as torchvision's GoogLeNet does."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(in_channels, 12, 3, 2, 1), nn.BatchNorm2d(12))
+        self.second = nn.Conv2d(12, 16, 3, padding=1)
+        self.classifier = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        logits = self.classifier(x.mean((2, 3)))
+        return GoogLeNetOutputs(logits, None, None) if self.training else logits
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Red and blue images, 20 of each for training and 5 for the test."""
+    root, generator = tmp_path / "images", np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 5)):
+        for channel, name in ((0, "red"), (2, "blue")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 128, (32, 32, 3), np.uint8)
+                pixels[..., channel] += 127
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("torchvision:resnet18", {"stem": "cifar"}),
+        ("torchvision:mobilenet_v2", {"stem": "cifar", "width_mult": 0.25}),
+        ("import:trainer_user_nets:TwoHeads", {}),
+    ],
+)
+def test_networks_of_others_are_searched(tmp_path, images, monkeypatch, name, options):
+    user_nets = types.ModuleType("trainer_user_nets")
+    monkeypatch.setattr(user_nets, "TwoHeads", TwoHeads, raising=False)
+    monkeypatch.setitem(sys.modules, "trainer_user_nets", user_nets)
+    torch.set_num_threads(1)
+    few = DataConfig(name="imagefolder", root=str(images), image_size=32, validation=0.2)
+    source = SupernetConfig(name=name, options=options)
+    recipe = OptimizerConfig(batch_size=8)
+    training = SupernetTraining(
+        data=few, supernet=source, optimizer=recipe, pretrain=PretrainConfig(epochs=1)
+    )
+    train_supernet(training, tmp_path)
+    trial = dataclasses.replace(
+        TRIAL,
+        data=few,
+        supernet=source,
+        optimizer=recipe,
+        search=SearchConfig(epochs=1),
+        finetune=FinetuneConfig(epochs=1, recalibration_batches=2),
+    )
+    result = run_search(trial, tmp_path)
+    assert 0.97 * 0.4 <= result.macs_ratio <= 0.4
+    assert sum(p.numel() for p in result.network.parameters()) == result.num_params
+    x = torch.rand(4, 3, 32, 32)
+    expected = result.training_network(x)
+    torch.testing.assert_close(result.network(x), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.1, 1000.0, 1e6])

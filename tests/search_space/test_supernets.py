@@ -1,46 +1,21 @@
-import dataclasses
-import json
-from typing import Any
-
 import pytest
 import torch
+from torch import nn
 
 from search_space import (
+    MOBILEONE_VARIANTS,
     REPVGG_VARIANTS,
-    Architecture,
-    PlainBlock,
-    RepVGGBlock,
+    VGG_VARIANTS,
     SupernetConfig,
-    build_architecture,
     build_supernet,
+    build_supernet_on_meta,
+    is_weights_file,
     supernet_names,
 )
 
-TINY_WIDTHS = {
-    "stages.0.0": 16,
-    "stages.1.0": 32,
-    "stages.1.1": 32,
-    "stages.2.0": 64,
-    "stages.2.1": 64,
-}
-
-
-def _architecture(**changes: Any) -> Architecture:
-    fields = {
-        "supernet": "repvgg_tiny",
-        "options": {},
-        "in_channels": 3,
-        "image_size": 8,
-        "mean": [0.5, 0.4, 0.3],
-        "std": [0.2, 0.2, 0.2],
-        "classes": ["cat", "dog"],
-        "open_channels": {name: list(range(0, size, 2)) for name, size in TINY_WIDTHS.items()},
-    }
-    return Architecture(**{**fields, **changes})
-
 
 def test_every_name_builds() -> None:
-    assert supernet_names() == tuple(REPVGG_VARIANTS)
+    assert supernet_names() == (*REPVGG_VARIANTS, *MOBILEONE_VARIANTS, *VGG_VARIANTS)
     for name in supernet_names():
         with torch.device("meta"):
             model = build_supernet(name, num_classes=5, in_channels=1)
@@ -78,75 +53,52 @@ def test_supernet_follows_the_global_seed() -> None:
     assert all(torch.equal(first[n], second[n]) for n in first)
 
 
-def test_architecture_survives_json() -> None:
-    architecture = _architecture(options={"width": 1.0})
-    document = json.loads(json.dumps(architecture.to_json()))
-    assert Architecture.from_json(document) == architecture
+@pytest.mark.parametrize("name", ["torchvision:regnet_x_400mf", "torchvision:resnet18"])
+def test_shapes_on_meta_are_those_of_the_real_network(name: str) -> None:
+    """RegNets compute their widths with tensors, which the meta device cannot."""
+    before = torch.get_rng_state()
+    shapes = build_supernet_on_meta(name, 7, stem="cifar")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(t.is_meta for t in (*shapes.parameters(), *shapes.buffers()))
+    real = build_supernet(name, 7, stem="cifar")
+    assert {n: t.shape for n, t in shapes.state_dict().items()} == {
+        n: t.shape for n, t in real.state_dict().items()
+    }
 
 
-def test_widths_count_the_open_channels() -> None:
-    assert _architecture().widths == {name: size // 2 for name, size in TINY_WIDTHS.items()}
+def test_a_bare_name_of_torchvision_is_hinted_at() -> None:
+    with pytest.raises(ValueError, match=r"did you mean torchvision:resnet18\?"):
+        SupernetConfig(name="resnet18")
+    with pytest.raises(ValueError, match=r"did you mean torchvision:mobilenet_v2\?"):
+        SupernetConfig(name="torchvison:mobilenet_v2")
 
 
-@pytest.mark.parametrize("found", [2, 0, None, "1"])
-def test_other_formats_are_refused(found: object) -> None:
-    document = {**_architecture().to_json(), "format": found}
-    with pytest.raises(ValueError, match=f"architecture format {found!r} is not 1"):
-        Architecture.from_json(document)
-
-
-def test_missing_and_unknown_fields_are_refused() -> None:
-    document = _architecture().to_json()
-    del document["mean"]
-    with pytest.raises(ValueError, match=r"missing or unknown fields: \['mean'\]"):
-        Architecture.from_json(document)
-    with pytest.raises(ValueError, match=r"missing or unknown fields: \['colour'\]"):
-        Architecture.from_json({**_architecture().to_json(), "colour": 1})
-
-
-@pytest.mark.parametrize(("deploy", "block"), [(True, PlainBlock), (False, RepVGGBlock)])
-def test_architecture_builds_in_either_form(deploy: bool, block: type) -> None:
-    architecture = _architecture()
-    model = build_architecture(architecture, deploy=deploy)
-    blocks = {n: m for n, m in model.named_modules() if isinstance(m, PlainBlock | RepVGGBlock)}
-    assert {n: b.out_channels for n, b in blocks.items()} == architecture.widths
-    assert all(type(b) is block for b in blocks.values())
-    assert model.eval()(torch.randn(1, 3, 8, 8)).shape == (1, 2)
-
-
-def test_fully_open_architecture_is_the_supernet() -> None:
-    everything = {name: list(range(size)) for name, size in TINY_WIDTHS.items()}
-    rebuilt = build_architecture(_architecture(open_channels=everything), deploy=False)
-    supernet = build_supernet("repvgg_tiny", 2)
-    rebuilt.load_state_dict(supernet.state_dict())
-    x = torch.randn(2, 3, 8, 8)
-    assert torch.equal(rebuilt(x), supernet(x))
+def test_every_option_of_a_family_is_checked_before_building() -> None:
+    with pytest.raises(ValueError, match="option width of supernet repvgg_tiny is 'wide'"):
+        SupernetConfig(name="repvgg_tiny", options={"width": "wide"})
 
 
 @pytest.mark.parametrize(
-    "channels", [[], [3, 2], [1, 1], [-1, 0], [0, 32]], ids=["none", "down", "twice", "low", "high"]
+    ("name", "weights", "parts"),
+    [
+        ("repvgg_tiny", "DEFAULT", "'DEFAULT' of supernet repvgg_tiny .* a file that ends"),
+        ("torchvision:resnet18", "IMAGENET1K_V9", "known; give IMAGENET1K_V1, DEFAULT, or a file"),
+        ("import:a.b:c", "pretrained", "'pretrained' of supernet import:a.b:c are not known"),
+    ],
 )
-def test_open_channels_must_ascend_within_their_group(channels: list[int]) -> None:
-    opened = {**_architecture().open_channels, "stages.1.1": channels}
-    with pytest.raises(ValueError, match=r"stages\.1\.1 must ascend within 0\.\.31"):
-        build_architecture(_architecture(open_channels=opened))
+def test_unknown_weights_are_refused(name: str, weights: str, parts: str) -> None:
+    with pytest.raises(ValueError, match=parts):
+        SupernetConfig(name=name, weights=weights)
 
 
-def test_open_channels_must_name_the_groups() -> None:
-    opened = dict(_architecture().open_channels)
-    del opened["stages.2.1"]
-    with pytest.raises(ValueError, match=r"groups of repvgg_tiny: \['stages\.2\.1'\]"):
-        build_architecture(_architecture(open_channels=opened))
-    opened["stages.9.9"] = [0]
-    with pytest.raises(ValueError, match=r"\['stages\.2\.1', 'stages\.9\.9'\]"):
-        build_architecture(_architecture(open_channels=opened))
+def test_published_weights_are_known_by_torchvisions_names() -> None:
+    assert SupernetConfig(name="torchvision:resnet50", weights="IMAGENET1K_V2").weights
+    assert not is_weights_file("IMAGENET1K_V2")
+    assert is_weights_file("a/b.safetensors")
+    assert is_weights_file("net.pt")
 
 
-def test_open_channels_follow_the_width_option() -> None:
-    with pytest.raises(ValueError, match=r"within 0\.\.7"):
-        build_architecture(_architecture(options={"width": 0.5}))
-
-
-def test_records_are_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        _architecture().supernet = "repvgg_a0"  # type: ignore[misc]
+def test_families_take_other_images() -> None:
+    network = build_supernet("repvgg_tiny", 4, in_channels=1)
+    assert isinstance(network, nn.Module)
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 4)

@@ -1,0 +1,38 @@
+"""A searched network, rebuilt from the record of its architecture."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pas_trainer.fuse import reparameterize
+from pas_trainer.supernet import trace_supernet
+from search_space import Architecture, build_supernet, slice_network
+
+
+def build_compact(architecture: Architecture, *, deploy: bool = True) -> nn.Module:
+    """Rebuild a searched network, weights at random; the random state is left as it was.
+
+    The supernet is built, traced and sliced as the search did it. ``import:`` supernets run the
+    code they name.
+
+    Args:
+        architecture: what the search found.
+        deploy: reparameterized, or else the sliced network with its training branches.
+
+    Raises:
+        ValueError: the supernet is unknown, or ``open_channels`` does not fit it.
+    """
+    num_classes, in_channels = len(architecture.classes), architecture.in_channels
+    with torch.random.fork_rng(devices=[]):
+        supernet = build_supernet(
+            architecture.supernet, num_classes, in_channels, **architecture.options
+        )
+        graph = trace_supernet(
+            supernet,
+            (in_channels, architecture.image_size, architecture.image_size),
+            scope=architecture.scope,
+            pinned=architecture.pinned,
+        )
+        compact = slice_network(supernet, graph, architecture.open_channels)
+        return reparameterize(compact) if deploy else compact
