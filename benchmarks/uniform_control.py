@@ -82,8 +82,8 @@ def control_rows(config: SweepConfig) -> list[dict[str, Any]]:
     sources = open_sources(config.data)
     full = _macs(config, sources, width)
     contestants = [(1.0, f"supernet, {total} epochs", width)]
-    for limit in config.budget.limits:
-        narrow = _widest(config, sources, width, limit * full)
+    for limit in config.budget.numbers:
+        narrow = _widest(config, sources, width, limit * full if limit <= 1 else limit)
         contestants.append((limit, f"uniform width from scratch, {total} epochs", narrow))
     jobs = [
         (_training(config, factor, total, rate, seed), budget, name)

@@ -10,7 +10,6 @@ from typing import Any
 
 from orchestrator.config import SweepConfig
 from pas_trainer import OptimizerConfig, TrialConfig, derive_seed
-from search_space import Budget
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -18,7 +17,7 @@ class Cell:
     """One budget x one strength.
 
     Attributes:
-        budget: limit as written in the sweep file.
+        budget: limit as written in the sweep file, without its unit.
         strength: weight of the budget loss.
     """
 
@@ -63,11 +62,15 @@ class TrialJob:
 
 def cells_of(config: SweepConfig) -> list[Cell]:
     """Return the cells of a sweep, in the file's order, budgets outermost."""
-    return [Cell(b, s) for b in config.budget.limits for s in config.strengths]
+    return [Cell(b, s) for b in config.budget.numbers for s in config.strengths]
 
 
 def trial_config(
-    config: SweepConfig, cell: Cell, number: int, hyperparameters: Mapping[str, float]
+    config: SweepConfig,
+    cell: Cell,
+    number: int,
+    hyperparameters: Mapping[str, float],
+    latency_table: Path | None = None,
 ) -> TrialConfig:
     """Return the configuration of one trial: the file's, with the hyper-parameters put in."""
     chosen: dict[str, Any] = dict(hyperparameters)
@@ -75,12 +78,13 @@ def trial_config(
     return TrialConfig(
         data=config.data,
         supernet=config.supernet,
-        budget=Budget(resource=config.budget.resource, limit=cell.budget),
+        budget=config.budget.budget(cell.budget),
         strength=cell.strength,
         width_rules=config.width_rules,
         optimizer=optimizer,
         search=config.search,
         finetune=config.finetune,
+        latency_table=None if latency_table is None else str(latency_table),
         seed=derive_seed(config.seed, cell.budget, cell.strength, number),
         device=config.device,
     )

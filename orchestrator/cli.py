@@ -37,6 +37,13 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="Sweep file (YAML).")
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file.")
 ]
+Limit = Annotated[
+    str,
+    typer.Option(
+        metavar="LIMIT",
+        help="At most 1: share of the supernet; above 1, or with a unit ('0.8 ms'): absolute.",
+    ),
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster (auto, ray://HOST:PORT).")]
 OptionalSweep = Annotated[
     str | None, typer.Argument(metavar="[SWEEP]", help="Sweep id, or its name.")
@@ -68,7 +75,7 @@ def sweep(
 
     home = Home.from_environment()
     config = load_sweep(file, overrides or [], smoke=smoke)
-    plan = prepare(config, home, address=address)
+    plan = prepare(config, home, err, address=address, dry_run=dry_run)
     summary = describe(plan)
     if dry_run:
         _print(summary, as_json, [plan_table(summary)])
@@ -88,7 +95,7 @@ def sweep(
         as_json,
         [
             compare_table(records, outcome.resource, outcome.sweep_id, outcome.supernet),
-            front_table(records, "Pareto front"),
+            front_table(records, "Pareto front", outcome.resource),
         ],
     )
     lost = [r for r in records if r.status == "FAILED"]
@@ -100,7 +107,7 @@ def sweep(
 @app.command()
 def search(
     file: File,
-    budget: Annotated[float, typer.Option(help="Limit; at most 1: share of the supernet.")],
+    budget: Limit,
     strength: Annotated[float, typer.Option(help="Weight of the budget loss.")],
     overrides: Overrides = None,
     as_json: Json = False,
@@ -110,13 +117,37 @@ def search(
     from orchestrator.single import search_one
     from orchestrator.tables import trial_table
 
-    sets = [f"budget.limits=[{budget}]", f"strengths=[{strength}]", *(overrides or [])]
+    sets = [f"budget.limits=[{_as_yaml(budget)}]", f"strengths=[{strength}]", *(overrides or [])]
     with _resumable():
         record, folder = search_one(load_sweep(file, sets), Home.from_environment(), err)
     document = {**record.to_json(), "folder": str(folder)}
     _print(document, as_json, [trial_table([record], f"files in {folder}")])
     if record.status != "FINISHED":
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def latency(
+    file: File,
+    out_file: Annotated[Path, typer.Option("--out", metavar="TABLE", help="File to write (JSON).")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the supernet's operators on the device that FILE names. No Ray, no server.
+
+    Run it on the target device; latency.table of a sweep file names the result.
+    """
+    from orchestrator.latency_table import check_target, measure_table, write_table_file
+    from orchestrator.loading import load_sweep
+    from orchestrator.preflight import make_plan
+
+    config = load_sweep(file, overrides or [])
+    check_target(config.latency)
+    plan = make_plan(config)
+    table = measure_table(plan, Home.from_environment(), err)
+    write_table_file(plan, table, out_file)
+    document = {"table": str(out_file), "device": table.device}
+    _print(document, as_json, [f"{out_file}: measured on {table.device}"])
 
 
 @app.command()
@@ -168,13 +199,14 @@ def pareto(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = F
     info, records = load_sweep_records(sweep, tracking_uri)
     front = [r for r in records if r.on_front]
     document = {"sweep_id": info.sweep_id, "resource": info.resource, "trials": _plain(front)}
-    _print(document, as_json, [front_table(records, f"Pareto front of {info.sweep_id}")])
+    table = front_table(records, f"Pareto front of {info.sweep_id}", info.resource)
+    _print(document, as_json, [table])
 
 
 @app.command()
 def promote(
     sweep: SweepName,
-    budget: Annotated[float, typer.Option(help="Limit; at most 1: share of the supernet.")],
+    budget: Limit,
     model: Annotated[str, typer.Option(help="Registered model's name.")],
     alias: Annotated[str, typer.Option(help="Alias that moves to the new version.")] = "champion",
     tracking_uri: TrackingUri = None,
@@ -184,8 +216,9 @@ def promote(
     from orchestrator.lookup import load_sweep_records, store_of
     from orchestrator.promotion import GateRefusedError
     from orchestrator.promotion import promote as promote_best
+    from orchestrator.tables import cost_text
 
-    _, records = load_sweep_records(sweep, tracking_uri)
+    info, records = load_sweep_records(sweep, tracking_uri)
     try:
         record, promoted = promote_best(
             Home.from_environment(),
@@ -204,16 +237,19 @@ def promote(
         "alias": promoted.alias,
         "model_uri": promoted.model_uri,
         "parity_error": promoted.parity_error,
+        "resource": info.resource,
+        "cost": record.cost(info.resource),
         "trial": record.to_json(),
     }
-    table = Table("model", "version", "alias", "trial", "accuracy", "of supernet", "parity error")
+    cost = "of supernet" if info.resource == "macs" else info.resource
+    table = Table("model", "version", "alias", "trial", "accuracy", cost, "parity error")
     table.add_row(
         promoted.name,
         str(promoted.version),
         promoted.alias,
         record.trial_id,
         f"{record.accuracy:.4f}",
-        f"{record.macs_ratio:.4f}",
+        cost_text(record, info.resource),
         f"{promoted.parity_error:.1e}",
     )
     _print(document, as_json, [table])
@@ -262,6 +298,14 @@ def _resumable() -> Iterator[None]:
 def _fail(sentence: str) -> None:
     err.print(f"pas: {sentence}", highlight=False, soft_wrap=True, markup=False)
     sys.exit(BAD_INPUT)
+
+
+def _as_yaml(limit: str) -> str:
+    """Return a limit as it would be written in a sweep file."""
+    try:
+        return repr(float(limit))
+    except ValueError:
+        return json.dumps(limit)
 
 
 def _plain(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:

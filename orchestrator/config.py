@@ -6,10 +6,9 @@ Each component's settings are documented where the component lives (``pas_traine
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from pas_trainer import (
     DataConfig,
@@ -17,33 +16,91 @@ from pas_trainer import (
     OptimizerConfig,
     PretrainConfig,
     SearchConfig,
+    check_pretraining,
     content_key,
 )
-from search_space import RESOURCES, FloatRange, SupernetConfig, WidthRules, check_tunable
+from search_space import (
+    Budget,
+    FloatRange,
+    LatencyTarget,
+    Limit,
+    SupernetConfig,
+    WidthRules,
+    check_tunable,
+    read_limit,
+)
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _number_or_text(value: object) -> object:
+    is_limit = isinstance(value, int | float | str) and not isinstance(value, bool)
+    if not is_limit:
+        raise ValueError(f"{value!r} is no limit; write a number, or text with a unit")
+    return value
+
+
+_Limit = Annotated[Limit, BeforeValidator(_number_or_text)]
+
+
 class BudgetConfig(_Section):
-    """Which resource is limited, and to what."""
+    """Which resources are limited, and to what."""
 
     resource: str = "macs"
-    """``macs`` or ``num_params``, both of the deploy form."""
-    limits: list[float] = Field(min_length=1)
-    """Each at most 1: a share of the supernet's cost; above 1: absolute."""
+    """``macs``, ``num_params``, ``activation_bytes`` or ``latency_ms``, of the deploy form."""
+    limits: list[_Limit] = Field(min_length=1)
+    """Each at most 1: a share of the supernet's cost; above 1, or text with a unit such as
+    ``0.8 ms`` or ``300 M``: absolute."""
+    also: dict[str, _Limit] = {}
+    """Limits on further resources that every trial keeps as well."""
 
     @model_validator(mode="after")
     def _known_and_positive(self) -> BudgetConfig:
-        if self.resource not in RESOURCES:
-            raise ValueError(f"resource is {self.resource!r}; known: {', '.join(RESOURCES)}")
-        for limit in self.limits:
-            if not (math.isfinite(limit) and limit > 0):
-                raise ValueError(f"limits has {limit:g}; a limit must be above 0")
-        if len(set(self.limits)) < len(self.limits):
+        Budget(resource=self.resource, limit=1.0, also=self.also)
+        if len(set(self.numbers)) < len(self.limits):
             raise ValueError(f"limits {self.limits} name the same limit twice")
         return self
+
+    @property
+    def numbers(self) -> list[float]:
+        """The limits without their units, which name cells; milliseconds, bytes or counts."""
+        return [read_limit("limits has", limit, self.resource)[0] for limit in self.limits]
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether any limit is on latency, which needs a measured table."""
+        return "latency_ms" in {self.resource, *self.also}
+
+    def budget(self, number: float) -> Budget:
+        """Budget of the cells that are named by this number."""
+        limit = self.limits[self.numbers.index(number)]
+        return Budget(resource=self.resource, limit=limit, also=self.also)
+
+
+class LatencyConfig(_Section):
+    """What ``latency_ms`` is measured on, if a limit is on it; once, when the sweep is planned."""
+
+    device: str = "cpu"
+    """torch's name: ``cpu``, ``cuda``, ``cuda:1``."""
+    num_threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads."""
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    """Images per pass; limits are on the time of the whole batch."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and activations."""
+    channels_last: bool = False
+    """Whether images lie in memory with the channels innermost."""
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60
+    """How long measuring may take, roughly."""
+    table: str | None = None
+    """File that ``pas latency`` wrote on the target device; nothing is measured then."""
+
+    @property
+    def target(self) -> LatencyTarget:
+        """What to measure on."""
+        return LatencyTarget(**self.model_dump(exclude={"seconds", "table"}))
 
 
 class ResourceConfig(_Section):
@@ -105,6 +162,7 @@ class SweepConfig(_Section):
     budget: BudgetConfig
     strengths: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
     trials_per_cell: Annotated[int, Field(ge=1)] = 1
+    latency: LatencyConfig = LatencyConfig()
     width_rules: WidthRules = WidthRules()
     optimizer: OptimizerConfig = OptimizerConfig()
     pretrain: PretrainConfig = PretrainConfig()
@@ -123,6 +181,7 @@ class SweepConfig(_Section):
         if len(set(self.strengths)) < len(self.strengths):
             raise ValueError(f"strengths {self.strengths} name the same strength twice")
         check_tunable(self.hyperparameters)
+        check_pretraining(self.supernet, self.pretrain)
         return self
 
     @property
@@ -132,6 +191,10 @@ class SweepConfig(_Section):
             mode="json",
             exclude={"name", "resources", "tracking", "storage", "trials_per_cell"},
         )
+        if self.budget.limits_latency:
+            decides["latency"].pop("seconds")
+        else:
+            decides.pop("latency")
         decides["data"].pop("workers")
         decides["data"].pop("memory_gib")
         return f"{self.name}-{content_key(decides)[:8]}"

@@ -4,8 +4,10 @@
 
     mlflow.db, mlartifacts/   tracking store
     optuna.db                 studies
+    latency/                  measured operators, one file per device
     supernets/KEY/            trained supernets, by content
-    sweeps/SWEEP_ID/          sweep.json, lock, trials/TRIAL_ID/{checkpoint, package, result.json}
+    sweeps/SWEEP_ID/          sweep.json, lock, latency.json where latency is limited,
+                              trials/TRIAL_ID/{checkpoint, package, result.json}
 """
 
 from __future__ import annotations
@@ -43,6 +45,11 @@ class Home:
         """Storage of the studies."""
         return f"sqlite:///{self.root / 'optuna.db'}"
 
+    @property
+    def latency(self) -> Path:
+        """Folder of the measured latency tables, by device."""
+        return self.root / "latency"
+
     def supernet(self, key: str) -> Path:
         """Folder of one trained supernet."""
         return self.root / "supernets" / key
@@ -67,10 +74,15 @@ class Home:
 
 def write_json(path: Path, document: Any) -> None:
     """Write ``path`` in one step: a kill leaves the old file or the new one, never half."""
+    write_text(path, json.dumps(document, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """As :func:`write_json`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
     with draft.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
+from search_space import is_weights_file
 
 SMOKE = {
     "pretrain.epochs": 1,
@@ -48,10 +49,13 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), *, smoke: bool = False
         except yaml.YAMLError as error:
             raise UserError(f"--set {override!r}: the value is not valid YAML") from error
     if smoke:
+        pretrain = document.get("pretrain")
+        as_loaded = isinstance(pretrain, dict) and pretrain.get("epochs") == 0
         for key, value in SMOKE.items():
-            _assign(document, key, value)
+            if not (as_loaded and key == "pretrain.epochs"):
+                _assign(document, key, value)
         document["name"] = f"{document.get('name', '')}-smoke"
-    _resolve_root(document, path.parent)
+    _resolve_paths(document, path.parent)
     return parse_sweep(document, str(path))
 
 
@@ -93,10 +97,14 @@ def _assign(document: dict[str, Any], dotted: str, value: Any) -> None:
     document[last] = value
 
 
-def _resolve_root(document: dict[str, Any], folder: Path) -> None:
-    data = document.get("data")
-    if isinstance(data, dict) and isinstance(data.get("root"), str):
-        data["root"] = str((folder / Path(data["root"]).expanduser()).resolve())
+def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
+    """Make the paths of the sweep file absolute; they are relative to its folder."""
+    for section, key in (("data", "root"), ("supernet", "weights"), ("latency", "table")):
+        values = document.get(section)
+        value = values.get(key) if isinstance(values, dict) else None
+        is_path = isinstance(value, str) and (key != "weights" or is_weights_file(value))
+        if isinstance(values, dict) and isinstance(value, str) and is_path:
+            values[key] = str((folder / Path(value).expanduser()).resolve())
 
 
 def _sentence(error: ValidationError) -> str:

@@ -83,10 +83,10 @@ def front(records: Iterable[TrialRecord], resource: str = "macs") -> list[TrialR
 
     Args:
         records: trials of one sweep; those not FINISHED, or without cost or accuracy, are left out.
-        resource: the field to minimise: ``macs``, ``num_params`` or ``latency_ms``.
+        resource: what to minimise, see :meth:`TrialRecord.cost`.
     """
     members = [record for record in mark_front(records, resource) if record.on_front]
-    return sorted(members, key=lambda r: (getattr(r, resource), -(r.accuracy or 0.0), r.trial_id))
+    return sorted(members, key=lambda r: (r.cost(resource), -(r.accuracy or 0.0), r.trial_id))
 
 
 def mark_front(records: Iterable[TrialRecord], resource: str = "macs") -> list[TrialRecord]:
@@ -118,7 +118,7 @@ def _points(records: Sequence[TrialRecord], resource: str) -> NDArray[np.float64
     """Return (n, 2): cost and minus accuracy; NaN where a trial has no result."""
     points = np.full((len(records), 2), np.nan)
     for row, record in enumerate(records):
-        cost = getattr(record, resource)
+        cost = record.cost(resource)
         if record.status == "FINISHED" and cost is not None and record.accuracy is not None:
             points[row] = float(cost), -float(record.accuracy)
     return points

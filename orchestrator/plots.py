@@ -12,7 +12,12 @@ from plotly.colors import sample_colorscale
 from orchestrator.pareto import front
 from orchestrator.records import TrialRecord
 
-_AXIS_TITLES = {"macs": "MACs", "num_params": "parameters", "latency_ms": "latency (ms)"}
+_AXIS_TITLES = {
+    "macs": "MACs",
+    "num_params": "parameters",
+    "activation_bytes": "peak activations (bytes)",
+    "latency_ms": "latency (ms)",
+}
 _INK, _GRID, _LIMIT = "#1f2937", "#e5e7eb", "#94a3b8"
 _COLORSCALE = "Viridis"
 
@@ -23,15 +28,17 @@ def front_figure(
     title: str = "Pareto front",
     *,
     reference_cost: float | None = None,
+    limits: Sequence[float] = (),
 ) -> go.Figure:
     """Draw every finished trial, the front as a step line and the limits as faint lines.
 
     Args:
         records: trials of one sweep; only FINISHED ones with cost and accuracy are drawn.
-        resource: ``macs``, ``num_params`` or ``latency_ms``, on the horizontal axis.
+        resource: on the horizontal axis, see :meth:`TrialRecord.cost`.
         title: heading of the picture.
         reference_cost: the supernet's cost; the axis then shows cost / reference_cost. For
             ``macs`` it is read off the records when not given; without it costs are absolute.
+        limits: of the budgets, in units of the resource.
 
     Returns:
         A figure with one trace per strength (colour: from weak, dark, to strong, bright) and one
@@ -43,8 +50,7 @@ def front_figure(
     scale = 1.0 / unit if unit else 1.0
     figure = go.Figure()
     members = front(drawn, resource)
-    limits = sorted({_limit(r.budget, unit) for r in rows} - {None}, key=lambda x: x or 0.0)
-    _add_limits(figure, [limit for limit in limits if limit is not None], relative=bool(unit))
+    _add_limits(figure, [limit * scale for limit in limits], relative=bool(unit))
     _add_front(figure, members, resource, scale)
     _add_trials(figure, drawn, resource, scale, {record.trial_id for record in members})
     if not drawn:
@@ -61,9 +67,10 @@ def front_html(
     title: str = "Pareto front",
     *,
     reference_cost: float | None = None,
+    limits: Sequence[float] = (),
 ) -> str:
     """Return :func:`front_figure` as one HTML page that needs no network (plotly.js inside)."""
-    figure = front_figure(records, resource, title, reference_cost=reference_cost)
+    figure = front_figure(records, resource, title, reference_cost=reference_cost, limits=limits)
     page: str = figure.to_html(
         include_plotlyjs=True,
         full_html=True,
@@ -74,7 +81,7 @@ def front_html(
 
 
 def _drawable(record: TrialRecord, resource: str) -> bool:
-    cost = getattr(record, resource)
+    cost = record.cost(resource)
     return (
         record.status == "FINISHED"
         and cost is not None
@@ -89,13 +96,6 @@ def _supernet_macs(records: Iterable[TrialRecord]) -> float | None:
         if record.macs and record.macs_ratio:
             return record.macs / record.macs_ratio
     return None
-
-
-def _limit(budget: float, unit: float | None) -> float | None:
-    """Where a budget lies on the axis; None for a share on an absolute axis."""
-    if unit is None:
-        return budget if budget > 1 else None
-    return budget if budget <= 1 else budget / unit
 
 
 def _add_trials(
@@ -113,7 +113,7 @@ def _add_trials(
         on_front = [record.trial_id in members for record in group]
         figure.add_trace(
             go.Scatter(
-                x=[getattr(record, resource) * scale for record in group],
+                x=_costs(group, resource, scale),
                 y=[record.accuracy for record in group],
                 mode="markers",
                 name=f"{strength:g}",
@@ -131,6 +131,10 @@ def _add_trials(
         )
 
 
+def _costs(records: Sequence[TrialRecord], resource: str, scale: float) -> list[float]:
+    return [(record.cost(resource) or 0.0) * scale for record in records]
+
+
 def _add_front(
     figure: go.Figure, members: Sequence[TrialRecord], resource: str, scale: float
 ) -> None:
@@ -138,7 +142,7 @@ def _add_front(
         return
     figure.add_trace(
         go.Scatter(
-            x=[getattr(record, resource) * scale for record in members],
+            x=_costs(members, resource, scale),
             y=[record.accuracy for record in members],
             mode="lines",
             line={"shape": "hv", "color": _INK, "width": 2},
@@ -175,7 +179,9 @@ def _hover(record: TrialRecord) -> str:
     if record.num_params is not None:
         lines.append(f"{record.num_params:,} parameters")
     if record.latency_ms is not None:
-        lines.append(f"{record.latency_ms:.3g} ms")
+        lines.append(f"{record.latency_ms:.3g} ms measured")
+    if record.predicted_latency_ms is not None:
+        lines.append(f"{record.predicted_latency_ms:.3g} ms predicted")
     for name, value in record.hyperparameters.items():
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         lines.append(f"{html.escape(name)} = {html.escape(shown)}")

@@ -13,8 +13,13 @@ from orchestrator.cells import cells_of
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
 from orchestrator.home import Home
+from orchestrator.supernet_check import (
+    check_weights,
+    layout,
+    supernet_and_graph,
+)
 from pas_trainer import DataError, SupernetTraining, content_key, open_sources
-from search_space import Budget, ChannelGraph, build_supernet, check_feasible, trace_channels
+from search_space import ChannelGraph, LatencyTable, check_feasible
 
 MIB = 2**20
 _BYTES_PER_PARAM = 4
@@ -29,20 +34,33 @@ class Plan:
         config: the sweep.
         supernet_training: what the supernet depends on.
         supernet_key: hash of that and of the images.
-        supernet_macs, supernet_params: of the supernet in deploy form, one image.
-        limits: absolute limit of each budget, in units of the resource.
+        graph: of the supernet; with latencies once there is a table.
+        num_classes, in_channels: of the images.
+        left_at_random: tensors for which the supernet's given weights do not fit.
         num_train, num_validation, num_test: images per split.
+        latency_table: what limits on latency go by; ``None`` without such limits, and in a dry
+            run that found none.
     """
 
     config: SweepConfig
     supernet_training: SupernetTraining
     supernet_key: str
-    supernet_macs: int
-    supernet_params: int
-    limits: dict[float, int]
+    graph: ChannelGraph
+    num_classes: int
+    in_channels: int
+    left_at_random: tuple[str, ...]
     num_train: int
     num_validation: int
     num_test: int
+    latency_table: LatencyTable | None = None
+
+    @property
+    def limits(self) -> dict[float, float]:
+        """Absolute limit of each budget, in units of the resource; empty while not measured."""
+        budget = self.config.budget
+        if budget.resource == "latency_ms" and self.latency_table is None:
+            return {}
+        return {limit: budget.budget(limit).absolute(self.graph) for limit in budget.numbers}
 
 
 def make_plan(config: SweepConfig) -> Plan:
@@ -55,15 +73,12 @@ def make_plan(config: SweepConfig) -> Plan:
         sources = open_sources(config.data)
     except DataError as error:
         raise UserError(f"data: {error}") from None
-    graph = _supernet_graph(config, len(sources.classes), sources.channels, sources.image_size)
-    limits = {}
-    for limit in config.budget.limits:
-        budget = Budget(resource=config.budget.resource, limit=limit)
-        try:
-            check_feasible(graph, budget, config.width_rules)
-        except ValueError as error:
-            raise UserError(f"budget.limits: {error}") from None
-        limits[limit] = budget.absolute(graph)
+    supernet, graph = supernet_and_graph(config.supernet, sources)
+    left_at_random, weights = check_weights(config.supernet, supernet, len(sources.classes))
+    try:
+        config.width_rules.check(graph.groups)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     training = SupernetTraining(
         data=config.data,
         supernet=config.supernet,
@@ -72,17 +87,42 @@ def make_plan(config: SweepConfig) -> Plan:
         seed=config.seed,
         device=config.device,
     )
-    return Plan(
+    plan = Plan(
         config=config,
         supernet_training=training,
-        supernet_key=content_key(_without_places(training), sources.fingerprint()),
-        supernet_macs=graph.count_macs(),
-        supernet_params=graph.count_params(),
-        limits=limits,
+        supernet_key=content_key(
+            _without_places(training), sources.fingerprint(), weights, layout(supernet)
+        ),
+        graph=graph,
+        num_classes=len(sources.classes),
+        in_channels=sources.channels,
+        left_at_random=left_at_random,
         num_train=len(sources.train),
         num_validation=len(sources.validation),
         num_test=len(sources.test),
     )
+    check_budgets(plan)
+    return plan
+
+
+def check_budgets(plan: Plan) -> None:
+    """Check that some network meets each budget; limits on latency only once it is measured.
+
+    Raises:
+        UserError: none does.
+    """
+    config = plan.config
+    for number in config.budget.numbers:
+        budget = config.budget.budget(number)
+        if plan.latency_table is None and config.budget.limits_latency:
+            if budget.resource == "latency_ms":
+                return
+            also = {r: limit for r, limit in budget.also.items() if r != "latency_ms"}
+            budget = dataclasses.replace(budget, also=also)
+        try:
+            check_feasible(plan.graph, budget, config.width_rules)
+        except ValueError as error:
+            raise UserError(f"budget: {error}") from None
 
 
 def check_device(config: SweepConfig) -> None:
@@ -110,7 +150,7 @@ def check_disk(home: Home, plan: Plan) -> None:
         raise UserError(f"home folder {home.root} cannot be created: {error.strerror}") from None
     if not os.access(home.root, os.W_OK):
         raise UserError(f"home folder {home.root} is not writable; set PAS_HOME to one that is")
-    network = plan.supernet_params * _BYTES_PER_PARAM
+    network = plan.graph.count_params() * _BYTES_PER_PARAM
     running = os.cpu_count() or 1
     need = 2 * network * plan.config.num_trials + 4 * network * (running + 1) + _SPARE_BYTES
     free = shutil.disk_usage(home.root).free
@@ -123,14 +163,31 @@ def check_disk(home: Home, plan: Plan) -> None:
 
 def describe(plan: Plan) -> dict[str, object]:
     """Return what ``--dry-run`` shows, as plain values."""
-    config = plan.config
+    config, graph = plan.config, plan.graph
+    latency: dict[str, object] = {}
+    if config.budget.limits_latency:
+        table = plan.latency_table
+        latency = {
+            "latency_measured_on": table.device if table else "nothing yet: a dry run does not",
+            "supernet_latency_ms": round(graph.count("latency_ms"), 4) if table else None,
+        }
     return {
         "sweep_id": config.sweep_id,
         "supernet": config.supernet.name,
-        "supernet_macs": plan.supernet_macs,
-        "supernet_num_params": plan.supernet_params,
+        "supernet_macs": graph.count_macs(),
+        "supernet_num_params": graph.count_params(),
+        **latency,
+        "supernet_weights": config.supernet.weights,
+        "left_at_random": list(plan.left_at_random),
+        "channel_groups": len(graph.groups),
+        "searchable_share": round(graph.searchable_share(), 4),
+        "pinned": list(config.supernet.pinned),
+        "unsupported_ops": [
+            {"module": o.module, "reason": o.reason} for o in graph.unsupported_ops()
+        ],
         "resource": config.budget.resource,
         "limits": {f"{limit:g}": absolute for limit, absolute in plan.limits.items()},
+        "also": config.budget.also,
         "cells": [cell.name for cell in cells_of(config)],
         "num_trials": config.num_trials,
         "epochs_per_trial": config.search.epochs + config.finetune.epochs,
@@ -141,8 +198,8 @@ def describe(plan: Plan) -> dict[str, object]:
     }
 
 
-def supernet_cost(config: SweepConfig, resource: str) -> int:
-    """Return the supernet's cost in ``macs`` or ``num_params`` (deploy form, one image).
+def sweep_graph(config: SweepConfig) -> ChannelGraph:
+    """Return the channel graph of a sweep's supernet.
 
     Raises:
         UserError: the data folder is not as it was.
@@ -151,22 +208,14 @@ def supernet_cost(config: SweepConfig, resource: str) -> int:
         sources = open_sources(config.data)
     except DataError as error:
         raise UserError(f"data: {error}") from None
-    graph = _supernet_graph(config, len(sources.classes), sources.channels, sources.image_size)
-    cost: int = graph.count(resource)
-    return cost
-
-
-def _supernet_graph(config: SweepConfig, classes: int, channels: int, size: int) -> ChannelGraph:
-    with torch.device("meta"):
-        supernet = build_supernet(
-            config.supernet.name, classes, channels, **config.supernet.options
-        )
-    return trace_channels(supernet, torch.empty((1, channels, size, size), device="meta"))
+    return supernet_and_graph(config.supernet, sources)[1]
 
 
 def _without_places(training: SupernetTraining) -> dict[str, object]:
-    """Leave out what says where things are rather than what they are."""
+    """Leave out what says where things are rather than what they are, and where to search."""
     plain = dataclasses.asdict(training)
     for key in ("root", "workers", "memory_gib"):
         plain["data"].pop(key)
+    for key in ("weights", "scope", "pinned"):
+        plain["supernet"].pop(key)
     return plain

@@ -10,10 +10,12 @@ import torch
 from deploy import PackageError, ParityError, PromotedModel, promote_package
 from orchestrator.errors import UserError
 from orchestrator.home import Home
+from orchestrator.latency_table import latency_graph
 from orchestrator.loading import parse_sweep
-from orchestrator.preflight import supernet_cost
+from orchestrator.preflight import sweep_graph
 from orchestrator.records import TrialRecord
 from pas_trainer import DataError, load_data
+from search_space import Limit, read_limit
 
 PARITY_IMAGES = 64
 """Held-out images that training form, deploy form and exported form must agree on."""
@@ -24,38 +26,49 @@ class GateRefusedError(Exception):
 
 
 def choose(
-    records: Sequence[TrialRecord], resource: str, limit: float, supernet: int
+    records: Sequence[TrialRecord], resource: str, limit: Limit, supernet: float
 ) -> TrialRecord:
     """Return the most accurate member of the front whose cost is within the limit.
 
     Args:
         records: of one sweep, front marked.
-        resource: ``macs`` or ``num_params``.
-        limit: at most 1: share of the supernet's cost; above 1: absolute.
+        resource: what the sweep limits.
+        limit: as in a sweep file: at most 1, a share of the supernet's cost; above 1, or with a
+            unit (``0.8 ms``): absolute.
         supernet: the supernet's cost in the resource.
 
     Raises:
-        UserError: no member of the front is that cheap.
+        UserError: the limit cannot be read, or no member of the front is that cheap.
     """
-    absolute = limit * supernet if limit <= 1 else limit
+    try:
+        number, is_absolute = read_limit("--budget is", limit, resource)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    absolute = number if is_absolute else number * supernet
     members = [r for r in records if r.on_front]
-    within = [r for r in members if getattr(r, resource) <= absolute]
+    within = [r for r in members if _cost(r, resource) <= absolute]
     if not within:
         if not members:
             raise UserError("no trial of the sweep has finished; nothing can be promoted")
-        cheapest = min(getattr(r, resource) for r in members)
+        cheapest = min(_cost(r, resource) for r in members)
         raise UserError(
-            f"--budget {limit:g}: no front member is that cheap; the cheapest has "
-            f"{cheapest} {resource} ({cheapest / supernet:.4f} of the supernet)"
+            f"--budget {limit}: no front member is that cheap; the cheapest has "
+            f"{cheapest:.12g} {resource} ({cheapest / supernet:.4f} of the supernet)"
         )
-    return max(within, key=lambda r: (r.accuracy or 0.0, -getattr(r, resource)))
+    return max(within, key=lambda r: (r.accuracy or 0.0, -_cost(r, resource)))
+
+
+def _cost(record: TrialRecord, resource: str) -> float:
+    cost = record.cost(resource)
+    assert cost is not None  # on the front
+    return cost
 
 
 def promote(
     home: Home,
     records: Sequence[TrialRecord],
     *,
-    limit: float,
+    limit: Limit,
     model_name: str,
     alias: str,
     tracking_uri: str,
@@ -74,7 +87,10 @@ def promote(
         )
     config = parse_sweep(json.loads(path.read_text())["config"], str(path))
     resource = config.budget.resource
-    record = choose(records, resource, limit, supernet_cost(config, resource))
+    graph = sweep_graph(config)
+    if resource == "latency_ms":
+        graph = latency_graph(graph, path.parent)
+    record = choose(records, resource, limit, graph.count(resource))
     if record.run_id is None:
         raise UserError(f"trial {record.trial_id} has no MLflow run; run the sweep again")
     try:
@@ -87,7 +103,8 @@ def promote(
             alias=alias,
             run_id=record.run_id,
             images=batch.contiguous().to(torch.float32) / 255,
-            tags=_tags(record),
+            tags=_tags(record, resource),
+            allow_import=True,  # the user's own sweep, which has run that code already
         )
     except (DataError, PackageError) as error:
         raise UserError(str(error)) from None
@@ -96,7 +113,7 @@ def promote(
     return record, promoted
 
 
-def _tags(record: TrialRecord) -> dict[str, str]:
+def _tags(record: TrialRecord, resource: str) -> dict[str, str]:
     tags = {
         "pas.sweep_id": record.sweep_id,
         "pas.trial_id": record.trial_id,
@@ -106,6 +123,8 @@ def _tags(record: TrialRecord) -> dict[str, str]:
         "pas.macs": record.macs,
         "pas.macs_ratio": record.macs_ratio,
         "pas.num_params": record.num_params,
+        "pas.resource": resource,
+        "pas.cost": record.cost(resource),
         "pas.latency_ms": record.latency_ms,
         "pas.accuracy": record.accuracy,
         "pas.test_accuracy": record.test_accuracy,

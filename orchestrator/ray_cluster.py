@@ -22,7 +22,14 @@ import ray
 from orchestrator.config import ResourceConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.worker import stopping_sentence, worker_threads
-from pas_trainer import DataError, DivergenceError, EpochReport, SupernetResult, SupernetTraining
+from pas_trainer import (
+    DataError,
+    DivergenceError,
+    EpochReport,
+    SupernetResult,
+    SupernetTraining,
+    WeightsError,
+)
 
 
 @contextlib.contextmanager
@@ -108,7 +115,7 @@ def train_supernet_on_cluster(
                 return trained
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, DataError | DivergenceError | OSError):
+        if isinstance(cause, DataError | WeightsError | DivergenceError | OSError):
             raise SweepStoppedError(f"supernet: {stopping_sentence(cause)}") from None
         raise
     except ray.exceptions.RayActorError:

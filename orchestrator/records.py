@@ -22,9 +22,11 @@ class TrialRecord:
         strength: weight of the budget loss.
         number: index within its cell, from 0.
         hyperparameters: what Optuna chose.
-        macs, num_params: cost of the compact network in deploy form (one image).
+        macs, num_params, activation_bytes: cost of the compact network in deploy form (one image).
         macs_ratio: ``macs`` over the supernet's.
-        latency_ms: median time of one image in deploy form, on one thread of the worker's CPU.
+        latency_ms: median time of one image in deploy form, measured on one thread of the worker's
+            CPU.
+        predicted_latency_ms: by the sweep's latency table, where latency is limited.
         accuracy: on the validation split, in [0, 1].
         test_accuracy: on the test split, in [0, 1].
         widths: open channels by channel group.
@@ -44,13 +46,26 @@ class TrialRecord:
     macs: int | None = None
     macs_ratio: float | None = None
     num_params: int | None = None
+    activation_bytes: int | None = None
     latency_ms: float | None = None
+    predicted_latency_ms: float | None = None
     accuracy: float | None = None
     test_accuracy: float | None = None
     widths: Mapping[str, int] | None = None
     error: str | None = None
     run_id: str | None = None
     on_front: bool = False
+
+    def cost(self, resource: str) -> float | None:
+        """Return the cost in a resource, ``None`` until it is known.
+
+        A latency is the predicted one where the sweep has a table, since that is what its limits
+        are on: the same for every worker. Elsewhere it is the measured one.
+        """
+        if resource == "latency_ms" and self.predicted_latency_ms is not None:
+            return self.predicted_latency_ms
+        cost: float | None = getattr(self, resource)
+        return cost
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -14,6 +14,7 @@ from orchestrator.cells import cells_of
 from orchestrator.config import SweepConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home, write_json
+from orchestrator.latency_table import keep_table, plan_latency
 from orchestrator.preflight import Plan, check_device, check_disk, describe, make_plan
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
@@ -41,8 +42,17 @@ class SweepOutcome:
     records: list[TrialRecord]
 
 
-def prepare(config: SweepConfig, home: Home, *, address: str | None = None) -> Plan:
+def prepare(
+    config: SweepConfig,
+    home: Home,
+    console: Console,
+    *,
+    address: str | None = None,
+    dry_run: bool = False,
+) -> Plan:
     """Check everything that can be checked before compute is spent.
+
+    Where latency is limited and has not been measured yet, that is done here (not by a dry run).
 
     Raises:
         UserError: one sentence on the first thing that is wrong.
@@ -55,7 +65,7 @@ def prepare(config: SweepConfig, home: Home, *, address: str | None = None) -> P
     if address is None:
         check_device(config)
     check_disk(home, plan)
-    return plan
+    return plan_latency(plan, home, home.sweep(config.sweep_id), console, dry_run=dry_run)
 
 
 def run_sweep(
@@ -69,6 +79,7 @@ def run_sweep(
     """
     config = plan.config
     with _only_driver(home, config.sweep_id), _terminate_as_interrupt():
+        keep_table(plan, home.sweep(config.sweep_id))
         write_json(
             home.sweep(config.sweep_id) / "sweep.json",
             {

@@ -11,6 +11,7 @@ from orchestrator.cells import TrialJob, cells_of, trial_config
 from orchestrator.config import SweepConfig
 from orchestrator.errors import SweepStoppedError
 from orchestrator.home import Home
+from orchestrator.latency_table import keep_table, kept_table, plan_latency
 from orchestrator.preflight import check_device, check_disk, make_plan
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
@@ -21,7 +22,7 @@ from orchestrator.worker import (
     stopping_sentence,
     worker_threads,
 )
-from pas_trainer import DataError, DivergenceError, train_supernet
+from pas_trainer import DataError, DivergenceError, WeightsError, train_supernet
 
 
 def search_one(config: SweepConfig, home: Home, console: Console) -> tuple[TrialRecord, Path]:
@@ -38,13 +39,16 @@ def search_one(config: SweepConfig, home: Home, console: Console) -> tuple[Trial
     check_disk(home, plan)
     (cell,) = cells_of(config)
     folder = home.root / "searches" / config.sweep_id
+    plan = plan_latency(plan, home, folder, console)
+    keep_table(plan, folder)
+    table = kept_table(folder) if plan.latency_table else None
     job = TrialJob(
         trial_id=cell.trial_id(0),
         sweep_id=config.sweep_id,
         cell=cell,
         number=0,
         hyperparameters={},
-        config=trial_config(config, cell, 0, {}),
+        config=trial_config(config, cell, 0, {}, table),
         supernet_folder=home.supernet(plan.supernet_key),
         folder=folder,
         num_threads=worker_threads(config.resources.cpus_per_trial),
@@ -61,7 +65,7 @@ def search_one(config: SweepConfig, home: Home, console: Console) -> tuple[Trial
         if read_result(job) is None:
             try:
                 train_supernet(plan.supernet_training, job.supernet_folder, board.supernet_progress)
-            except (DataError, DivergenceError, OSError) as error:
+            except (DataError, WeightsError, DivergenceError, OSError) as error:
                 raise SweepStoppedError(f"supernet: {stopping_sentence(error)}") from None
         board.trial_started(started(job))
         run_trial_job(job, report)

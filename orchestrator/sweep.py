@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from orchestrator.cells import TrialJob, cells_of, trial_config
 from orchestrator.home import Home
+from orchestrator.latency_table import kept_table
 from orchestrator.pareto import mark_front
 from orchestrator.preflight import Plan
 from orchestrator.records import TrialRecord
@@ -143,19 +144,22 @@ class Sweep:
 
     def _redraw_front(self) -> None:
         resource = self._plan.config.budget.resource
-        full = self._plan.supernet_macs if resource == "macs" else self._plan.supernet_params
-        self._tracker.update_front(self.ended_records(), resource, full)
+        full, limits = self._plan.graph.count(resource), list(self._plan.limits.values())
+        self._tracker.update_front(self.ended_records(), resource, full, limits)
 
     def _job(self, suggestion: Suggestion) -> TrialJob:
         config, cell = self._plan.config, suggestion.cell
-        trial_id = cell.trial_id(suggestion.number)
+        number, chosen = suggestion.number, suggestion.hyperparameters
+        trial_id = cell.trial_id(number)
+        kept = kept_table(self._home.sweep(config.sweep_id))
+        table = kept if self._plan.latency_table else None
         return TrialJob(
             trial_id=trial_id,
             sweep_id=config.sweep_id,
             cell=cell,
-            number=suggestion.number,
-            hyperparameters=dict(suggestion.hyperparameters),
-            config=trial_config(config, cell, suggestion.number, suggestion.hyperparameters),
+            number=number,
+            hyperparameters=dict(chosen),
+            config=trial_config(config, cell, number, chosen, table),
             supernet_folder=self._home.supernet(self._plan.supernet_key),
             folder=self._home.trial(config.sweep_id, trial_id),
             num_threads=worker_threads(config.resources.cpus_per_trial),

@@ -18,14 +18,16 @@ def compare_table(
 ) -> Table:
     """Return budgets (rows) x strengths (columns): the most accurate finished trial of each cell.
 
-    A cell shows validation accuracy, test accuracy and the share of the supernet's MACs; a star
-    marks a member of the front. ``supernet`` gives its validation and test accuracy.
+    A cell shows validation accuracy, test accuracy and the cost in the sweep's resource (MACs as
+    a share of the supernet's); a star marks a member of the front. ``supernet`` gives its
+    validation and test accuracy.
     """
     if supernet[0] is not None:
         title += f"   supernet: {_share(supernet[0])} ({_share(supernet[1])})"
     budgets = sorted({r.budget for r in records}, reverse=True)
     strengths = sorted({r.strength for r in records})
-    table = Table(title=title, caption=_CAPTION, title_justify="left", caption_justify="left")
+    caption = _CAPTION.format(cost=_COSTS[resource])
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     table.add_column(f"{resource} limit", justify="right")
     for strength in strengths:
         table.add_column(f"strength {strength:g}", justify="center")
@@ -33,18 +35,24 @@ def compare_table(
         row = [f"{budget:g}"]
         for strength in strengths:
             cell = [r for r in records if (r.budget, r.strength) == (budget, strength)]
-            row.append(_cell_text(cell))
+            row.append(_cell_text(cell, resource))
         table.add_row(*row)
     return table
 
 
 _CAPTION = (
-    "best of each cell: validation accuracy (test accuracy), share of the supernet's\n"
-    "MACs; ★ on the front; n/m: finished of all trials where some are not"
+    "best of each cell: validation accuracy (test accuracy), {cost};\n"
+    "★ on the front; n/m: finished of all trials where some are not"
 )
+_COSTS = {
+    "macs": "share of the supernet's MACs",
+    "num_params": "parameters",
+    "activation_bytes": "bytes of activations at their peak",
+    "latency_ms": "milliseconds predicted by the table",
+}
 
 
-def _cell_text(cell: Sequence[TrialRecord]) -> str:
+def _cell_text(cell: Sequence[TrialRecord], resource: str) -> str:
     best = best_of(cell)
     finished = sum(r.status == "FINISHED" for r in cell)
     count = "" if finished == len(cell) else f" {finished}/{len(cell)}"
@@ -52,21 +60,40 @@ def _cell_text(cell: Sequence[TrialRecord]) -> str:
         return f"[dim]-{count}[/dim]" if cell else ""
     star = " [yellow]★[/yellow]" if best.on_front else ""
     text = f"[bold]{_share(best.accuracy)}[/bold] ({_share(best.test_accuracy)})"
-    return f"{text} {best.macs_ratio:.3f}{star}{count}"
+    return f"{text} {cost_text(best, resource)}{star}{count}"
 
 
-def front_table(records: Sequence[TrialRecord], title: str) -> Table:
-    """Return the members of the front, cheapest first."""
-    table = Table(title=title, title_justify="left")
-    for name in ("trial", "MACs", "of supernet", "params", "latency ms", "accuracy", "test"):
+def cost_text(record: TrialRecord, resource: str) -> str:
+    """Return the cost in a resource; MACs as a share of the supernet's."""
+    cost = record.cost(resource)
+    if resource == "macs" or cost is None:
+        return f"{record.macs_ratio:.3f}"
+    return _milliseconds(cost) if resource == "latency_ms" else _count(round(cost))
+
+
+def front_table(records: Sequence[TrialRecord], title: str, resource: str = "macs") -> Table:
+    """Return the members of the front, cheapest in the sweep's resource first.
+
+    The latency in ``ms`` is the measured one; the predicted one stands beside it where latency is
+    limited, and is what the front goes by.
+    """
+    caption = f"no trial is as accurate with less {resource}"
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    members = sorted((r for r in records if r.on_front), key=lambda r: r.cost(resource) or 0)
+    has_table = any(r.predicted_latency_ms is not None for r in members)
+    by_memory = resource == "activation_bytes"
+    names = ["trial", "MACs", "share", "params", *["activations"] * by_memory, "ms"]
+    for name in [*names, *["predicted"] * has_table, "accuracy", "test"]:
         table.add_column(name, justify="left" if name == "trial" else "right")
-    for r in sorted((r for r in records if r.on_front), key=lambda r: r.macs or 0):
+    for r in members:
         table.add_row(
             r.trial_id,
             _count(r.macs),
             f"{r.macs_ratio:.4f}",
             _count(r.num_params),
-            "" if r.latency_ms is None else f"{r.latency_ms:.3f}",
+            *[_count(r.activation_bytes)] * by_memory,
+            _milliseconds(r.latency_ms),
+            *[_milliseconds(r.predicted_latency_ms)] * has_table,
             _share(r.accuracy),
             _share(r.test_accuracy),
         )
@@ -94,9 +121,24 @@ def plan_table(summary: dict[str, Any]) -> Table:
     """Return the plan of a sweep, see :func:`orchestrator.preflight.describe`."""
     table = Table("plan", "", show_header=False, box=None)
     for key, value in summary.items():
-        parts = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else value
-        table.add_row(key, ", ".join(parts) if isinstance(parts, list) else str(parts))
+        table.add_row(key, _plan_text(value))
     return table
+
+
+_SHOWN = 4
+"""Reasons that the table of the plan shows; ``--json`` has them all."""
+
+
+def _plan_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {part}" for key, part in value.items())
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        lines = [": ".join(str(v) for v in part.values()) for part in value[:_SHOWN]]
+        hidden = len(value) - len(lines)
+        return "\n".join([*lines, f"and {hidden} more, see --json"] if hidden else lines)
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value) or "none"
+    return "none" if value is None else str(value)
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -107,6 +149,10 @@ def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def _count(value: int | None) -> str:

@@ -140,10 +140,21 @@ class SweepTracker:
             self._queue.put_trial(TrialWrites(record, started, now, [], dict(artifacts)))
 
     def update_front(
-        self, records: Sequence[TrialRecord], resource: str, supernet_cost: float
+        self,
+        records: Sequence[TrialRecord],
+        resource: str,
+        supernet_cost: float,
+        limits: Sequence[float] = (),
     ) -> None:
-        """Redraw the front soon; of many calls in a short time only the newest is drawn."""
-        self._queue.put_front(list(records), resource, supernet_cost)
+        """Redraw the front soon; of many calls in a short time only the newest is drawn.
+
+        Args:
+            records: of the sweep.
+            resource: what its budgets limit.
+            supernet_cost: of the supernet, in the resource.
+            limits: of the cells, in units of the resource; drawn as lines.
+        """
+        self._queue.put_front(list(records), resource, supernet_cost, list(limits))
 
     def log_supernet(self, accuracy: float | None, test_accuracy: float | None) -> None:
         """Log the supernet's accuracies, in [0, 1], with the sweep."""

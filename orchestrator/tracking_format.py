@@ -12,7 +12,16 @@ import json
 from orchestrator.records import TrialRecord
 from orchestrator.tracking_requests import MAX_TAG_CHARS
 
-_RESULTS = ("accuracy", "test_accuracy", "macs", "macs_ratio", "num_params", "latency_ms")
+_RESULTS = (
+    "accuracy",
+    "test_accuracy",
+    "macs",
+    "macs_ratio",
+    "num_params",
+    "activation_bytes",
+    "latency_ms",
+    "predicted_latency_ms",
+)
 
 
 def trial_params(record: TrialRecord, resource: str) -> dict[str, str]:

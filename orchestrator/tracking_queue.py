@@ -40,7 +40,7 @@ class WriteQueue:
         self._changed = threading.Condition()
         self._trials: dict[str, TrialWrites] = {}
         self._values: dict[str, float] = {}
-        self._front: tuple[Sequence[TrialRecord], str, float] | None = None
+        self._front: tuple[Sequence[TrialRecord], str, float, Sequence[float]] | None = None
         self._front_due = 0.0
         self._closing: SweepStatus | None = None
         self._abandoned = False
@@ -57,10 +57,16 @@ class WriteQueue:
             self._trials[key] = before.followed_by(writes) if before else writes
             self._changed.notify()
 
-    def put_front(self, records: Sequence[TrialRecord], resource: str, cost: float) -> None:
+    def put_front(
+        self,
+        records: Sequence[TrialRecord],
+        resource: str,
+        cost: float,
+        limits: Sequence[float] = (),
+    ) -> None:
         """Queue the front, in place of the one that is queued."""
         with self._changed:
-            self._front = (records, resource, cost)
+            self._front = (records, resource, cost, limits)
             self._changed.notify()
 
     def put_values(self, values: Mapping[str, float]) -> None:

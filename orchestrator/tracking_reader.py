@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED")
-_INTEGERS = ("macs", "num_params")
-_FLOATS = ("macs_ratio", "latency_ms", "accuracy", "test_accuracy")
+_INTEGERS = ("macs", "num_params", "activation_bytes")
+_FLOATS = ("macs_ratio", "latency_ms", "predicted_latency_ms", "accuracy", "test_accuracy")
 
 
 class UnknownSweepError(UserError):
@@ -55,7 +55,7 @@ class SweepInfo:
         name: as in the sweep file.
         run_id: MLflow run of the sweep, parent of its trials' runs.
         experiment_id: MLflow experiment.
-        resource: what the budget limits: ``macs``, ``num_params`` or ``latency_ms``.
+        resource: what the budget limits, one of :data:`search_space.RESOURCES`.
         status: RUNNING, FINISHED, FAILED or KILLED.
         start_time_ms: when it first started, milliseconds since 1970.
         supernet_cost: cost of the supernet in ``resource``, once a front was written.

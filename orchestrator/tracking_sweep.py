@@ -21,7 +21,9 @@ _TABLE_FIELDS = (
     "macs",
     "macs_ratio",
     "num_params",
+    "activation_bytes",
     "latency_ms",
+    "predicted_latency_ms",
 )
 
 
@@ -104,7 +106,11 @@ class SweepRun:
         log_batches(self.client, self.run_id, metrics, {}, {})
 
     def write_front(
-        self, records: Sequence[TrialRecord], resource: str, supernet_cost: float
+        self,
+        records: Sequence[TrialRecord],
+        resource: str,
+        supernet_cost: float,
+        limits: Sequence[float] = (),
     ) -> None:
         """Write ``front.json``, ``front.html`` and, by number of finished trials, the metrics.
 
@@ -114,7 +120,7 @@ class SweepRun:
 
         from orchestrator.plots import front_html
 
-        page = front_html(records, resource, self.name, reference_cost=supernet_cost)
+        page = front_html(records, resource, self.name, reference_cost=supernet_cost, limits=limits)
         table = front_table(front(records, resource))
         write_artifacts(self.client, self.run_id, {"front.json": table, "front.html": page})
         values, step = _front_metrics(records, resource, supernet_cost)

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.cells import Cell, cells_of, trial_config
 from orchestrator.loading import load_sweep
+from search_space import Budget
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"
 
@@ -19,6 +20,20 @@ def test_names_are_short_and_distinct():
     cells = [Cell(0.5, 1.0), Cell(0.5, 10.0), Cell(1e9, 0.125), Cell(0.05, 1.0)]
     assert [c.name for c in cells] == ["b0.5-s1", "b0.5-s10", "b1e+09-s0.125", "b0.05-s1"]
     assert cells[0].trial_id(3) == "b0.5-s1-3"
+
+
+def test_limits_with_units_keep_their_meaning():
+    sets = ["budget={resource: latency_ms, limits: [0.5, 0.8 ms, 2000 us], also: {macs: 0.9}}"]
+    config = load_sweep(DIGITS, [*sets, "strengths=[1]"])
+    cells = cells_of(config)
+    assert [c.name for c in cells] == ["b0.5-s1", "b0.8-s1", "b2-s1"]
+    made = [trial_config(config, cell, 0, {}, Path("t.json")) for cell in cells]
+    assert {trial.latency_table for trial in made} == {"t.json"}
+    budgets = [trial.budget for trial in made]
+    assert budgets == [
+        Budget(resource="latency_ms", limit=limit, also={"macs": 0.9})
+        for limit in (0.5, "0.8 ms", "2000 us")
+    ]
 
 
 def test_hyperparameters_replace_the_recipe_and_nothing_else():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -80,7 +81,11 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(run, tmp_path):
     plan = json.loads(result.out)
     assert result.code == 0
     assert plan["limits"] == {"0.5": 226112}
+    assert plan["also"] == {}
     assert plan["num_trials"] == 1
+    assert plan["channel_groups"] == 5
+    assert plan["searchable_share"] == 1.0
+    assert plan["unsupported_ops"] == []
     assert not (tmp_path / "home" / "mlflow.db").exists()
     assert not list((tmp_path / "home").rglob("*.json"))
 
@@ -90,9 +95,26 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(run, tmp_path):
     [
         ("budget.limits=[1.5]", ["limit 1.5", "below", "floor"]),
         ("budget.limits=[1000000]", ["above the supernet's own 452224"]),
-        ("budget.limits=[0.0005]", ["budget.limits", "below", "floor"]),
+        ("budget.limits=[0.0005]", ["limit 0.0005 of macs", "below", "floor"]),
         ("budget.limits=[0]", ["limits has 0"]),
+        ("budget.also={num_params: 2}", ["limit 2 of num_params", "below", "floor"]),
+        ("width_rules.divisor=64", ["pas: divisor 64", "larger than a layer", "16 channels"]),
+        ("width_rules.groups={x*: {divisor: 2}}", ["'x*'", "matches no channel group", "stages."]),
+        ("budget.also={flops: 0.5}", ["budget: also is 'flops'", "macs", "latency_ms"]),
+        ("budget.resource=flops", ["budget: resource is 'flops'", "macs", "latency_ms"]),
+        ("budget.limits=[0.8 ms]", ["budget: ", "'0.8 ms'", "k, M, G"]),
+        ("latency.num_threads=0", ["latency.num_threads", "0"]),
+        ("latency.threads=2", ["unknown key latency.threads", "num_threads"]),
         ("supernet.name=vgg99", ["vgg99"]),
+        ("supernet={name: 'torchvision:resnet19'}", ["supernet: ", "'resnet19'", "resnet18"]),
+        ("supernet={name: repvgg_tiny, scope: [stages], pinned: [classifier]}", ["classifier"]),
+        ("supernet.options.width=0", ["width", "(0, 16]"]),
+        ("supernet={name: 'import:nowhere_to_be_found:f'}", ["supernet: ", "no module"]),
+        ("supernet={name: 'torchvision:resnet18', options: {depth: 2}}", ["supernet: ", "'depth'"]),
+        ("supernet={name: 'torchvision:vit_b_16'}", ["supernet: "]),
+        ("supernet={name: repvgg_tiny, pinned: [nope]}", ["supernet: ", "'nope'"]),
+        ("supernet={name: repvgg_tiny, scope: [nope]}", ["supernet: ", "'nope'"]),
+        ("supernet={name: repvgg_tiny, weights: no.pt}", ["supernet: ", "no.pt cannot be read"]),
         ("data={name: imagefolder, root: nowhere, image_size: 8}", ["nowhere", "does not exist"]),
         ("data={name: cifar10, root: nowhere}", ["nowhere", "CIFAR-10"]),
         ("search.epochs=many", ["search.epochs", "many"]),
@@ -102,6 +124,142 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(run, tmp_path):
 def test_what_cannot_run_is_refused_before_training(run, tmp_path, override, parts):
     refused(run("sweep", "SWEEP_FILE", "--set", override), *parts)
     assert not (tmp_path / "home" / "supernets").exists()
+
+
+USER_NETS = """
+import torch
+from torch import nn
+
+class Strange(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.classifier = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        x = torch.cumsum(self.first(x), dim=1)
+        return self.classifier(torch.relu(self.second(x)).mean((2, 3)))
+
+def one_class_too_few(num_classes, in_channels):
+    return Strange(num_classes - 1, in_channels)
+
+class DependsOnValues(Strange):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+"""
+
+
+@pytest.fixture
+def user_nets(tmp_path, monkeypatch):
+    """Networks of the user's own in the working folder; their module's name."""
+    name = "cli_user_nets"
+    (tmp_path / f"{name}.py").write_text(USER_NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return name
+
+
+def test_what_stays_and_why_is_shown(run, user_nets):
+    override = f"supernet={{name: 'import:{user_nets}:Strange', pinned: [second]}}"
+    refused(run("sweep", "SWEEP_FILE", "--set", override, "--dry-run"), "supernet: ", "cumsum")
+    override = f"supernet={{name: 'import:{user_nets}:Strange'}}"
+    dry_run = ("sweep", "SWEEP_FILE", "--set", override, "--set", "budget.limits=[0.445]")
+    result = run(*dry_run, "--dry-run", "--json")
+    plan = json.loads(result.out)
+    assert plan["channel_groups"] == 1
+    assert any("cumsum" in op["reason"] for op in plan["unsupported_ops"])
+    # first conv 1 -> 8 stays; the rest has a searchable side: (8*8*9*64 + 8*10) of the whole
+    whole = 8 * 1 * 9 * 64 + 8 * 8 * 9 * 64 + 80
+    assert plan["searchable_share"] == pytest.approx((whole - 8 * 9 * 64) / whole, abs=1e-4)
+    assert "cumsum" in run(*dry_run, "--dry-run").out
+
+
+@pytest.mark.parametrize("name", ["one_class_too_few", "DependsOnValues"])
+def test_networks_that_cannot_be_trained_are_refused(run, user_nets, name):
+    parts = {"one_class_too_few": "each of the 10 classes", "DependsOnValues": "control flow"}
+    override = f"supernet={{name: 'import:{user_nets}:{name}'}}"
+    refused(run("sweep", "SWEEP_FILE", "--set", override), "supernet: ", parts[name])
+
+
+LATENCY = ("--set", "budget={resource: latency_ms, limits: [0.5]}")
+
+
+@pytest.mark.parametrize(
+    ("latency", "parts"),
+    [
+        ("{table: nowhere.json}", ["latency.table: ", "nowhere.json", "No such file"]),
+        ("{table: sweep.yaml}", ["latency.table: ", "sweep.yaml", "no latency table"]),
+        ("{table: other.json}", ["latency.table: ", "of another network", "pas latency"]),
+        ("{device: tpu}", ["latency: device 'tpu' cannot be used", "pas latency"]),
+        ("{device: meta}", ["latency: device is 'meta'", "cpu or cuda"]),
+    ],
+)
+def test_latency_that_cannot_be_known_is_refused(run, tmp_path, latency, parts):
+    (tmp_path / "other.json").write_text('{"device": "x", "grids": {}, "factors": {}}')
+    refused(run("sweep", "SWEEP_FILE", *LATENCY, "--set", f"latency={latency}"), *parts)
+    assert not (tmp_path / "home" / "latency").exists()
+
+
+def test_a_table_measured_on_the_target_serves_a_sweep(run, tmp_path):
+    table = tmp_path / "table.json"
+    quick = ("--set", "latency={seconds: 0.2}")
+    document = json.loads(run("latency", "SWEEP_FILE", *quick, "--out", str(table), "--json").out)
+    assert document["device"] == json.loads(table.read_text())["device"]
+    shutil.rmtree(tmp_path / "home")
+    unknown = run("sweep", "SWEEP_FILE", *LATENCY, "--dry-run", "--json")
+    assert json.loads(unknown.out)["supernet_latency_ms"] is None
+    named = ("--set", "latency={table: table.json}", "--dry-run", "--json")
+    plan = json.loads(run("sweep", "SWEEP_FILE", *LATENCY, *named).out)
+    assert plan["supernet_latency_ms"] > 0
+    assert plan["limits"]["0.5"] == pytest.approx(plan["supernet_latency_ms"] / 2, abs=1e-4)
+    assert not (tmp_path / "home" / "latency").exists()
+    tight = ("--set", "budget.limits=['0.001 us']", "--set", "latency={table: table.json}")
+    refused(run("sweep", "SWEEP_FILE", *LATENCY, *tight), "0.001 us", "below", "floor")
+    refused(run("latency", "SWEEP_FILE", *quick, "--out", str(tmp_path)), "cannot be written")
+
+
+def test_latency_is_measured_without_ray_or_mlflow(pas, tmp_path):
+    pas.file.write_text(SWEEP)
+    code = (
+        "import sys\n"
+        "for name in ('ray', 'mlflow', 'optuna'): sys.modules[name] = None\n"
+        "from orchestrator import cli\n"
+        f"sys.argv = ['pas', 'latency', {str(pas.file)!r}, '--set', 'latency.seconds=0.2', "
+        f"'--out', {str(tmp_path / 'table.json')!r}]\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=pas.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "table.json").read_text())["grids"]
+
+
+@pytest.mark.parametrize("limit", ["much", "0.8 ms", "0"])
+def test_a_single_search_reads_limits_like_a_sweep_file(run, limit):
+    one = ("--budget", limit, "--strength", "1")
+    refused(run("search", "SWEEP_FILE", *one), "budget: limits has", limit)
+
+
+def test_weights_that_fit_only_in_part_are_told_before_training(run, tmp_path):
+    from safetensors.torch import save_file
+
+    from search_space import build_supernet
+
+    state = build_supernet("repvgg_tiny", 3, 1).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    sets = ["--set", "supernet.weights=w.safetensors", "--set", "pretrain.epochs=0"]
+    plan = json.loads(run("sweep", "SWEEP_FILE", *sets, "--dry-run", "--json").out)
+    assert plan["left_at_random"] == ["classifier.weight", "classifier.bias"]
+    assert plan["supernet_weights"] == str(tmp_path / "w.safetensors")
+    sets = [*sets, "--set", "supernet.options.width=0.5"]
+    refused(run("sweep", "SWEEP_FILE", *sets), "supernet: ", "do not fit", "stages.0.0")
 
 
 def test_a_class_folder_without_images_is_refused(run, images):

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from orchestrator.errors import UserError
-from orchestrator.loading import load_sweep
+from orchestrator.loading import load_sweep, parse_sweep
+from search_space import GroupRules, WidthRules
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"
 
@@ -36,6 +37,38 @@ def test_relative_roots_are_relative_to_the_file(tmp_path):
     assert load_sweep(path).data.root == str(tmp_path / "images")
 
 
+def test_weights_files_are_relative_to_the_file_and_published_names_are_not(tmp_path):
+    document = yaml.safe_load(DIGITS.read_text())
+    path = tmp_path / "sweep.yaml"
+    for given, expected in (
+        ("nets/w.safetensors", str(tmp_path / "nets" / "w.safetensors")),
+        ("/elsewhere/w.pt", "/elsewhere/w.pt"),
+        ("DEFAULT", "DEFAULT"),
+    ):
+        document["supernet"] = {"name": "torchvision:resnet18", "weights": given}
+        path.write_text(yaml.safe_dump(document))
+        assert load_sweep(path).supernet.weights == expected
+
+
+def test_a_supernet_is_described_whole():
+    sets = [
+        "supernet={name: 'torchvision:resnet18', options: {stem: cifar}, "
+        "scope: [layer1], pinned: [layer1.0.conv1]}"
+    ]
+    supernet = load_sweep(DIGITS, sets).supernet
+    assert supernet.options == {"stem": "cifar"}
+    assert (supernet.scope, supernet.pinned) == (("layer1",), ("layer1.0.conv1",))
+    ids = {load_sweep(DIGITS, [*sets, s]).sweep_id for s in ("seed=0", "supernet.pinned=[]")}
+    assert len(ids) == 2
+
+
+def test_smoke_keeps_weights_as_they_are():
+    sets = ["supernet={name: repvgg_tiny, weights: w.pt}", "pretrain.epochs=0"]
+    assert load_sweep(DIGITS, sets).pretrain.epochs == 0
+    assert load_sweep(DIGITS, sets, smoke=True).pretrain.epochs == 0
+    assert load_sweep(DIGITS, smoke=True).pretrain.epochs == 1
+
+
 def test_only_what_decides_results_changes_the_id():
     config = load_sweep(DIGITS)
     for override in ("resources.cpus_per_trial=2", "tracking.uri=http://h:1", "trials_per_cell=9"):
@@ -56,12 +89,30 @@ def test_only_what_decides_results_changes_the_id():
         ("budget.limits=[]", ["budget.limits"]),
         ("budget.limits=[0.5, 0.5]", ["same limit twice"]),
         ("budget.resource=flops", ["'flops'", "macs, num_params"]),
+        ("budget.resource=latency", ["resource is 'latency'", "latency_ms"]),
+        ("budget.limits=[3 ms]", ["limits has '3 ms'", "units k, M, G"]),
+        ("budget.limits=[0.5, true]", ["budget.limits[1]", "True is no limit", "a number"]),
+        ("budget.also={num_params: null}", ["budget.also.num_params", "None is no limit"]),
+        ("budget.also={macs: 0.5}", ["also has 'macs'", "limit limits already"]),
+        ("budget.also={energy: 0.5}", ["also is 'energy'", "macs, num_params"]),
+        ("budget.also={num_params: -1}", ["also.num_params is -1", "above 0"]),
+        ("width_rules.divisor=0", ["divisor is 0", "at least 1"]),
+        ("width_rules.groups={a: {floor: 2}}", ["width_rules.groups.a", "floor is 2", "(0, 1]"]),
+        ("width_rules.groups={a: {divsor: 2}}", ["groups.a.divsor", "did you mean divisor?"]),
         ("strengths=[-1]", ["strengths[0] is -1"]),
         ("strengths=[.nan]", ["strengths[0]"]),
         ("trials_per_cell=0", ["trials_per_cell is 0"]),
         ("supernet.name=repvgg_tiiny", ["'repvgg_tiiny'", "did you mean repvgg_tiny?"]),
         ("supernet.options.width=0", ["width", "(0, 16]"]),
         ("supernet.options.depth=2", ["'depth'", "known: width"]),
+        ("supernet.name=resnet18", ["did you mean torchvision:resnet18?"]),
+        ("supernet.name=torchvision:resnt18", ["'resnt18'", "did you mean resnet18"]),
+        ("supernet.name=import:nets", ["import:package.module:function"]),
+        ("supernet.weights=DEFAULT", ["'DEFAULT'", ".safetensors"]),
+        ("supernet.weigths=w.pt", ["weigths", "did you mean weights?"]),
+        ("supernet.pinned=stem", ["supernet.pinned is 'stem'"]),
+        ("pretrain.epochs=0", ["pretrain.epochs is 0", "supernet.weights"]),
+        ("pretrain.epochs=-1", ["epochs is -1"]),
         ("data.name=minst", ["'minst'", "digits, cifar10, imagefolder"]),
         ("data=7", ["data is 7"]),
         ("hyperparameters.momentum={low: 0, high: 1}", ["'momentum'", "learning_rate"]),
@@ -118,3 +169,27 @@ def test_a_missing_section_is_named(tmp_path):
     path.write_text("name: x\ndata: {name: digits}\nstrengths: [1]\nbudget: {limits: [0.5]}\n")
     with pytest.raises(UserError, match="supernet is missing"):
         load_sweep(path)
+
+
+def test_budgets_and_width_rules_survive_a_round_trip():
+    config = load_sweep(
+        DIGITS,
+        [
+            "budget={resource: latency_ms, limits: [0.5, 0.8 ms], also: {num_params: 3 M}}",
+            "width_rules={divisor: 8, groups: {'stages.2.*': {divisor: 4}, a: {floor: 0.5}}}",
+        ],
+    )
+    assert config.budget.limits == [0.5, "0.8 ms"]
+    own = {"stages.2.*": GroupRules(divisor=4), "a": GroupRules(floor=0.5)}
+    assert config.width_rules == WidthRules(divisor=8, groups=own)
+    again = parse_sweep(config.model_dump(mode="json"), "again")
+    assert again == config
+    assert again.sweep_id == config.sweep_id
+    share = load_sweep(DIGITS, ["budget={resource: latency_ms, limits: [0.5, 0.8]}"])
+    absolute = load_sweep(DIGITS, ["budget={resource: latency_ms, limits: [0.5, 0.8 ms]}"])
+    assert share.sweep_id != absolute.sweep_id
+
+
+def test_the_same_limit_in_two_units_is_refused():
+    with pytest.raises(UserError, match="name the same limit twice"):
+        load_sweep(DIGITS, ["budget.limits=[300 M, 0.3 G]"])

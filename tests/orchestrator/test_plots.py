@@ -60,10 +60,11 @@ def test_the_front_is_a_step_line_through_its_members():
 
 
 def test_limits_are_vertical_lines():
-    figure = front_figure(RECORDS, "macs", "digits")
+    figure = front_figure(RECORDS, "macs", "digits", limits=[250, 500])
     assert sorted({shape.x0 for shape in figure.layout.shapes}) == [0.25, 0.5]
-    absolute = [trial(0, 480, 0.9, budget=500.0)]
-    assert front_figure(absolute, "macs", "x").layout.shapes[0].x0 == pytest.approx(0.5)
+    absolute = front_figure(RECORDS, "latency_ms", "x", limits=[0.8])
+    assert [shape.x0 for shape in absolute.layout.shapes] == [0.8]
+    assert absolute.layout.annotations[0].text == "limit 0.8"
 
 
 def test_another_resource_is_absolute_unless_told_the_supernets_cost():
@@ -72,9 +73,22 @@ def test_another_resource_is_absolute_unless_told_the_supernets_cost():
     assert traces(relative)["10"].x == pytest.approx([0.48])
 
 
+def test_latencies_are_the_predicted_ones_where_there_are_any():
+    records = [trial(0, 480, 0.9, latency_ms=1.5, predicted_latency_ms=1.2)]
+    figure = front_figure(records, "latency_ms", "x", reference_cost=2.4)
+    assert traces(figure)["1"].x == pytest.approx([0.5])
+    assert "1.2 ms predicted" in traces(figure)["1"].hovertext[0]
+
+
 def test_hover_tells_the_trial():
     text = traces(front_figure(RECORDS, "macs", "x"))["10"].hovertext[0]
-    for piece in ("b0.5-s10.0-0", "budget 0.5", "strength 10", "1,440 parameters", "1.5 ms"):
+    for piece in (
+        "b0.5-s10.0-0",
+        "budget 0.5",
+        "strength 10",
+        "1,440 parameters",
+        "1.5 ms measured",
+    ):
         assert piece in text
     assert "learning_rate = 0.0123" in text
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from orchestrator.errors import UserError
@@ -35,7 +37,10 @@ RECORDS = mark_front(
 
 @pytest.mark.parametrize(
     ("limit", "chosen"),
-    [(0.1, "cheap"), (0.29, "cheap"), (0.3, "good"), (300, "good"), (299, "cheap"), (1.0, "best")],
+    [
+        *[(0.1, "cheap"), (0.29, "cheap"), (0.3, "good"), (300, "good"), (299, "cheap")],
+        *[(1.0, "best"), ("0.3", "good"), ("0.3 k", "good"), ("299", "cheap")],
+    ],
 )
 def test_the_most_accurate_front_member_within_the_limit_is_chosen(limit, chosen):
     assert choose(RECORDS, "macs", limit, 1000).trial_id == chosen
@@ -48,6 +53,23 @@ def test_of_equals_the_cheapest_is_chosen():
 
 def test_other_resources_count_too():
     assert choose(mark_front(RECORDS, "num_params"), "num_params", 30, 1000).trial_id == "good"
+
+
+def test_latencies_count_as_predicted():
+    records = [
+        dataclasses.replace(r, latency_ms=9.0, predicted_latency_ms=r.macs / 1000) for r in RECORDS
+    ]
+    records = mark_front(records, "latency_ms")
+    assert choose(records, "latency_ms", "0.8 ms", 2.0).trial_id == "good"
+    assert choose(records, "latency_ms", 0.5, 2.0).trial_id == "best"
+    with pytest.raises(UserError, match=r"cheapest has 0\.1 latency_ms \(0\.0500"):
+        choose(records, "latency_ms", "90 us", 2.0)
+
+
+@pytest.mark.parametrize("limit", ["much", "0.8 MB", "-1", "0"])
+def test_a_limit_that_cannot_be_read_is_refused(limit):
+    with pytest.raises(UserError, match=f"--budget is '{limit}'.* k, M, G"):
+        choose(RECORDS, "macs", limit, 1000)
 
 
 def test_a_limit_below_every_member_is_refused_with_what_there_is():

@@ -7,7 +7,7 @@ from rich.console import Console
 from orchestrator.cells import Cell
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
-from orchestrator.tables import best_of, compare_table, front_table, trial_table
+from orchestrator.tables import best_of, compare_table, front_table, plan_table, trial_table
 
 
 def record(number: int, status="FINISHED", **values) -> TrialRecord:
@@ -56,6 +56,23 @@ def test_only_the_front_is_in_its_table():
     assert "500 k" in text
 
 
+def test_costs_are_those_of_the_sweeps_resource():
+    fast = record(0, on_front=True, latency_ms=2.5, predicted_latency_ms=1.25, macs=900_000)
+    slow = record(1, on_front=True, latency_ms=0.5, predicted_latency_ms=3.5, macs=100_000)
+    text = shown(compare_table([slow, fast], "latency_ms", "s-1"))
+    assert "0.9000 (0.8800) 3.5 ★" in text
+    assert "milliseconds predicted" in text
+    lines = shown(front_table([slow, fast], "front", "latency_ms")).splitlines()
+    rows = [line for line in lines if "b0.5" in line]
+    assert [row.split()[1] for row in rows] == ["b0.5-s10-0", "b0.5-s10-1"]
+    assert "2.5" in rows[0]
+    assert "1.25" in rows[0]
+    assert "less latency_ms" in lines[-1]
+    small = record(0, on_front=True, activation_bytes=12_345)
+    assert "12.3 k" in shown(compare_table([small], "activation_bytes", "s-1"))
+    assert "12.3 k" in shown(front_table([small], "front", "activation_bytes"))
+
+
 def test_failures_show_their_sentence():
     assert "the loss became nan" in shown(
         trial_table([record(0, "FAILED", error="the loss became nan")], "trials")
@@ -88,4 +105,20 @@ def test_without_a_terminal_the_board_prints_lines():
     assert console.file.getvalue().splitlines() == [
         "b0.5-s10-0: started",
         "b0.5-s10-0: FINISHED accuracy 0.7500 at 0.5000 of the MACs",
+    ]
+
+
+def test_a_plan_shows_the_first_reasons_and_counts_the_rest():
+    ops = [{"module": f"head{i}", "reason": "no rule"} for i in range(6)]
+    summary = {"limits": {"0.5": 10}, "cells": ["a", "b"], "supernet_weights": None, "ops": ops}
+    lines = [" ".join(line.split()) for line in shown(plan_table(summary)).splitlines()]
+    assert lines == [
+        "limits 0.5: 10",
+        "cells a, b",
+        "supernet_weights none",
+        "ops head0: no rule",
+        "head1: no rule",
+        "head2: no rule",
+        "head3: no rule",
+        "and 2 more, see --json",
     ]
