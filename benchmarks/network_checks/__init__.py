@@ -1,0 +1,1 @@
+"""What ``benchmarks/networks.py`` consists of: the networks, the checks, the page."""
