@@ -42,7 +42,7 @@ class Pas:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PAS_HOME": str(self.home), "COLUMNS": "160"}
 
-    def __call__(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str, timeout: float = 540) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*arguments),
             env=self.environment,
