@@ -98,6 +98,11 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, ReparamBlock) or super().is_leaf_module(m, module_qualified_name)
 
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """What is no tensor goes in as it is, so that code may ask for it (``if mask is None``)."""
+        forward, given = super().create_args_for_root(*args, **kwargs)
+        return forward, [_plain_value(arg) for arg in given]
+
     def path_of_module(self, mod: nn.Module) -> str:
         try:
             return super().path_of_module(mod)
@@ -185,6 +190,16 @@ class _Tracer(fx.Tracer):
             yield
         finally:
             self._computing = False
+
+
+def _plain_value(arg: Any) -> Any:
+    """Return an argument's value where it holds no tensors."""
+    if not isinstance(arg, Proxy):
+        return arg
+    value = arg.node.meta["value"]
+    if str(arg.node.target).startswith("*") and value is None:
+        return {} if str(arg.node.target).startswith("**") else ()
+    return arg if leaves(value) else value
 
 
 def _as_nodes(value: Any) -> Any:

@@ -234,6 +234,34 @@ def test_nothing_searchable_is_refused_with_the_reason(model: nn.Module, reason:
         trace_channels(model, IMAGES)
 
 
+class _Optional(nn.Module):
+    """Arguments that a caller may leave out decide what is run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(k, 4, 1) for k in (3, 4, 4))
+
+    def forward(
+        self, x: Tensor, skip: Tensor | None = None, scale: float = 2.0, *, twice: bool = False
+    ) -> Tensor:
+        y = self.a(x) * scale if scale > 1 else x
+        if skip is not None:
+            y = y + skip
+        if twice:
+            y = self.b(y)
+        return self.c(self.b(y))
+
+
+def test_arguments_with_defaults_may_be_left_out() -> None:
+    torch.manual_seed(0)
+    model, x = _Optional(), torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    sliced = slice_at_random(model, x, 1)
+    assert _summary(sliced.graph) == [("a", ("b",)), ("b", ("c",))]
+    check_exact(sliced, x)
+    graph = trace_channels(model, (x, torch.empty(3, 4, 8, 8)))
+    assert _summary(graph) == [("b", ("c",))]  # the skip comes from outside: its channels stay
+
+
 def test_control_flow_on_values_is_refused() -> None:
     with pytest.raises(
         ValueError,
