@@ -49,7 +49,7 @@ SELU Sigmoid SiLU Softplus Softshrink Softsign Tanh Tanhshrink Threshold
 _MOVEMENT = """
 atleast_3d cat channel_shuffle chunk concat concatenate dsplit expand expand_as flatten flip
 getattr getitem hsplit index_select moveaxis movedim narrow permute pixel_shuffle pixel_unshuffle
-ravel repeat repeat_interleave reshape reshape_as roll rot90 select split split_with_sizes squeeze
+ravel repeat repeat_interleave reshape reshape_as rot90 select split split_with_sizes squeeze
 stack swapaxes swapdims t tensor_split tile transpose unbind unflatten unsqueeze view view_as
 vsplit ChannelShuffle Flatten PixelShuffle PixelUnshuffle Unflatten
 """
@@ -115,8 +115,11 @@ def _pin_shared_weights(draft: Draft, call: Call) -> None:
                 draft.labels.pin(draft.axis(name, dim))
 
 
-def _elementwise(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
+def _elementwise(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
     """Output channel c depends on channel c of every input: tie them, position by position."""
+    for whole in _written_in_part(call):
+        draft.pin(call, f"{call.name} changes a part of a tensor that is used again")
+        draft.labels.pin(labels_of[whole])
     ndim, shape = call.value.ndim, call.value.shape
     operands = align([labels for labels, _ in call.inputs], ndim)
     sizes = [(1,) * (ndim - value.ndim) + tuple(value.shape) for _, value in call.inputs]
@@ -134,6 +137,27 @@ def _elementwise(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
         draft.labels.tie(result, labels)
         result = broadcast(result, labels)[0]
     return result
+
+
+def _written_in_part(call: Call) -> list[fx.Node]:
+    """Tensors of which an operation in place changes a part, if they are used again later."""
+    node, name = call.node, str(getattr(call.node.target, "__name__", call.node.target))
+    in_place = name.endswith("_") or name in {"iadd", "imul", "isub", "itruediv"}
+    in_place = in_place or bool(getattr(call.module, "inplace", call.arg(1, "inplace") is True))
+    changed = call.first[1]
+    storage = changed.untyped_storage()
+    if not in_place or storage.nbytes() == changed.numel() * changed.element_size():
+        return []
+    nodes = list(node.graph.nodes)
+    earlier, later = nodes[: nodes.index(node)], set(nodes[nodes.index(node) + 1 :])
+    return [
+        other
+        for other in earlier
+        if isinstance(value := other.meta["value"], Tensor)
+        and value.untyped_storage()._cdata == storage._cdata
+        and value.numel() > changed.numel()
+        and any(user in later for user in other.users)
+    ]
 
 
 def is_movement(name: str) -> bool:
@@ -177,6 +201,16 @@ def _movement(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
         return collapsed(run_movement(call.node, full, call.module))
     except (RuntimeError, TypeError, IndexError, NotImplementedError):
         return None
+
+
+def _roll(_: Draft, call: Call, __: dict[fx.Node, Any]) -> Any:
+    """Pixels roll as they are; which channel comes next depends on which are left."""
+    labels, value = call.first
+    dims = call.setting("dims", 2)
+    rolled = range(value.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
+    if {int(d) % value.ndim for d in rolled} & set(varying_dims(labels)):
+        return None
+    return labels
 
 
 def _spatial(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
@@ -272,6 +306,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(_NEW.split(), _new),
     **dict.fromkeys(["pad", "ZeroPad", "ConstantPad"], _padding),
     **dict.fromkeys(["glu", "GLU"], _glu),
+    "roll": _roll,
     **LAYER_RULES,
 }
 _CONTAINER_RULES = {*_MOVEMENT.split(), *_REDUCING.split()}

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from search_space.channel_graph import ChannelGraph, kept_entries
 from search_space.channel_rules import is_elementwise, is_movement
-from search_space.draft import Call, Draft, DraftBlock, Walk, stays
+from search_space.draft import Call, Draft, DraftBlock, Walk, stays, tensor_nodes
 from search_space.fakes import UntraceableError
 from search_space.labels import STAYS, Labels, broadcast
 from search_space.relayout import RelayoutError
@@ -92,7 +92,7 @@ def _choices(sizes: Sequence[int], is_risky: bool) -> Iterator[Tensor]:
     for _ in range(2 if is_risky else 1):
         yield torch.cat([some(1, size - 1, size) for size in sizes])
     if is_risky and len(sizes) <= _FEW_GROUPS:
-        bits = (len(sizes) - 1).bit_length()
+        bits = max(1, (len(sizes) - 1).bit_length())
         for bit, flipped in itertools.product(range(bits), (0, 1)):
             is_wide = [(k >> bit & 1) != flipped for k in range(len(sizes))]
             yield torch.cat(
@@ -119,35 +119,63 @@ def _check(
         walk(check, dataclasses.replace(part, module=module), recording)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Sum:
+    """An operation that is no move: name, constants, (operand, dimension) it repeats, owner."""
+
+    name: str
+    constants: Any
+    repeated: frozenset[tuple[int, int]]
+    owner: str
+
+    def is_like(self, whole: _Sum) -> bool:
+        """Whether it is the same in the sliced network; a width of 1 needs no repeating."""
+        same = (self.name, self.constants) == (whole.name, whole.constants)
+        return same and self.repeated <= whole.repeated
+
+
 def _compare(found: Walk, recording: Recording, module: nn.Module) -> None:
     """Make sure that both networks do the same sums with the same constants."""
     whole = _sums(found.recording, found.part.module)
     sliced = _sums(recording, module)
     for before, after in itertools.zip_longest(whole, sliced):
-        if before is None or after is None or before[:2] != after[:2]:
-            owners = [entry[2] for entry in (before, after) if entry is not None]
+        if before is None or after is None or not after.is_like(before):
+            owners = [entry.owner for entry in (before, after) if entry is not None]
             # The innermost: after a branch not taken, the next step is of the code around it.
             raise MisplacedError(found.part.full_name(max(owners, key=len)))
 
 
-def _sums(recording: Recording, module: nn.Module) -> list[tuple[str, Any, str]]:
-    """Name, constants and owner of every operation that the output needs and that is no move."""
+def _sums(recording: Recording, module: nn.Module) -> list[_Sum]:
+    """Every operation that the output needs and that is no move, in order."""
     needed: set[fx.Node] = set()
     found = []
     for node in reversed(recording.graph.nodes):
-        if node.op == "output" or any(user in needed for user in node.users):
-            needed.add(node)
-            called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-            name = name_of(node, called)
-            is_move = is_movement(name) or name in {"contiguous", "clone"}
-            if node.op.startswith("call_") and not is_move:
-                constants = (
-                    fx.node.map_arg((node.args, node.kwargs), lambda _: None)
-                    if is_elementwise(name)
-                    else None
-                )
-                found.append((name.lower(), constants, node.meta["owner"]))
+        if node.op != "output" and not any(user in needed for user in node.users):
+            continue
+        needed.add(node)
+        called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        name, owner = name_of(node, called), node.meta["owner"]
+        if not node.op.startswith("call_") or is_movement(name) or name in {"contiguous", "clone"}:
+            continue
+        if is_elementwise(name):
+            constants = fx.node.map_arg((node.args, node.kwargs), lambda _: None)
+            found.append(_Sum(name.lower(), constants, _repeated(node), owner))
+        else:
+            found.append(_Sum(name.lower(), None, frozenset(), owner))
     return found[::-1]
+
+
+def _repeated(node: fx.Node) -> frozenset[tuple[int, int]]:
+    """Operands of an operation and the dimensions, from behind, along which they are broadcast."""
+    shape = getattr(node.meta["value"], "shape", ())
+    values = [source.meta["value"] for source in tensor_nodes(node)]
+    return frozenset(
+        (k, d)
+        for k, value in enumerate(values)
+        if isinstance(value, Tensor)
+        for d in range(-len(shape), 0)
+        if shape[d] > 1 and (value.ndim < -d or value.shape[d] == 1)
+    )
 
 
 class _SettledLabels(Labels):

@@ -195,6 +195,7 @@ def _cut(x: Tensor, size: int, variant: int) -> Op | None:
         lambda x: torch.cat([x, x.narrow(1, a, channels - a).tanh()], 1),
         lambda x: F.pad(x, (0, 0, 0, 0, 1, a)),
         lambda x: x.flip(1),
+        lambda x: x.roll(1, 1),
     ]
     if channels % 2 == 0:
         ops += [
@@ -340,7 +341,7 @@ def _mates(values: list[Tensor], source: int, op: str) -> list[int]:
     return [
         k
         for k, v in enumerate(values)
-        if k not in {0, source} and v.shape[start:] == shape[start:] and v.shape[1] + shape[1] <= 24
+        if k != source and v.shape[start:] == shape[start:] and v.shape[1] + shape[1] <= 24
     ]
 
 

@@ -141,6 +141,8 @@ FREE = {
     "group_norm": (nn.GroupNorm(2, 8), 8, [group("a", 4, consumers="z", per_unit=2)]),
     "instance_norm": (nn.InstanceNorm2d(8, affine=True), 8, ONE),
     "scale": (Scale(), 8, ONE),
+    "roll_of_pixels": (lambda x: x.roll((1, 2), (2, 3)), 8, ONE),
+    "in_place": (lambda x: x.flatten(2).relu_().view(x.shape), 8, ONE),
     "flip": (lambda x: x.flip(1), 8, ONE),
     "conv": (
         nn.Conv2d(8, 6, 3),
@@ -235,6 +237,11 @@ class Attend(nn.Module):
         return (y @ y.transpose(1, 2) @ y).view(x.shape)
 
 
+def _relu_of_a_part(x: Tensor) -> Tensor:
+    x[:, 4:].relu_()
+    return x
+
+
 class Doubled(nn.Module):
     """Its weight is used both ways round."""
 
@@ -260,6 +267,8 @@ PINNED = {
     ),
     "matmul": (Attend(), "operation: matmul", "no channel rule for matmul"),
     "unknown": (lambda x: x.cumsum(1), "cumsum", "cumsum over channels needs all of them"),
+    "roll": (lambda x: x.roll(1, 1), "roll", "no channel rule for roll"),
+    "relu_of_a_part": (_relu_of_a_part, "relu", "relu changes a part of a tensor that is used"),
     "response_norm": (nn.LocalResponseNorm(2), "operation", ""),
     "computed_weight": (Doubled(), "operation: conv2d", "no channel rule for conv2d"),
 }
@@ -309,6 +318,26 @@ def test_group_norm_of_single_channels_keeps_them_apart() -> None:
     graph = trace_channels(model, torch.empty(1, 3, 8, 8))
     assert [(g.name, g.size) for g in graph.groups] == [("0", 5)]
     assert graph.layout.norms == ()
+
+
+def test_broadcasting_does_not_hide_a_cut_that_is_too_short() -> None:
+    """Channels 3 to 5 are added to the image, so that they stay and 0 to 2 do not."""
+
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.z = nn.Conv2d(3, 6, 1), nn.Conv2d(9, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            return self.z(torch.cat([y, y[:, 3:] + x], 1))
+
+    torch.manual_seed(0)
+    x = torch.randn(3, 3, 4, 4, dtype=torch.float64)
+    for seed in range(4):
+        sliced = slice_at_random(Cut(), x, seed)
+        assert sliced.graph.full_widths() == {"a": 3}
+        check_exact(sliced, x)
 
 
 def test_flattened_maps_keep_a_unit_per_channel() -> None:
