@@ -97,7 +97,9 @@ def _choices(sizes: Sequence[int], is_risky: bool) -> Iterator[Tensor]:
             is_wide = [(k >> bit & 1) != flipped for k in range(len(sizes))]
             yield torch.cat(
                 [
-                    some(size // 2 + 1, size, size) if wide else some(1, size // 2, size)
+                    some(size // 2 + 1, max(size // 2 + 1, size - 1), size)
+                    if wide
+                    else some(1, size // 2, size)
                     for size, wide in zip(sizes, is_wide, strict=True)
                 ]
             )
