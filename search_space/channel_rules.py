@@ -28,43 +28,18 @@ from search_space.draft import (
 from search_space.fakes import leaves
 from search_space.labels import broadcast, varying_dims
 from search_space.layer_rules import LAYER_RULES, block_rule
+from search_space.operation_names import (
+    ALONG_ONE_DIM,
+    ELEMENTWISE,
+    MOVEMENT,
+    NEW,
+    REDUCING,
+    SPATIAL,
+)
 from search_space.reparam import ReparamBlock
+from search_space.tracer import run_node
 
 Rule = Callable[[Draft, Call, dict[fx.Node, Any]], Any]
-
-_ELEMENTWISE = """
-abs add addcdiv addcmul alpha_dropout bernoulli bfloat16 celu ceil clamp clamp_max clamp_min clip
-clone contiguous cos cpu cuda detach div double dropout dropout1d dropout2d dropout3d elu eq erf
-exp exp2 expm1 fake_quantize feature_alpha_dropout feature_dropout float floor floor_divide
-floordiv fmod full_like ge gelu gt half hardshrink hardsigmoid hardswish hardtanh heaviside iadd
-imul isub itruediv le leaky_relu lerp log log10 log1p log2 logical_and logical_not logical_or
-logit logsigmoid lt masked_fill maximum minimum mish mod mul multiply nan_to_num ne neg ones_like
-pos pow rand_like randn_like reciprocal relu relu6 remainder requires_grad round rrelu rsqrt rsub
-selu sigmoid sign silu sin softplus softshrink softsign sqrt square stochastic_depth sub subtract
-tan tanh tanhshrink threshold to true_divide truediv trunc type type_as where xlogy zeros_like
-Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout
-CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish ReLU ReLU6 RReLU
-SELU Sigmoid SiLU Softplus Softshrink Softsign Tanh Tanhshrink Threshold
-"""
-_MOVEMENT = """
-atleast_3d cat channel_shuffle chunk concat concatenate dsplit expand expand_as flatten flip
-getattr getitem hsplit index_select moveaxis movedim narrow permute pixel_shuffle pixel_unshuffle
-ravel repeat repeat_interleave reshape reshape_as rot90 select split split_with_sizes squeeze
-stack swapaxes swapdims t tensor_split tile transpose unbind unflatten unsqueeze view view_as
-vsplit ChannelShuffle Flatten PixelShuffle PixelUnshuffle Unflatten
-"""
-_SPATIAL = """
-adaptive_avg_pool adaptive_max_pool avg_pool fractional_max_pool interpolate lp_pool max_pool
-max_unpool upsample upsample_bilinear upsample_nearest AdaptiveAvgPool AdaptiveMaxPool AvgPool
-LPPool MaxPool ReflectionPad ReplicationPad CircularPad Upsample UpsamplingBilinear
-UpsamplingNearest
-"""
-_REDUCING = """
-all amax amin any argmax argmin logsumexp max mean median min norm nanmean nansum prod std
-std_mean sum var var_mean
-"""
-_ALONG_ONE_DIM = "cumprod cumsum log_softmax normalize softmax softmin LogSoftmax Softmax Softmin"
-_NEW = "empty_like item new_empty new_full new_ones new_tensor new_zeros"
 
 
 def apply_rule(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
@@ -178,14 +153,13 @@ def run_movement(
     Raises:
         RuntimeError, TypeError, IndexError: it cannot be run on these.
     """
+    args: Any
+    kwargs: Any
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
-    if module is not None:
-        return module.forward(*args, **kwargs)
-    if node.op == "call_method":
+    if node.op == "call_method" and node.target == "view":
         # Labels are expanded, so what is a view of the tensor may be a copy of its labels.
-        method = "reshape" if node.target == "view" else str(node.target)
-        return getattr(args[0], method)(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+        return args[0].reshape(*args[1:], **kwargs)
+    return run_node(node, args, kwargs, module)
 
 
 def _movement(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
@@ -298,15 +272,15 @@ def _glu(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
 
 
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
-    **dict.fromkeys(_MOVEMENT.split(), _movement),
-    **dict.fromkeys(_SPATIAL.split(), _spatial),
-    **dict.fromkeys(_REDUCING.split(), _reducing),
-    **dict.fromkeys(_ALONG_ONE_DIM.split(), _along_one_dim),
-    **dict.fromkeys(_NEW.split(), _new),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(MOVEMENT, _movement),
+    **dict.fromkeys(SPATIAL, _spatial),
+    **dict.fromkeys(REDUCING, _reducing),
+    **dict.fromkeys(ALONG_ONE_DIM, _along_one_dim),
+    **dict.fromkeys(NEW, _new),
     **dict.fromkeys(["pad", "ZeroPad", "ConstantPad"], _padding),
     **dict.fromkeys(["glu", "GLU"], _glu),
     "roll": _roll,
     **LAYER_RULES,
 }
-_CONTAINER_RULES = {*_MOVEMENT.split(), *_REDUCING.split()}
+_CONTAINER_RULES = MOVEMENT | REDUCING

@@ -17,7 +17,7 @@ from search_space.channel_graph import UnsupportedOp
 from search_space.fakes import leaves
 from search_space.labels import STAYS, Labels, collapse, varying_dims
 from search_space.scopes import Scope
-from search_space.tracer import Recording
+from search_space.tracer import Recording, run_node
 
 MAX_ELEMENT_LABELS = 2**18
 """Parameters used as plain tensors get a label per element up to this size, and stay beyond it."""
@@ -62,8 +62,9 @@ class Draft:
         labels: hands out labels and keeps their ties.
         axes: labels along an axis of a parameter or buffer, by (tensor name, dim).
         elements: labels of every element of a parameter used as a plain tensor, by name.
-        written: names of modules by the axis or block that writes channels, in order.
-        readers, norms: axes that mix channels; see ``Layout``.
+        writers, readers: layers by the axis along which their weight writes or reads channels.
+        block_readers: (block, labels read) by an axis of one of its parameters.
+        norms: layer and group norms by the axis of their weight; see ``Layout``.
         sized: labels of the channels of norms that know their number, by module.
         macs: multiplications, in order of execution (of the evaluation graph only).
         walks: the recordings gone through, in evaluation mode.
@@ -241,12 +242,7 @@ def measured_macs(call: Call) -> float:
     """Multiply-adds of one operation by torch's own counter (which counts two per MAC)."""
     args, kwargs = fx.node.map_arg((call.node.args, call.node.kwargs), lambda n: n.meta["value"])
     with FlopCounterMode(display=False) as counter:
-        if call.module is not None:
-            call.module.forward(*args, **kwargs)
-        elif call.node.op == "call_method":
-            getattr(args[0], str(call.node.target))(*args[1:], **kwargs)
-        else:
-            call.node.target(*args, **kwargs)  # type: ignore[operator]
+        run_node(call.node, args, kwargs, call.module)
     return float(counter.get_total_flops()) / 2
 
 

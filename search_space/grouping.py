@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,10 +33,6 @@ class Units:
     groups: list[ChannelGroup]
     unit_of_label: Tensor
     group_of_unit: Tensor
-    names: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.names = [group.name for group in self.groups]
 
     def of(self, labels: Tensor) -> Tensor:
         """Return the unit of each label, long, flat; -1 where it always stays."""
@@ -100,7 +96,7 @@ def find_groups(
         signature.index_add_(0, classes[vector], weight.expand(len(vector)))
     writers = [(owner, classes[draft.axes[key]]) for key, owner in draft.writers.items()]
     writers += [(b.module, classes[b.written]) for b in draft.blocks.values() if not b.depthwise]
-    position = {owner: k for k, owner in reversed([*enumerate(_order(draft))])}
+    position = {owner: k for k, owner in reversed([*enumerate(m.source for m in draft.macs)])}
     writers.sort(key=lambda pair: position.get(pair[0], len(position)))
     readers = [(owner, classes[draft.axes[key]]) for key, owner in draft.readers.items()]
     readers += [(b.module, classes[b.read]) for b in draft.blocks.values() if not b.depthwise]
@@ -127,10 +123,6 @@ def find_groups(
         unique = tuple(dict.fromkeys(producers)), tuple(dict.fromkeys(consumers))
         found.append((ChannelGroup(name, len(members), *unique, per_unit), members))
     return _short_names(found)
-
-
-def _order(draft: Draft) -> list[str]:
-    return [m.source for m in draft.macs]
 
 
 def _short_names(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from search_space.channel_rules import is_movement
 from search_space.draft import Draft, Walk
 from search_space.relayout import Relayout
 from search_space.scopes import Scope
-from search_space.tracer import ModuleCall, Recording
+from search_space.tracer import ModuleCall, Recording, run_node
 from search_space.walk import name_of, walk
 
 
@@ -196,13 +196,5 @@ def _fill_values(module: nn.Module, graph: fx.Graph) -> None:
                 value = getattr(value, part)
             node.meta["value"] = value
         else:
-            node.meta["value"] = _run(node, lambda n: n.meta["value"])
-
-
-def _run(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
-    if node.op == "output":
-        return args[0]
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+            given = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+            node.meta["value"] = run_node(node, *given)

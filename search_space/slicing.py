@@ -23,6 +23,7 @@ from search_space.reparam import ReparamBlock
 _FEWEST_STRIDED = 8
 
 
+@torch.no_grad()
 def slice_network(
     model: nn.Module, graph: ChannelGraph, open_channels: Mapping[str, Sequence[int]]
 ) -> nn.Module:
@@ -37,15 +38,10 @@ def slice_network(
         ValueError: a group is missing or unknown, or units are out of range or order.
     """
     with default_device(torch.device("cpu")):  # indices are numbers, also for networks on "meta"
-        return slice_in_place(copy.deepcopy(model), graph, graph.open_units(open_channels))
-
-
-@torch.no_grad()
-def slice_in_place(compact: nn.Module, graph: ChannelGraph, is_open: Tensor) -> nn.Module:
-    """Slice a network that nobody else holds and return what it became, see above."""
-    compact = _slice_blocks(compact, graph, is_open, ReparamBlock.sliced)
-    _shorten(compact, graph, is_open)
-    return _adapt_modules(compact, graph, is_open)
+        is_open = graph.open_units(open_channels)
+        compact = _slice_blocks(copy.deepcopy(model), graph, is_open, ReparamBlock.sliced)
+        _shorten(compact, graph, is_open)
+        return _adapt_modules(compact, graph, is_open)
 
 
 def fake_slice(

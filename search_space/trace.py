@@ -20,10 +20,11 @@ from search_space.channel_graph import ChannelGraph, UnsupportedOp
 from search_space.draft import Draft, Walk, tensor_nodes
 from search_space.fakes import UntraceableError, default_device, fake_copy, leaves
 from search_space.graph_building import build_graph
+from search_space.operation_names import COUNTS_ON_WIDTHS
 from search_space.own_code import RelayoutDraft, plan_relayout
 from search_space.scopes import Scope, find_scopes
 from search_space.tracer import record
-from search_space.verification import COUNTS_ON_WIDTHS, find_misplaced, modules_counting_on_widths
+from search_space.verification import find_misplaced, modules_counting_on_widths
 from search_space.walk import name_of, walk
 
 Example = Tensor | tuple[Any, ...]
@@ -57,9 +58,8 @@ def trace_channels(
     _refuse_wrapped(model)
     scopes = [scope] if isinstance(scope, str) else list(scope or ())
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    with default_device(
-        torch.device("cpu")
-    ):  # labels are numbers, also for a caller who builds on "meta"
+    # Labels are numbers, also for a caller who builds networks on "meta".
+    with default_device(torch.device("cpu")):
         return _trace(model, args, scopes, pinned)
 
 

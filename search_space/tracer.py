@@ -66,7 +66,7 @@ def record(model: nn.Module, args: Sequence[Any], mode: FakeTensorMode) -> Recor
     Raises:
         UntraceableError: naming what stands in the way.
     """
-    tracer = _Tracer(args, mode)
+    tracer = _Tracer(args)
     try:
         # Code that makes tensors without naming a device gets them where the parameters are.
         with mode, default_device(device_of(model)), torch.no_grad(), quiet():
@@ -86,22 +86,16 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, args: Sequence[Any], mode: FakeTensorMode) -> None:
+    def __init__(self, args: Sequence[Any]) -> None:
         super().__init__()
         self.failing: str | None = None
         self.calls: list[ModuleCall] = []
         self._args = list(args)
-        self._mode = mode
         self._computing = False
         self._caller = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, ReparamBlock) or super().is_leaf_module(m, module_qualified_name)
-
-    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
-        """What is no tensor goes in as it is, so that code may ask for it (``if mask is None``)."""
-        forward, given = super().create_args_for_root(*args, **kwargs)
-        return forward, [_plain_value(arg) for arg in given]
 
     def path_of_module(self, mod: nn.Module) -> str:
         try:
@@ -160,9 +154,9 @@ class _Tracer(fx.Tracer):
         with self._compute():
             if node.op == "get_attr":
                 return operator.attrgetter(str(node.target))(self.root)
-            if node.op == "output":
-                return args[0]
-            return self._function(node, args)(*args, **kwargs)
+            is_call = node.op == "call_module"
+            module = self.root.get_submodule(str(node.target)) if is_call else None
+            return run_node(node, args, kwargs, module)
 
     def _given(self, node: fx.Node) -> Any:
         """What the network is called with at a placeholder."""
@@ -174,15 +168,6 @@ class _Tracer(fx.Tracer):
         default = node.args[0] if node.args else None
         return self._args.pop(0) if self._args else default
 
-    def _function(self, node: fx.Node, args: Any) -> Callable[..., Any]:
-        if node.op == "call_module":
-            return self.root.get_submodule(str(node.target)).forward
-        if node.op == "call_method":
-            method = getattr(args[0], str(node.target))
-            return lambda _self, *others, **named: method(*others, **named)
-        assert callable(node.target)
-        return node.target
-
     @contextlib.contextmanager
     def _compute(self) -> Iterator[None]:
         self._computing = True
@@ -192,14 +177,16 @@ class _Tracer(fx.Tracer):
             self._computing = False
 
 
-def _plain_value(arg: Any) -> Any:
-    """Return an argument's value where it holds no tensors."""
-    if not isinstance(arg, Proxy):
-        return arg
-    value = arg.node.meta["value"]
-    if str(arg.node.target).startswith("*") and value is None:
-        return {} if str(arg.node.target).startswith("**") else ()
-    return arg if leaves(value) else value
+def run_node(node: fx.Node, args: Any, kwargs: Any, module: nn.Module | None = None) -> Any:
+    """Run one operation on these arguments; ``module`` is the one it calls, if it calls one."""
+    if node.op == "output":
+        return args[0]
+    if module is not None:
+        return module.forward(*args, **kwargs)  # not __call__, which fx takes over while recording
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
 
 
 def _as_nodes(value: Any) -> Any:

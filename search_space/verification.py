@@ -22,19 +22,11 @@ from search_space.channel_rules import is_elementwise, is_movement
 from search_space.draft import Call, Draft, DraftBlock, Walk, stays, tensor_nodes
 from search_space.fakes import UntraceableError
 from search_space.labels import STAYS, Labels, broadcast
+from search_space.operation_names import COUNTS_ON_WIDTHS
 from search_space.relayout import RelayoutError
 from search_space.slicing import fake_slice
 from search_space.tracer import Recording, record
 from search_space.walk import MisplacedError, name_of, walk
-
-COUNTS_ON_WIDTHS = frozenset(
-    """
-    channel_shuffle chunk expand getitem hsplit narrow pixel_shuffle pixel_unshuffle repeat
-    repeat_interleave reshape roll select split split_with_sizes tensor_split tile unbind unflatten
-    view vsplit
-    """.split()  # noqa: SIM905 - as long as a list would be
-)
-"""Operations whose arguments may be numbers of channels: a second slice tells luck from truth."""
 
 _FEW_GROUPS = 32
 
@@ -51,16 +43,13 @@ def find_misplaced(
         graph: what the draft led to.
         mode: the mode the copy's tensors belong to.
     """
-    for is_open in _choices([group.size for group in graph.groups], _is_risky(draft)):
+    sizes = [group.size for group in graph.groups]
+    for is_open in _choices(sizes, bool(modules_counting_on_widths(draft))):
         try:
             _check(model, draft, graph, is_open, mode)
         except (MisplacedError, RelayoutError) as error:
             return error.module
     return None
-
-
-def _is_risky(draft: Draft) -> bool:
-    return bool(modules_counting_on_widths(draft))
 
 
 def modules_counting_on_widths(draft: Draft) -> list[str]:
