@@ -68,6 +68,9 @@ class Draft:
         sized: labels of the channels of norms that know their number, by module.
         macs: multiplications, in order of execution (of the evaluation graph only).
         walks: the recordings gone through, in evaluation mode.
+        results: labels of what each operation other than a move gives, in order of execution;
+            ``None`` where no channel can be told from another.
+        unit_of_label: unit of every label in the graph last built, -1 where it always stays.
     """
 
     root: nn.Module
@@ -87,6 +90,8 @@ class Draft:
     counts_macs: bool = True
     is_check: ClassVar[bool] = False
     walks: list[Walk] = field(default_factory=list)
+    results: list[Tensor | None] = field(default_factory=list)
+    unit_of_label: Tensor = field(default_factory=Tensor)
 
     def __post_init__(self) -> None:
         """Learn the names of all tensors; one that has several is known by its first."""
@@ -137,6 +142,19 @@ class Draft:
         if name not in self.elements:
             self.elements[name] = self.labels.new(tuple(tensor.shape))
         return self.elements[name]
+
+    def result(self, labels: Tensor) -> Tensor:
+        """Return labels of its own, tied to these, for what an operation gives.
+
+        So two results never share a label, even where one weight makes both, and code that lets
+        them change places can be told from code that does not.
+        """
+        own = self.labels.new(tuple(labels.shape)) if len(varying_dims(labels)) == 1 else None
+        if own is not None:
+            self.labels.tie(own, labels)
+        if self.counts_macs:
+            self.results.append(own)
+        return labels if own is None else own
 
     def multiply(self, source: str, rows: float, a: Tensor | int, b: Tensor | int) -> None:
         """Add a layer's MACs: ``rows`` for the whole batch, per pair of entries of a and b."""

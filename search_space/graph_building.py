@@ -52,6 +52,7 @@ def build_graph(
         reason = "; ".join(reasons[:5]) or "all are pinned or are the network's output"
         raise ValueError(f"no channel of {network} is searchable ({reason})")
     units = number_units([g for g, _ in groups], [c for _, c in groups], classes)
+    draft.unit_of_label = units.unit_of_label
     products = [
         Product(m.source, _whole(m.coefficient), units.width(m.a), units.width(m.b))
         for m in draft.macs

@@ -22,6 +22,7 @@ class Labels:
         self._next = STAYS + 1
         self._pairs: list[Tensor] = []
         self._classes: tuple[tuple[int, int], Tensor] | None = None
+        self._tied: tuple[tuple[int, int], Tensor] | None = None
 
     def new(self, shape: tuple[int, ...]) -> Tensor:
         """Return fresh labels of that shape, int64."""
@@ -37,6 +38,23 @@ class Labels:
         different = a != b
         if bool(different.any()):
             self._pairs.append(torch.stack([a[different], b[different]]))
+
+    def are_tied(self, a: Tensor, b: Tensor) -> Tensor:
+        """Whether each label of ``a`` is the same as that of ``b``, or was tied to it directly."""
+        same = a == b
+        if bool(same.all()):
+            return same
+        known = len(self._pairs), self._next
+        if self._tied is None or self._tied[0] != known:
+            pairs = torch.cat(self._pairs, dim=1) if self._pairs else a.new_empty((2, 0))
+            self._tied = known, self._as_numbers(*pairs).sort().values
+        wanted, tied = self._as_numbers(a, b), self._tied[1]
+        places = torch.searchsorted(tied, wanted).clamp_max(max(0, len(tied) - 1))
+        return same | (tied[places] == wanted) if len(tied) else same
+
+    def _as_numbers(self, a: Tensor, b: Tensor) -> Tensor:
+        """Give every unordered pair of labels a number of its own."""
+        return torch.minimum(a, b) * self._next + torch.maximum(a, b)
 
     def pin(self, labels: Tensor) -> None:
         """Make labels equivalent to :data:`STAYS`."""

@@ -36,12 +36,9 @@ class RelayoutDraft:
     labels: dict[fx.Node, Any]
 
     def settled(self, unit_of_label: Tensor) -> Relayout:
-        """Return it with units in the place of labels."""
-        units = {
-            node.name: tree_map(lambda v: unit_of_label[v] if isinstance(v, Tensor) else v, labels)
-            for node, labels in self.labels.items()
-        }
-        return Relayout(self.module, self.graph, units)
+        """Return it with what the labels mean."""
+        labels = {node.name: labels for node, labels in self.labels.items()}
+        return Relayout(self.module, self.graph, labels, unit_of_label)
 
 
 class _OwnTracer(fx.Tracer):

@@ -27,11 +27,19 @@ from search_space.walk import name_of
 
 @dataclass(frozen=True)
 class Relayout:
-    """As :class:`RelayoutDraft`, with units (-1: always stays) in the place of labels."""
+    """A module's own code, for any choice of open units.
+
+    Attributes:
+        module: its name.
+        graph: its operations, submodules as single steps, sizes worked out as it runs.
+        labels: collapsed labels of every step's result, by name, in the place of tensors.
+        unit_of_label: unit of every label, -1 where it always stays.
+    """
 
     module: str
     graph: fx.Graph
-    units: dict[str, Any]
+    labels: dict[str, Any]
+    unit_of_label: Tensor
 
 
 class RelayoutError(RuntimeError):
@@ -60,7 +68,8 @@ class _Rewriting:
 
     def __init__(self, module: nn.Module, relayout: Relayout, is_open: Tensor) -> None:
         self._name = relayout.module
-        self._module, self._units, self._is_open = module, relayout.units, is_open
+        self._module, self._labels, self._is_open = module, relayout.labels, is_open
+        self._unit_of_label = relayout.unit_of_label
         self._old = list(relayout.graph.nodes)
         self._graph = copy.deepcopy(relayout.graph)
         self._new = dict(zip(self._old, self._graph.nodes, strict=True))
@@ -88,8 +97,11 @@ class _Rewriting:
         return made
 
     def _full_labels(self, node: fx.Node) -> Any:
-        """Full-size units in the place of tensors; other values as they are."""
-        return full_labels(self._units.get(node.name), node.meta.get("value"))
+        """Full-size labels in the place of tensors; other values as they are."""
+        return full_labels(self._labels.get(node.name), node.meta.get("value"))
+
+    def _units(self, labels: Tensor) -> Tensor:
+        return collapse(self._unit_of_label[collapse(labels)])
 
     def _step(self, node: fx.Node) -> Any:
         """What a node's result is in the sliced network: labels that are left, in their places."""
@@ -124,16 +136,15 @@ class _Rewriting:
             raise KeyError(node.name)
         return value
 
-    def _left(self, units: Tensor) -> Tensor | None:
+    def _left(self, labels: Tensor) -> Tensor | None:
         """Select what is open, where units lie along one dimension only."""
-        shape = collapse(units)
-        dims = varying_dims(shape)
+        units = self._units(labels)
+        dims = varying_dims(units)
         if not dims:
-            return units
+            return labels
         if len(dims) > 1:
             return None
-        vector = shape.reshape(-1)
-        return units.index_select(dims[0], kept_entries(vector, self._is_open))
+        return labels.index_select(dims[0], kept_entries(units.reshape(-1), self._is_open))
 
     def _replace(self, node: fx.Node, expected: Tensor) -> None:
         """Put a selection, or a view of the right size, in the place of a node."""
@@ -160,7 +171,7 @@ class _Rewriting:
     def _selection(self, node: fx.Node, source: fx.Node, expected: Tensor) -> fx.Node | None:
         """Select along one dimension, where the chain keeps the others."""
         whole, result = self._full[source], self._full[node]
-        dims = varying_dims(collapse(whole))
+        dims = varying_dims(self._units(whole))
         if whole.ndim != result.ndim or len(dims) != 1:
             return None
         dim = dims[0]
@@ -172,10 +183,10 @@ class _Rewriting:
         order = (
             moved.reshape(-1).expand(result.shape[dim]) if moved.numel() == 1 else moved.reshape(-1)
         )
-        left = kept_entries(collapse(whole).reshape(-1), self._is_open)
+        left = kept_entries(self._units(whole).reshape(-1), self._is_open)
         new_place = torch.full((whole.shape[dim],), -1)
         new_place[left] = torch.arange(len(left))
-        units = collapse(result)
+        units = self._units(result)
         wanted = units.reshape(-1) if units.numel() > 1 else units.reshape(-1).expand(len(order))
         index = new_place[order[kept_entries(wanted, self._is_open)]]
         sliced = self._sliced[source]
@@ -197,7 +208,7 @@ class _Rewriting:
 
     def _resized_view(self, node: fx.Node, expected: Tensor) -> fx.Node | None:
         """The same view with another number of channels."""
-        dims = varying_dims(collapse(self._full[node]))
+        dims = varying_dims(self._units(self._full[node]))
         if name_of(node, None) not in {"reshape", "view"} or len(dims) != 1:
             return None
         given = node.args[1] if isinstance(node.args[1], list | tuple) else node.args[1:]

@@ -78,7 +78,12 @@ def _trace(
         misplaced = find_misplaced(model, draft, graph, mode)
         if misplaced is None:
             return graph
-        relayouts.pop(misplaced, None)
+        if misplaced in relayouts:  # new code does not help its class: see how it fares without
+            kind = type(clone.get_submodule(misplaced))
+            alike = [name for name in relayouts if type(clone.get_submodule(name)) is kind]
+            for name in alike:
+                del relayouts[name]
+            continue
         if not _give_new_code(draft, misplaced, relayouts, tried, mode):
             _pin_own_channels(draft, misplaced)
 

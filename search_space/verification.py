@@ -19,9 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from search_space.channel_graph import ChannelGraph, kept_entries
 from search_space.channel_rules import is_elementwise, is_movement
-from search_space.draft import Call, Draft, DraftBlock, Walk, stays, tensor_nodes
+from search_space.draft import Call, Draft, Walk, stays, tensor_nodes
 from search_space.fakes import UntraceableError
-from search_space.labels import STAYS, Labels, broadcast
+from search_space.labels import STAYS, Labels, broadcast, collapse, varying_dims
 from search_space.operation_names import COUNTS_ON_WIDTHS
 from search_space.relayout import RelayoutError
 from search_space.slicing import fake_slice
@@ -98,7 +98,7 @@ def _check(
     model: nn.Module, draft: Draft, graph: ChannelGraph, is_open: Tensor, mode: FakeTensorMode
 ) -> None:
     sliced = fake_slice(model, graph, is_open, mode).eval()
-    check = _CheckDraft(sliced, graph, is_open)
+    check = _CheckDraft(sliced, draft, is_open)
     for found in draft.walks:
         part = found.part
         module = sliced.get_submodule(part.name)
@@ -146,7 +146,7 @@ def _sums(recording: Recording, module: nn.Module) -> list[_Sum]:
         needed.add(node)
         called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         name, owner = name_of(node, called), node.meta["owner"]
-        if not node.op.startswith("call_") or is_movement(name) or name in {"contiguous", "clone"}:
+        if not node.op.startswith("call_") or is_movement(name):
             continue
         if is_elementwise(name):
             constants = fx.node.map_arg((node.args, node.kwargs), lambda _: None)
@@ -170,14 +170,18 @@ def _repeated(node: fx.Node) -> frozenset[tuple[int, int]]:
 
 
 class _SettledLabels(Labels):
-    """Labels of a finished graph: the unit plus one, all ties known."""
+    """Labels of a finished graph: what may meet has met in the whole network."""
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__()
+        self._whole = draft
 
     def tie(self, a: Tensor, b: Tensor) -> None:
-        if not torch.equal(*broadcast(a, b)):
+        if not bool(self._whole.labels.are_tied(*broadcast(a, b)).all()):
             raise MisplacedError("")
 
     def pin(self, labels: Tensor) -> None:
-        if bool((labels != STAYS).any()):
+        if bool((self._whole.unit_of_label[labels] >= 0).any()):
             raise MisplacedError("")
 
     def new(self, shape: tuple[int, ...]) -> Tensor:
@@ -185,25 +189,27 @@ class _SettledLabels(Labels):
 
 
 class _CheckDraft(Draft):
-    """A draft of a sliced network in which everything is settled."""
+    """A draft of a sliced network, with the labels of the whole one that are left."""
 
     is_check = True
 
-    def __init__(self, sliced: nn.Module, graph: ChannelGraph, is_open: Tensor) -> None:
-        super().__init__(sliced, _SettledLabels())
-        self.counts_macs = False
-        self.shrinking_convs = set(graph.layout.shrinking_convs)
-        layout = graph.layout
+    def __init__(self, sliced: nn.Module, whole: Draft, is_open: Tensor) -> None:
+        super().__init__(sliced, _SettledLabels(whole))
+        self._whole, self._is_open = whole, is_open
+        self._expected = iter(whole.results)
+        self.shrinking_convs = whole.shrinking_convs
+        self.axes = {place: self._left(labels) for place, labels in whole.axes.items()}
+        for name, block in whole.blocks.items():
+            read, written = self._left(block.read), self._left(block.written)
+            self.blocks[name] = dataclasses.replace(block, read=read, written=written)
 
-        def left(units: Tensor) -> Tensor:
-            return units[kept_entries(units, is_open)] + 1
-
-        self.axes = {(axis.tensor, axis.dim): left(axis.units) for axis in layout.axes}
-        for block in layout.blocks:
-            module = sliced.get_submodule(block.module)
-            self.blocks[block.module] = DraftBlock(
-                block.module, left(block.read), left(block.written), 1, bool(module.depthwise)
-            )
+    def result(self, labels: Tensor) -> Tensor:
+        expected = next(self._expected, None)
+        if expected is None:
+            return labels
+        own = self._left(expected)
+        self.labels.tie(labels, own)
+        return own
 
     def pin(self, call: Call, reason: str) -> None:
         del reason
@@ -213,8 +219,14 @@ class _CheckDraft(Draft):
     def element_labels(self, name: str) -> Tensor:
         tensor = self.tensor(name)
         assert tensor is not None
-        places = [dim for dim in range(tensor.ndim) if self.key(name, dim) in self.axes]
-        if not places:
-            return stays(tensor.ndim)
-        shape = [-1 if dim == places[0] else 1 for dim in range(tensor.ndim)]
-        return self.axis(name, places[0]).reshape(shape)
+        whole = self._whole.elements.get(self.key(name, 0)[0])
+        if tensor.ndim == 1 or whole is None:
+            return self.axis(name, 0) if tensor.ndim == 1 else stays(tensor.ndim)
+        return self._left(whole)
+
+    def _left(self, labels: Tensor) -> Tensor:
+        """Labels of open units, where units lie along one dimension."""
+        units = collapse(self._whole.unit_of_label[labels])
+        for dim in varying_dims(units):
+            labels = labels.index_select(dim, kept_entries(units.reshape(-1), self._is_open))
+        return labels

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
-from search_space.channel_rules import apply_rule
+from search_space.channel_rules import apply_rule, is_movement
 from search_space.draft import Call, Draft, Walk, stays, stays_like, tensor_nodes
 from search_space.fakes import leaves
 from search_space.layer_rules import LAYER_RULES
@@ -60,7 +61,11 @@ def _labels(draft: Draft, part: Scope, node: fx.Node, labels_of: dict[fx.Node, A
         return stays_like(node.meta["value"])
     if node.op == "get_attr":
         return _parameter_labels(draft, part, node)
-    return apply_rule(draft, call_of(part, node, labels_of), labels_of)
+    call = call_of(part, node, labels_of)
+    labels = apply_rule(draft, call, labels_of)
+    if is_movement(call.name):
+        return labels
+    return tree_map(lambda v: draft.result(v) if isinstance(v, Tensor) else v, labels)
 
 
 def _parameter_labels(draft: Draft, part: Scope, node: fx.Node) -> Any:

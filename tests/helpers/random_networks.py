@@ -203,6 +203,7 @@ def _cut(x: Tensor, size: int, variant: int) -> Op | None:
             lambda x: torch.mul(*x.chunk(2, dim=1)),
             lambda x: F.glu(x, 1),
             lambda x: x[:, ::2] * x[:, 1::2],
+            lambda x: torch.cat(torch.split(x, channels // 2, dim=1)[::-1], 1),
             lambda x: x.unflatten(1, (2, channels // 2)).sum(1),
         ]
     return ops[variant % len(ops)]

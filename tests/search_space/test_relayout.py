@@ -136,3 +136,28 @@ def test_full_width_needs_no_new_order() -> None:
     full = {group.name: range(group.size) for group in graph.groups}
     with torch.no_grad():
         assert torch.equal(slice_network(model, graph, full)(x), model(x))
+
+
+class _HalvesOfOneWeight(nn.Module):
+    """Two results of one weight change places; each channel of one goes with that of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 1)
+        self.a, self.b = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+        self.b.weight, self.b.bias = self.a.weight, self.a.bias
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        halves = torch.cat([self.a(y), self.b(y.relu())], 1)
+        swapped = torch.cat(torch.split(halves, 2, dim=1)[::-1], 1)
+        return self.last(swapped.mean((2, 3)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_channels_of_one_unit_do_not_change_places(seed: int) -> None:
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    sliced = slice_at_random(_HalvesOfOneWeight(), x, seed)
+    assert [group.name for group in sliced.graph.groups] == ["first", "a"]
+    check_exact(sliced, x)
