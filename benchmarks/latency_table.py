@@ -2,8 +2,8 @@
 
 Each network is narrowed (the same share of every channel group, and widths drawn at random), really
 sliced, brought into deploy form and timed; predicted and measured milliseconds stand side by side.
-The table is measured in the same run, on one CPU thread, batch 1. Nothing else should run on the
-machine.
+The table is measured in the same run, on one CPU thread, batch 1; then all widths of a network are
+timed in turns, so that a slow minute hits all alike. Nothing else should run on the machine.
 
     python benchmarks/latency_table.py --networks resnet18 repvgg_a0 --image-size 112
 """
@@ -35,16 +35,20 @@ from search_space import (
 )
 from search_space.latency_measurement import measure_whole_ms
 
+RESULTS = Path(__file__).parent / "results" / "latency_table.json"
+TURNS = 7
+"""Times that each network is measured, for a second each."""
+
 
 def main() -> None:
-    """Measure, predict, print a table, and write it as JSON if asked."""
+    """Measure, predict, print a table, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["resnet18", "mobilenet_v2", "repvgg_a0"])
     parser.add_argument("--image-size", type=int, default=112)
     parser.add_argument("--seconds", type=float, default=60, help="for each network's table")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--out", type=Path, default=None, help="also write the rows as JSON")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="rows as JSON")
     options = parser.parse_args()
     target = LatencyTarget(device=options.device, channels_last=options.channels_last)
     print(target.key)
@@ -60,8 +64,7 @@ def main() -> None:
             )
         print(f"{name}: its table took {found[0]['table_seconds']:.0f} s", flush=True)
         rows += found
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    options.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def rows_of(
@@ -104,9 +107,9 @@ def rows_of(
 def _measured_in_turns(
     graph: ChannelGraph, networks: Mapping[str, nn.Module], target: LatencyTarget
 ) -> dict[str, float]:
-    """Return the median milliseconds of each; in turns, so that a slow minute hits all alike."""
+    """Return the median milliseconds of one pass, by network."""
     samples: dict[str, list[float]] = {label: [] for label in networks}
-    for _ in range(7):
+    for _ in range(TURNS):
         for label, network in networks.items():
             samples[label].append(measure_whole_ms(graph, network, target, seconds=1))
     return {label: statistics.median(found) for label, found in samples.items()}
