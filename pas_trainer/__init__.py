@@ -17,7 +17,8 @@ from pas_trainer.fuse import reparameterize
 from pas_trainer.gates import Gate, GatedNetwork, attach_gates
 from pas_trainer.loop import EpochReport, derive_seed, evaluate, logits_of
 from pas_trainer.optim import OptimizerConfig
-from pas_trainer.search import TrialResult, read_latency_table, run_search
+from pas_trainer.phases import TrialResult, read_latency_table
+from pas_trainer.search import run_search
 from pas_trainer.slicing import slice_channels
 from pas_trainer.supernet import (
     SupernetResult,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pas_trainer.checkpoint import Checkpoint
+from pas_trainer.compute import images_per_epoch, training_macs
 from pas_trainer.config import SupernetTraining, content_key
 from pas_trainer.data import ClassificationData, load_data
 from pas_trainer.loop import (
@@ -37,6 +38,8 @@ class SupernetResult:
         accuracy, test_accuracy: on the validation and the test split, in [0, 1].
         left_at_random: tensors for which the given weights did not fit, see
             :func:`pas_trainer.weights.load_weights`.
+        training_macs: what its training took, see :mod:`pas_trainer.compute`; 0 for given weights
+            that are taken as they are. ``None`` in files of earlier versions.
     """
 
     macs: int
@@ -44,6 +47,7 @@ class SupernetResult:
     accuracy: float
     test_accuracy: float
     left_at_random: tuple[str, ...] = ()
+    training_macs: int | None = None
 
 
 def new_supernet(config: SupernetConfig, data: ClassificationData) -> nn.Module:
@@ -80,9 +84,13 @@ def train_supernet(
         DivergenceError: the loss became infinite or NaN.
     """
     done = read_supernet_result(folder)
-    if done is not None:
+    if done is not None and done.training_macs is not None:
         return done
     data, device = load_data(config.data), pick_device(config.device)
+    epoch_images = images_per_epoch(len(data.train), config.optimizer.batch_size)
+    if done is not None:  # by an earlier version, which did not count
+        spent = training_macs(done.macs, epoch_images, config.pretrain.epochs)
+        return _keep(replace(done, training_macs=spent), folder)
     torch.manual_seed(derive_seed(config.seed, "supernet"))
     model = new_supernet(config.supernet, data)
     left: tuple[str, ...] = ()
@@ -96,12 +104,18 @@ def train_supernet(
         accuracy=evaluate(model, data.validation, data, device),
         test_accuracy=evaluate(model, data.test, data, device),
         left_at_random=left,
+        training_macs=training_macs(cost[0], epoch_images, config.pretrain.epochs),
     )
     save_weights(model, folder / "supernet.safetensors")
+    _keep(result, folder)
+    Checkpoint(folder, "").remove()
+    return result
+
+
+def _keep(result: SupernetResult, folder: Path) -> SupernetResult:
     draft = folder / "supernet.json.tmp"
     draft.write_text(json.dumps(asdict(result)))
     draft.replace(folder / "supernet.json")
-    Checkpoint(folder, "").remove()
     return result
 
 

@@ -1,0 +1,237 @@
+"""What trials and controls share: their surroundings, a phase of training, and the measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pas_trainer.checkpoint import Checkpoint
+from pas_trainer.compute import TrialCompute, images_per_epoch
+from pas_trainer.config import TrialConfig
+from pas_trainer.data import ClassificationData, load_data
+from pas_trainer.fuse import reparameterize
+from pas_trainer.loop import (
+    EpochReport,
+    Phase,
+    Report,
+    Trainer,
+    derive_seed,
+    evaluate,
+    pick_device,
+    recalibrate_norms,
+)
+from pas_trainer.optim import build_optimizer
+from pas_trainer.supernet import load_supernet, read_supernet_result, trace_supernet
+from search_space import Architecture, ChannelGraph, LatencyTable, graph_with_latency
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialResult:
+    """What a finished trial found.
+
+    Attributes:
+        architecture: all it takes to rebuild the network.
+        network: deploy form, CPU, eval mode.
+        training_network: the same function with its training branches, CPU, eval mode.
+        widths: open channels by group.
+        macs, num_params, activation_bytes: of the deploy form, one image.
+        macs_ratio: MACs over the supernet's.
+        predicted_latency_ms: by the latency table, if there is one.
+        training_macs: what its training took in all, the supernet's included where it started
+            from that; see :mod:`pas_trainer.compute`. ``None`` if the supernet's is not known.
+        accuracy: on the validation split, in [0, 1].
+        test_accuracy: on the test split, in [0, 1]; measured once, here.
+    """
+
+    architecture: Architecture
+    network: nn.Module
+    training_network: nn.Module
+    widths: Mapping[str, int]
+    macs: int
+    num_params: int
+    activation_bytes: int
+    macs_ratio: float
+    predicted_latency_ms: float | None
+    training_macs: int | None
+    accuracy: float
+    test_accuracy: float
+
+
+def read_latency_table(path: Path) -> LatencyTable:
+    """Read a table that was kept as JSON.
+
+    Raises:
+        ValueError: it cannot be read, or is something else; one sentence.
+    """
+    try:
+        return LatencyTable.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"latency table {path} cannot be read: {reason}") from error
+
+
+class TrialPhases:
+    """The phases of one trial over the same data, device and checkpoint.
+
+    Args:
+        config: the trial's.
+        supernet_folder: where :func:`pas_trainer.train_supernet` left the supernet.
+        report: called after every epoch.
+        checkpoint: of this trial.
+
+    Attributes:
+        supernet: the trained supernet, on the CPU.
+        graph: its channel graph, with latencies if the trial has a table.
+        full_macs: MACs of the supernet.
+        pretrain_macs: what its training took; ``None`` if its folder does not tell.
+        compute: what a trial takes beyond that.
+
+    Raises:
+        DataError: the images cannot be used.
+        ValueError: the latency table cannot be used.
+    """
+
+    def __init__(
+        self, config: TrialConfig, supernet_folder: Path, report: Report, checkpoint: Checkpoint
+    ) -> None:
+        self.config, self.report, self.checkpoint = config, report, checkpoint
+        self.data: ClassificationData = load_data(config.data)
+        self.device = pick_device(config.device)
+        where, data = config.supernet, self.data
+        self.supernet = load_supernet(where, data, supernet_folder)
+        shape = (data.channels, data.image_size, data.image_size)
+        graph: ChannelGraph = trace_supernet(
+            self.supernet, shape, scope=where.scope, pinned=where.pinned
+        )
+        if config.latency_table is not None:
+            graph = graph_with_latency(graph, read_latency_table(Path(config.latency_table)))
+        self.graph = graph
+        self.full_macs = graph.count_macs()
+        trained = read_supernet_result(supernet_folder)
+        self.pretrain_macs = trained.training_macs if trained else None
+        epoch_images = images_per_epoch(len(data.train), config.optimizer.batch_size)
+        batches = config.finetune.recalibration_batches
+        self.compute = TrialCompute(
+            full_macs=self.full_macs,
+            epoch_images=epoch_images,
+            recalibration_images=min(epoch_images, batches * config.optimizer.batch_size),
+            search_epochs=config.search.epochs,
+            finetune_epochs=config.finetune.epochs,
+        )
+
+    def recalibrate(self, compact: nn.Module) -> None:
+        """Move a freshly sliced network to the device and recalibrate its batch-norm."""
+        config = self.config
+        compact.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        recalibrate_norms(
+            compact,
+            self.data,
+            self.device,
+            num_batches=config.finetune.recalibration_batches,
+            batch_size=config.optimizer.batch_size,
+            seed=derive_seed(config.seed, "recalibrate"),
+        )
+
+    def measure(
+        self,
+        open_channels: Mapping[str, Sequence[int]],
+        compact: nn.Module,
+        training_macs: int | None,
+    ) -> TrialResult:
+        """Reparameterize and measure, the test split for the only time."""
+        data, where = self.data, self.config.supernet
+        plain = reparameterize(compact)
+        widths = {name: len(channels) for name, channels in open_channels.items()}
+        macs = self.graph.count_macs(widths)
+        accuracy = evaluate(plain, data.validation, data, self.device)
+        test_accuracy = evaluate(plain, data.test, data, self.device)
+        architecture = Architecture(
+            supernet=where.name,
+            options=dict(where.options),
+            scope=list(where.scope),
+            pinned=list(where.pinned),
+            in_channels=data.channels,
+            image_size=data.image_size,
+            mean=list(data.mean),
+            std=list(data.std),
+            classes=list(data.classes),
+            open_channels=open_channels,
+        )
+        return TrialResult(
+            architecture=architecture,
+            network=plain.cpu().eval(),
+            training_network=compact.cpu().eval(),
+            widths=widths,
+            macs=macs,
+            num_params=self.graph.count_params(widths),
+            activation_bytes=self.graph.count("activation_bytes", widths),
+            macs_ratio=macs / self.full_macs,
+            predicted_latency_ms=self._predicted_latency_ms(widths),
+            training_macs=training_macs,
+            accuracy=accuracy,
+            test_accuracy=test_accuracy,
+        )
+
+    def _predicted_latency_ms(self, widths: Mapping[str, int]) -> float | None:
+        if self.config.latency_table is None:
+            return None
+        return float(self.graph.count("latency_ms", widths))
+
+    def _train_phase(
+        self,
+        phase: Phase,
+        model: nn.Module,
+        num_epochs: int,
+        learning_rate: float,
+        lr_factor: Callable[[int, int, float], float],
+        *,
+        macs: Callable[[], float],
+        state: dict[str, Any] | None,
+        extra_loss: Callable[[float], Tensor] | None = None,
+        keep: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Train ``model`` for a phase, from ``state`` if given; ``keep`` goes into checkpoints."""
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = build_optimizer(model, self.config.optimizer, learning_rate)
+        start = 0
+        if state is not None:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            start = state["epoch"]
+        trainer = Trainer(
+            model=model,
+            optimizer=optimizer,
+            data=self.data,
+            recipe=self.config.optimizer,
+            phase=phase,
+            num_epochs=num_epochs,
+            lr_factor=lr_factor,
+            seed=self.config.seed,
+            device=self.device,
+            extra_loss=extra_loss,
+        )
+        for epoch in range(start, num_epochs):
+            loss = trainer.train_epoch(epoch)
+            accuracy = evaluate(model, self.data.validation, self.data, self.device)
+            self.checkpoint.save(
+                phase=phase,
+                epoch=epoch + 1,
+                model=model.state_dict(),
+                optimizer=optimizer.state_dict(),
+                **(keep or {}),
+            )
+            self.report(
+                EpochReport(
+                    phase=phase,
+                    epoch=epoch + 1,
+                    num_epochs=num_epochs,
+                    loss=loss,
+                    accuracy=accuracy,
+                    macs_ratio=macs() / self.full_macs,
+                )
+            )
