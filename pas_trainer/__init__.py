@@ -3,6 +3,9 @@
 from pas_trainer.budget_loss import annealed_limits, budget_loss, project_onto_budget
 from pas_trainer.compact import build_compact
 from pas_trainer.config import (
+    CONTROLS,
+    ControlConfig,
+    ControlKind,
     FinetuneConfig,
     PretrainConfig,
     SearchConfig,
@@ -11,6 +14,7 @@ from pas_trainer.config import (
     check_pretraining,
     content_key,
 )
+from pas_trainer.controls import run_control
 from pas_trainer.data import ClassificationData, DataConfig, load_data, open_sources
 from pas_trainer.errors import DataError, DivergenceError, WeightsError
 from pas_trainer.fuse import reparameterize
@@ -30,7 +34,10 @@ from pas_trainer.supernet import (
 from pas_trainer.weights import fit_weights, load_weights, read_weights, weights_identity
 
 __all__ = [
+    "CONTROLS",
     "ClassificationData",
+    "ControlConfig",
+    "ControlKind",
     "DataConfig",
     "DataError",
     "DivergenceError",
@@ -65,6 +72,7 @@ __all__ = [
     "read_supernet_result",
     "read_weights",
     "reparameterize",
+    "run_control",
     "run_search",
     "slice_channels",
     "trace_supernet",

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pas_trainer.data import DataConfig
 from pas_trainer.optim import OptimizerConfig
@@ -133,6 +133,31 @@ class TrialConfig:
                 "budget limits latency_ms, but latency_table is not given; "
                 "write one with measure_latency_table"
             )
+
+
+ControlKind = Literal["supernet", "uniform"]
+"""What trials are compared with: the supernet trained on, a uniformly narrowed network."""
+
+CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlConfig:
+    """What one control network depends on.
+
+    Attributes:
+        kind: which control.
+        trial: recipe, images, budget and seed; the control gets the compute of such a trial. Its
+            strength plays no part.
+    """
+
+    kind: ControlKind
+    trial: TrialConfig
+
+    def __post_init__(self) -> None:
+        """Check the kind."""
+        if self.kind not in CONTROLS:
+            raise ValueError(f"kind is {self.kind!r}; known: {', '.join(CONTROLS)}")
 
 
 def content_key(*parts: Any) -> str:

@@ -19,7 +19,7 @@ from pas_trainer.data.batches import Batch, Split
 from pas_trainer.errors import DivergenceError
 from pas_trainer.optim import OptimizerConfig, set_learning_rate
 
-Phase = Literal["pretrain", "search", "finetune"]
+Phase = Literal["pretrain", "search", "finetune", "control"]
 
 EVAL_BATCH = 512
 
@@ -29,7 +29,7 @@ class EpochReport:
     """What one finished epoch has to tell.
 
     Attributes:
-        phase: pretrain, search or finetune.
+        phase: pretrain, search or finetune; control: the whole training of a control.
         epoch: epochs of this phase that are done, from 1.
         num_epochs: epochs of this phase in all.
         loss: mean training loss over the epoch, all terms.

@@ -1,0 +1,256 @@
+"""Controls on real digits: widths, compute, channels, and resumption."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from pas_trainer import (
+    ControlConfig,
+    DataConfig,
+    FinetuneConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    SearchConfig,
+    SupernetTraining,
+    TrialConfig,
+    read_supernet_result,
+    run_control,
+    run_search,
+    train_supernet,
+)
+from pas_trainer.channel_norms import channel_norms
+from pas_trainer.controls import uniform_widths
+from search_space import (
+    LOWEST_USE,
+    Budget,
+    GroupRules,
+    SupernetConfig,
+    WidthRules,
+    build_supernet,
+    trace_channels,
+)
+
+DATA = DataConfig(name="digits", validation=0.25, train_images=320, test_images=100)
+SUPERNET = SupernetConfig(name="repvgg_tiny", options={"width": 0.5})
+BATCH = 32
+RECIPE = OptimizerConfig(batch_size=BATCH)
+TRIAL = TrialConfig(
+    data=DATA,
+    supernet=SUPERNET,
+    budget=Budget(limit=0.4),
+    strength=0,
+    optimizer=RECIPE,
+    search=SearchConfig(epochs=2),
+    finetune=FinetuneConfig(epochs=3, recalibration_batches=2),
+    seed=7,
+)
+PRETRAIN = 4
+IMAGES = 224  # whole batches of the 240 that are not held out
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("supernet")
+    pretrain = PretrainConfig(epochs=PRETRAIN)
+    train_supernet(
+        SupernetTraining(data=DATA, supernet=SUPERNET, optimizer=RECIPE, pretrain=pretrain), folder
+    )
+    return folder
+
+
+@pytest.fixture
+def given_weights(supernet, tmp_path):
+    """TRIAL with a supernet that is taken as it is, and the supernet's folder."""
+    where = dataclasses.replace(SUPERNET, weights=str(supernet / "supernet.safetensors"))
+    pretrain = PretrainConfig(epochs=0)
+    folder = tmp_path / "given"
+    train_supernet(
+        SupernetTraining(data=DATA, supernet=where, optimizer=RECIPE, pretrain=pretrain), folder
+    )
+    return dataclasses.replace(TRIAL, supernet=where), folder
+
+
+def trial_compute(full: int, macs: int) -> int:
+    """Search and fine-tuning, by hand."""
+    return 3 * full * IMAGES * 2 + macs * 2 * BATCH + 3 * macs * IMAGES * 3
+
+
+def run(kind, trial, folder, **options):
+    reports = []
+    result = run_control(
+        ControlConfig(kind=kind, trial=trial), folder, report=reports.append, **options
+    )
+    return result, reports
+
+
+def same_weights(a, b) -> bool:
+    first, second = a.training_network.state_dict(), b.training_network.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_a_trial_tells_its_compute(supernet):
+    full = read_supernet_result(supernet).macs
+    result = run_search(TRIAL, supernet)
+    spent = 3 * full * IMAGES * PRETRAIN + trial_compute(full, result.macs)
+    assert result.training_macs == spent
+
+
+def test_the_uniform_control_has_the_compute_of_a_trial_pre_training_included(supernet):
+    result, reports = run("uniform", TRIAL, supernet)
+    assert 0.97 * 0.4 <= result.macs_ratio <= 0.4
+    full = read_supernet_result(supernet).macs
+    given = 3 * full * IMAGES * PRETRAIN + trial_compute(full, int(0.4 * full))
+    epoch = 3 * result.macs * IMAGES
+    assert len(reports) == given // epoch > PRETRAIN + 2 + 3
+    assert result.training_macs == len(reports) * epoch
+    assert {r.phase for r in reports} == {"control"}
+    assert {r.macs_ratio for r in reports} == {result.macs_ratio}
+    assert result.accuracy > 0.5
+
+
+def test_the_supernet_is_trained_on_for_as_long_as_a_trial(supernet):
+    result, reports = run("supernet", TRIAL, supernet)
+    full = read_supernet_result(supernet)
+    assert (result.macs, result.num_params) == (full.macs, full.num_params)
+    given = trial_compute(full.macs, int(0.4 * full.macs))
+    assert len(reports) == given // (3 * full.macs * IMAGES)
+    assert result.training_macs == 3 * full.macs * IMAGES * (PRETRAIN + len(reports))
+    assert reports[0].accuracy > full.accuracy - 0.3  # not from scratch
+    assert result.accuracy > 0.5
+
+
+def test_given_weights_are_sliced_and_cost_nothing(given_weights):
+    trial, folder = given_weights
+    full = read_supernet_result(folder).macs
+    assert read_supernet_result(folder).training_macs == 0
+    result, reports = run("uniform", trial, folder)
+    given = trial_compute(full, int(0.4 * full)) - result.macs * 2 * BATCH
+    assert len(reports) == given // (3 * result.macs * IMAGES)
+    assert result.training_macs == result.macs * (2 * BATCH + 3 * IMAGES * len(reports))
+    kept = result.architecture.open_channels
+    assert any(list(units) != list(range(len(units))) for units in kept.values())
+
+
+@pytest.mark.parametrize("weights", [None, "given"])
+def test_a_control_goes_on_bit_identically(supernet, given_weights, tmp_path, weights):
+    trial, folder = given_weights if weights else (TRIAL, supernet)
+    whole, reports = run("uniform", trial, folder)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(report):
+        if report.epoch == 2:
+            raise StoppedError
+
+    config = ControlConfig(kind="uniform", trial=trial)
+    with pytest.raises(StoppedError):
+        run_control(config, folder, report=stop, checkpoint_folder=tmp_path)
+    resumed, rest = run("uniform", trial, folder, checkpoint_folder=tmp_path)
+    assert rest == reports[2:]
+    assert same_weights(resumed, whole)
+
+
+def test_from_scratch_depends_on_the_seed_alone(supernet):
+    short = dataclasses.replace(
+        TRIAL,
+        search=SearchConfig(epochs=1),
+        finetune=FinetuneConfig(epochs=1, recalibration_batches=1),
+    )
+    first, _ = run("uniform", short, supernet)
+    again, _ = run("uniform", short, supernet)
+    other, _ = run("uniform", dataclasses.replace(short, seed=8), supernet)
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
+    assert first.widths == other.widths
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("repvgg_small", {}),
+        ("mobileone_small", {}),
+        ("torchvision:resnet18", {"stem": "cifar"}),
+    ],
+)
+@pytest.mark.parametrize("limit", [0.75, 0.3, 0.1])
+def test_uniform_widths_use_the_budget_and_hardly_differ(name, options, limit):
+    graph = trace_channels(build_supernet(name, 10, 3, **options), torch.empty(1, 3, 32, 32))
+    budget, rules = Budget(limit=limit), WidthRules()
+    widths = uniform_widths(graph, budget, rules)
+    assert LOWEST_USE * limit <= graph.count_macs(widths) / graph.count_macs() <= limit
+    shares = [widths[g.name] / g.size for g in graph.groups]
+    assert max(shares) - min(shares) < 0.1
+    for group in graph.groups:
+        assert widths[group.name] >= rules.lowest(group)
+
+
+def test_uniform_widths_keep_rules_and_further_limits():
+    graph = trace_channels(build_supernet("repvgg_small", 10), torch.empty(1, 3, 32, 32))
+    rules = WidthRules(divisor=8, groups={"stages.1.*": GroupRules(floor=1.0)})
+    budget = Budget(limit=0.6, also={"num_params": 0.3})
+    widths = uniform_widths(graph, budget, rules)
+    assert all(width % 8 == 0 for width in widths.values())
+    assert all(widths[g.name] == g.size for g in graph.groups if g.name.startswith("stages.1."))
+    use = graph.count_macs(widths) / graph.count_macs() / 0.6
+    use_params = graph.count_params(widths) / graph.count_params() / 0.3
+    assert max(use, use_params) <= 1
+    assert max(use, use_params) >= LOWEST_USE
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        return self.head((x + self.second(x)).mean((2, 3)))
+
+
+def test_norms_are_those_of_everything_that_writes_a_channel():
+    network = Residual()
+    graph = trace_channels(network, torch.empty(1, 1, 8, 8))
+    (norms,) = channel_norms(network, graph).values()
+    first, second = network.first.weight.abs(), network.second.weight.abs()
+    expected = first.sum((1, 2, 3)) + second.sum((1, 2, 3))
+    torch.testing.assert_close(norms.float(), expected.detach())
+
+
+def test_norms_of_blocks_run_over_their_branches():
+    network = build_supernet("repvgg_tiny", 10, 1, width=0.5)
+    graph = trace_channels(network, torch.empty(1, 1, 8, 8))
+    norms = channel_norms(network, graph)
+    for group in graph.groups:
+        block = network.get_submodule(group.name)
+        weights = [block.branch(n)[0].weight.abs().sum((1, 2, 3)) for n in block.branch_names]
+        torch.testing.assert_close(norms[group.name].float(), sum(weights).detach())
+
+
+def test_an_unknown_control_is_refused():
+    with pytest.raises(ValueError, match="kind is 'random'; known: supernet, uniform"):
+        ControlConfig(kind="random", trial=TRIAL)
+
+
+def test_the_compute_of_an_earlier_versions_supernet_is_added(supernet, tmp_path):
+    import json
+    import shutil
+
+    folder = tmp_path / "old"
+    shutil.copytree(supernet, folder)
+    document = json.loads((folder / "supernet.json").read_text())
+    spent = document.pop("training_macs")
+    (folder / "supernet.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="does not tell what the supernet's training took"):
+        run("uniform", TRIAL, folder)
+    training = SupernetTraining(
+        data=DATA, supernet=SUPERNET, optimizer=RECIPE, pretrain=PretrainConfig(epochs=PRETRAIN)
+    )
+    assert train_supernet(training, folder).training_macs == spent
+    assert read_supernet_result(folder) == read_supernet_result(supernet)
