@@ -1,4 +1,4 @@
-"""Cells of a sweep (budget x strength) and the trials in them."""
+"""Cells of a sweep (budget x strength), the trials in them, and the controls beside them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import SweepConfig
-from pas_trainer import OptimizerConfig, TrialConfig, derive_seed
+from pas_trainer import ControlConfig, ControlKind, OptimizerConfig, TrialConfig, derive_seed
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,16 +34,41 @@ class Cell:
         return f"{self.name}-{number}"
 
 
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One control network of a sweep.
+
+    Attributes:
+        kind: see :mod:`pas_trainer.controls`.
+        budget: limit whose trials it is compared with, as :attr:`Cell.budget`. The supernet meets
+            none; it gets the compute of the trials at the loosest.
+    """
+
+    kind: ControlKind
+    budget: float
+
+    @property
+    def trial_id(self) -> str:
+        """Its id among the trials of the sweep."""
+        budget = "" if self.kind == "supernet" else f"-b{self.budget:g}"
+        return f"control-{self.kind}{budget}"
+
+    @property
+    def cell(self) -> Cell:
+        """Its place among the cells: no budget loss, so strength 0."""
+        return Cell(self.budget, 0.0)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialJob:
-    """What a worker needs to run one trial.
+    """What a worker needs to run one trial or control.
 
     Attributes:
         trial_id: unique in the sweep.
         sweep_id: the sweep it belongs to.
         cell, number: where it stands.
         hyperparameters: what Optuna chose.
-        config: the trial itself.
+        config: the trial or control itself.
         supernet_folder: trained supernet.
         folder: where checkpoint, package and result go.
         num_threads: torch threads.
@@ -54,15 +79,46 @@ class TrialJob:
     cell: Cell
     number: int
     hyperparameters: Mapping[str, float]
-    config: TrialConfig
+    config: TrialConfig | ControlConfig
     supernet_folder: Path
     folder: Path
     num_threads: int
+
+    @property
+    def control(self) -> ControlKind | None:
+        """Which control it is, if it is one."""
+        return self.config.kind if isinstance(self.config, ControlConfig) else None
 
 
 def cells_of(config: SweepConfig) -> list[Cell]:
     """Return the cells of a sweep, in the file's order, budgets outermost."""
     return [Cell(b, s) for b in config.budget.numbers for s in config.strengths]
+
+
+def controls_of(config: SweepConfig, limits: Mapping[float, float]) -> list[Control]:
+    """Return the controls of a sweep, in the file's order.
+
+    Args:
+        config: the sweep.
+        limits: the absolute limit of each budget; of those that are missing (latencies that have
+            not been measured) the numbers of the file are compared.
+    """
+    numbers = config.budget.numbers
+    loosest = max(numbers, key=lambda number: limits.get(number, number))
+    return [
+        Control(kind, budget)
+        for kind in config.controls
+        for budget in ([loosest] if kind == "supernet" else numbers)
+    ]
+
+
+def control_config(
+    config: SweepConfig, control: Control, latency_table: Path | None = None
+) -> ControlConfig:
+    """Return the configuration of one control: the file's recipe and a seed of its own."""
+    trial = trial_config(config, control.cell, 0, {}, latency_table)
+    seed = derive_seed(config.seed, control.trial_id)
+    return ControlConfig(kind=control.kind, trial=dataclasses.replace(trial, seed=seed))
 
 
 def trial_config(

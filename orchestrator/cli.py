@@ -16,7 +16,7 @@ from rich.table import Table
 
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home
-from orchestrator.records import TrialRecord
+from orchestrator.records import TrialRecord, controls_among, without_controls
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done; failed trials or a refused gate; bad input; interrupted."""
@@ -71,7 +71,7 @@ def sweep(
     from orchestrator.loading import load_sweep
     from orchestrator.preflight import describe
     from orchestrator.run import prepare, run_sweep
-    from orchestrator.tables import compare_table, front_table, plan_table
+    from orchestrator.tables import compare_table, controls_tables, front_table, plan_table
 
     home = Home.from_environment()
     config = load_sweep(file, overrides or [], smoke=smoke)
@@ -90,12 +90,13 @@ def sweep(
             "resource": outcome.resource,
             "supernet_accuracy": outcome.supernet[0],
             "supernet_test_accuracy": outcome.supernet[1],
-            "trials": [r.to_json() for r in records],
+            **_plain(records),
         },
         as_json,
         [
             compare_table(records, outcome.resource, outcome.sweep_id, outcome.supernet),
             front_table(records, "Pareto front", outcome.resource),
+            *controls_tables(records, outcome.resource),
         ],
     )
     lost = [r for r in records if r.status == "FAILED"]
@@ -167,7 +168,7 @@ def status(
         _print([{"sweep_id": i.sweep_id, "status": i.status} for i in sweeps], as_json, [table])
         return
     info, records = load_sweep_records(sweep, tracking_uri)
-    document = {"sweep_id": info.sweep_id, "status": info.status, "trials": _plain(records)}
+    document = {"sweep_id": info.sweep_id, "status": info.status, **_plain(records)}
     _print(document, as_json, [trial_table(records, f"{info.sweep_id}: {info.status}")])
 
 
@@ -183,7 +184,7 @@ def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = 
         "resource": info.resource,
         "supernet_accuracy": info.supernet_accuracy,
         "supernet_test_accuracy": info.supernet_test_accuracy,
-        "trials": _plain(records),
+        **_plain(records),
     }
     supernet = (info.supernet_accuracy, info.supernet_test_accuracy)
     table = compare_table(records, info.resource, info.sweep_id, supernet)
@@ -192,15 +193,15 @@ def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = 
 
 @app.command()
 def pareto(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
-    """Show the front: trials that no other beats in both accuracy and cost."""
+    """Show the front (trials that no other beats in both accuracy and cost) and the controls."""
     from orchestrator.lookup import load_sweep_records
-    from orchestrator.tables import front_table
+    from orchestrator.tables import controls_tables, front_table
 
     info, records = load_sweep_records(sweep, tracking_uri)
-    front = [r for r in records if r.on_front]
-    document = {"sweep_id": info.sweep_id, "resource": info.resource, "trials": _plain(front)}
+    shown = [r for r in records if r.on_front or r.control is not None]
+    document = {"sweep_id": info.sweep_id, "resource": info.resource, **_plain(shown)}
     table = front_table(records, f"Pareto front of {info.sweep_id}", info.resource)
-    _print(document, as_json, [table])
+    _print(document, as_json, [table, *controls_tables(records, info.resource)])
 
 
 @app.command()
@@ -308,8 +309,12 @@ def _as_yaml(limit: str) -> str:
         return json.dumps(limit)
 
 
-def _plain(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    return [r.to_json() for r in records]
+def _plain(records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Controls are in a list of their own, so that nobody takes them for trials."""
+    return {
+        "trials": [r.to_json() for r in without_controls(records)],
+        "controls": [r.to_json() for r in controls_among(records)],
+    }
 
 
 def _print(document: Any, as_json: bool, shown: Sequence[Any]) -> None:

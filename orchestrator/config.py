@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from pas_trainer import (
+    CONTROLS,
+    ControlKind,
     DataConfig,
     FinetuneConfig,
     OptimizerConfig,
@@ -162,6 +164,8 @@ class SweepConfig(_Section):
     budget: BudgetConfig
     strengths: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
     trials_per_cell: Annotated[int, Field(ge=1)] = 1
+    controls: list[ControlKind] = []
+    """Networks to compare the trials with, trained alike on as much compute."""
     latency: LatencyConfig = LatencyConfig()
     width_rules: WidthRules = WidthRules()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -176,6 +180,20 @@ class SweepConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
 
+    @field_validator("controls", mode="before")
+    @classmethod
+    def _known_controls(cls, controls: object) -> object:
+        if not (
+            isinstance(controls, list)
+            and all(control in CONTROLS for control in controls)
+            and len(set(controls)) == len(controls)
+        ):
+            raise ValueError(
+                f"{controls!r} is no list of controls; known, each at most once: "
+                f"{', '.join(CONTROLS)}"
+            )
+        return controls
+
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:
         if len(set(self.strengths)) < len(self.strengths):
@@ -186,10 +204,10 @@ class SweepConfig(_Section):
 
     @property
     def sweep_id(self) -> str:
-        """The name and a hash of what decides the results; resources and servers do not."""
+        """The name and a hash of what decides the trials; resources and servers do not."""
         decides = self.model_dump(
             mode="json",
-            exclude={"name", "resources", "tracking", "storage", "trials_per_cell"},
+            exclude={"name", "resources", "tracking", "storage", "trials_per_cell", "controls"},
         )
         if self.budget.limits_latency:
             decides["latency"].pop("seconds")
@@ -201,5 +219,5 @@ class SweepConfig(_Section):
 
     @property
     def num_trials(self) -> int:
-        """Trials of the whole sweep."""
+        """Trials of the whole sweep, controls not among them."""
         return len(self.budget.limits) * len(self.strengths) * self.trials_per_cell

@@ -82,7 +82,8 @@ def front(records: Iterable[TrialRecord], resource: str = "macs") -> list[TrialR
     """Return the finished trials that no other finished trial beats, cheapest first.
 
     Args:
-        records: trials of one sweep; those not FINISHED, or without cost or accuracy, are left out.
+        records: trials of one sweep; those not FINISHED, or without cost or accuracy, are left
+            out, and so are controls.
         resource: what to minimise, see :meth:`TrialRecord.cost`.
     """
     members = [record for record in mark_front(records, resource) if record.on_front]
@@ -115,11 +116,12 @@ def hypervolume(records: Iterable[TrialRecord], resource: str, reference_cost: f
 
 
 def _points(records: Sequence[TrialRecord], resource: str) -> NDArray[np.float64]:
-    """Return (n, 2): cost and minus accuracy; NaN where a trial has no result."""
+    """Return (n, 2): cost and minus accuracy; NaN for a control or a trial without result."""
     points = np.full((len(records), 2), np.nan)
     for row, record in enumerate(records):
         cost = record.cost(resource)
-        if record.status == "FINISHED" and cost is not None and record.accuracy is not None:
+        counts = record.status == "FINISHED" and record.control is None
+        if counts and cost is not None and record.accuracy is not None:
             points[row] = float(cost), -float(record.accuracy)
     return points
 

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from orchestrator.pareto import front
-from orchestrator.records import TrialRecord
+from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
 
 _AXIS_TITLES = {
     "macs": "MACs",
@@ -20,6 +20,8 @@ _AXIS_TITLES = {
 }
 _INK, _GRID, _LIMIT = "#1f2937", "#e5e7eb", "#94a3b8"
 _COLORSCALE = "Viridis"
+_CONTROL_MARKER = {"color": _INK, "size": 10, "line": {"color": _INK, "width": 2}}
+_CONTROL_SYMBOLS = {"uniform": "x-thin", "supernet": "triangle-up-open"}
 
 
 def front_figure(
@@ -30,7 +32,7 @@ def front_figure(
     reference_cost: float | None = None,
     limits: Sequence[float] = (),
 ) -> go.Figure:
-    """Draw every finished trial, the front as a step line and the limits as faint lines.
+    """Draw finished trials and controls, the front as a step line and the limits as faint lines.
 
     Args:
         records: trials of one sweep; only FINISHED ones with cost and accuracy are drawn.
@@ -41,8 +43,8 @@ def front_figure(
         limits: of the budgets, in units of the resource.
 
     Returns:
-        A figure with one trace per strength (colour: from weak, dark, to strong, bright) and one
-        for the front.
+        A figure with one trace per strength (colour: from weak, dark, to strong, bright), one for
+        the front and one per kind of control.
     """
     rows = list(records)
     drawn = [r for r in rows if _drawable(r, resource)]
@@ -52,7 +54,9 @@ def front_figure(
     members = front(drawn, resource)
     _add_limits(figure, [limit * scale for limit in limits], relative=bool(unit))
     _add_front(figure, members, resource, scale)
-    _add_trials(figure, drawn, resource, scale, {record.trial_id for record in members})
+    trials, front_ids = without_controls(drawn), {record.trial_id for record in members}
+    _add_trials(figure, trials, resource, scale, front_ids)
+    _add_controls(figure, controls_among(drawn), resource, scale)
     if not drawn:
         figure.add_annotation(
             text="no finished trial yet", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
@@ -131,6 +135,26 @@ def _add_trials(
         )
 
 
+def _add_controls(
+    figure: go.Figure, controls: Sequence[TrialRecord], resource: str, scale: float
+) -> None:
+    for kind in dict.fromkeys(record.control or "" for record in controls):
+        group = [record for record in controls if record.control == kind]
+        figure.add_trace(
+            go.Scatter(
+                x=_costs(group, resource, scale),
+                y=[record.accuracy for record in group],
+                mode="markers",
+                name=CONTROL_NAMES[kind],
+                hovertext=[_hover(record) for record in group],
+                hoverinfo="text",
+                legendgroup="controls",
+                legendgrouptitle_text="controls",
+                marker=_CONTROL_MARKER | {"symbol": _CONTROL_SYMBOLS[kind]},
+            )
+        )
+
+
 def _costs(records: Sequence[TrialRecord], resource: str, scale: float) -> list[float]:
     return [(record.cost(resource) or 0.0) * scale for record in records]
 
@@ -169,7 +193,8 @@ def _add_limits(figure: go.Figure, limits: Sequence[float], *, relative: bool) -
 
 def _hover(record: TrialRecord) -> str:
     lines = [f"<b>{html.escape(record.trial_id)}</b>"]
-    lines.append(f"budget {record.budget:g}, strength {record.strength:g}")
+    what = f"budget {record.budget:g}, strength {record.strength:g}"
+    lines.append(f"control: {CONTROL_NAMES[record.control]}" if record.control else what)
     lines.append(f"accuracy {record.accuracy:.4f}" if record.accuracy is not None else "")
     if record.test_accuracy is not None:
         lines.append(f"test accuracy {record.test_accuracy:.4f}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from orchestrator.cells import cells_of
+from orchestrator.cells import cells_of, controls_of
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
 from orchestrator.home import Home
@@ -138,8 +138,8 @@ def check_device(config: SweepConfig) -> None:
 def check_disk(home: Home, plan: Plan) -> None:
     """Check that the home folder can be written and has room for the sweep.
 
-    Counts per trial the package (deploy and training form) and, per running trial, a checkpoint
-    with weights and momenta twice (old and new).
+    Counts per trial and control the package (deploy and training form) and, per running one, a
+    checkpoint with weights and momenta twice (old and new).
 
     Raises:
         UserError: naming the folder, the room there is and the room needed.
@@ -152,7 +152,8 @@ def check_disk(home: Home, plan: Plan) -> None:
         raise UserError(f"home folder {home.root} is not writable; set PAS_HOME to one that is")
     network = plan.graph.count_params() * _BYTES_PER_PARAM
     running = os.cpu_count() or 1
-    need = 2 * network * plan.config.num_trials + 4 * network * (running + 1) + _SPARE_BYTES
+    packages = plan.config.num_trials + len(controls_of(plan.config, plan.limits))
+    need = 2 * network * packages + 4 * network * (running + 1) + _SPARE_BYTES
     free = shutil.disk_usage(home.root).free
     if free < need:
         raise UserError(
@@ -164,6 +165,7 @@ def check_disk(home: Home, plan: Plan) -> None:
 def describe(plan: Plan) -> dict[str, object]:
     """Return what ``--dry-run`` shows, as plain values."""
     config, graph = plan.config, plan.graph
+    controls = [control.trial_id for control in controls_of(config, plan.limits)]
     latency: dict[str, object] = {}
     if config.budget.limits_latency:
         table = plan.latency_table
@@ -190,6 +192,8 @@ def describe(plan: Plan) -> dict[str, object]:
         "also": config.budget.also,
         "cells": [cell.name for cell in cells_of(config)],
         "num_trials": config.num_trials,
+        "controls": controls,
+        "num_controls": len(controls),
         "epochs_per_trial": config.search.epochs + config.finetune.epochs,
         "pretrain_epochs": config.pretrain.epochs,
         "train_images": plan.num_train,

@@ -14,11 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cells import Cell
-from orchestrator.records import TrialRecord
+from orchestrator.records import TrialRecord, controls_among, without_controls
 from orchestrator.tables import best_of
 from pas_trainer import EpochReport
 
-_PHASE_STYLE = {"pretrain": "magenta", "search": "cyan", "finetune": "green"}
+_PHASE_STYLE = {
+    "pretrain": "magenta",
+    "search": "cyan",
+    "finetune": "green",
+    "control": "yellow",
+}
 
 
 class ProgressBoard:
@@ -28,9 +33,17 @@ class ProgressBoard:
     console (stderr), so that stdout stays free for results.
     """
 
-    def __init__(self, console: Console, title: str, cells: Sequence[Cell], per_cell: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        cells: Sequence[Cell],
+        per_cell: int,
+        num_controls: int = 0,
+    ) -> None:
         self._console, self._title = console, title
         self._cells, self._per_cell = list(cells), per_cell
+        self._num_controls = num_controls
         self._records: dict[str, TrialRecord] = {}
         self._running: dict[str, dict[str, Any]] = {}
         self._supernet: EpochReport | None = None
@@ -90,12 +103,15 @@ class ProgressBoard:
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _render(self) -> RenderableType:
-        ended = sum(r.status != "RUNNING" for r in self._records.values())
+        ended = [r for r in self._records.values() if r.status != "RUNNING"]
         total = len(self._cells) * self._per_cell
+        counts = f"{len(without_controls(ended))}/{total} trials"
+        if self._num_controls:
+            counts += f"   {len(controls_among(ended))}/{self._num_controls} controls"
         elapsed = time.monotonic() - self._begun
         head = Text.assemble(
             (self._title, "bold"),
-            f"   {ended}/{total} trials   {int(elapsed) // 60}:{int(elapsed) % 60:02d}",
+            f"   {counts}   {int(elapsed) // 60}:{int(elapsed) % 60:02d}",
         )
         parts: list[RenderableType] = [head]
         if self._supernet is not None:
@@ -126,7 +142,8 @@ class ProgressBoard:
         return table
 
     def _cell(self, cell: Cell) -> Text:
-        mine = [r for r in self._records.values() if (r.budget, r.strength) == _key(cell)]
+        trials = without_controls(self._records.values())
+        mine = [r for r in trials if (r.budget, r.strength) == _key(cell)]
         best = best_of(mine)
         text = Text("[")
         for number in range(self._per_cell):

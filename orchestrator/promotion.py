@@ -31,7 +31,7 @@ def choose(
     """Return the most accurate member of the front whose cost is within the limit.
 
     Args:
-        records: of one sweep, front marked.
+        records: of one sweep, front marked; controls are left out.
         resource: what the sweep limits.
         limit: as in a sweep file: at most 1, a share of the supernet's cost; above 1, or with a
             unit (``0.8 ms``): absolute.
@@ -45,7 +45,7 @@ def choose(
     except ValueError as error:
         raise UserError(str(error)) from None
     absolute = number if is_absolute else number * supernet
-    members = [r for r in records if r.on_front]
+    members = [r for r in records if r.on_front and r.control is None]
     within = [r for r in members if _cost(r, resource) <= absolute]
     if not within:
         if not members:

@@ -171,7 +171,8 @@ class _StopWhenTold(_Unpickled, tune.Stopper):  # type: ignore[misc]
 class _PerCell(FIFOScheduler):  # type: ignore[misc]
     """Early stopping that compares a trial only with others of its own cell.
 
-    Accuracies at different budgets cannot be compared. Only fine-tuning epochs count.
+    Accuracies at different budgets cannot be compared. Only fine-tuning epochs count. Controls
+    are never stopped.
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
@@ -181,7 +182,8 @@ class _PerCell(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         epoch = result.get("epoch", 0) if result.get("phase") == "finetune" else 0
-        if self._config.name == "none" or not 0 < epoch < result["num_epochs"]:
+        is_control = _job(trial).control is not None
+        if self._config.name == "none" or is_control or not 0 < epoch < result["num_epochs"]:
             return str(TrialScheduler.CONTINUE)
         cell = _job(trial).cell.name
         if cell not in self._cells:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 TrialStatus = Literal["RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED"]
 
+CONTROL_NAMES = {"uniform": "uniform", "supernet": "supernet, trained on"}
+"""What tables and pictures call the controls."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRecord:
-    """One trial of a sweep. Results are ``None`` until the trial has finished.
+    """One trial of a sweep, or a control. Results are ``None`` until it has finished.
 
     Attributes:
-        trial_id: unique within the sweep: ``b<budget>-s<strength>-<number>``.
+        trial_id: unique within the sweep: ``b<budget>-s<strength>-<number>``, or
+            ``control-supernet``, ``control-uniform-b<budget>``.
         sweep_id: the sweep's name and hash.
         status: RUNNING, FINISHED, FAILED, PRUNED (stopped early) or KILLED (interrupted).
-        budget: the limit as written in the sweep file (share of the supernet, or absolute).
-        strength: weight of the budget loss.
+        control: ``supernet`` or ``uniform``, if it is no trial but a control: never on the front,
+            never promoted.
+        budget: the limit as written in the sweep file (share of the supernet, or absolute); of
+            the supernet as a control, the loosest, which its compute goes by.
+        strength: weight of the budget loss; 0 for controls, which have none.
         number: index within its cell, from 0.
         hyperparameters: what Optuna chose.
         macs, num_params, activation_bytes: cost of the compact network in deploy form (one image).
@@ -27,6 +34,8 @@ class TrialRecord:
         latency_ms: median time of one image in deploy form, measured on one thread of the worker's
             CPU.
         predicted_latency_ms: by the sweep's latency table, where latency is limited.
+        training_macs: MACs that its training took, the supernet's included; see
+            :mod:`pas_trainer.compute`.
         accuracy: on the validation split, in [0, 1].
         test_accuracy: on the test split, in [0, 1].
         widths: open channels by channel group.
@@ -42,6 +51,7 @@ class TrialRecord:
     budget: float
     strength: float
     number: int
+    control: str | None = None
     hyperparameters: Mapping[str, float] = field(default_factory=dict)
     macs: int | None = None
     macs_ratio: float | None = None
@@ -49,6 +59,7 @@ class TrialRecord:
     activation_bytes: int | None = None
     latency_ms: float | None = None
     predicted_latency_ms: float | None = None
+    training_macs: int | None = None
     accuracy: float | None = None
     test_accuracy: float | None = None
     widths: Mapping[str, int] | None = None
@@ -70,3 +81,13 @@ class TrialRecord:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return dataclasses.asdict(self)
+
+
+def without_controls(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return the trials among the records."""
+    return [record for record in records if record.control is None]
+
+
+def controls_among(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return the controls among the records."""
+    return [record for record in records if record.control is not None]

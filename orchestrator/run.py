@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from orchestrator.cells import cells_of
+from orchestrator.cells import cells_of, controls_of
 from orchestrator.config import SweepConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home, write_json
@@ -33,7 +33,7 @@ class SweepOutcome:
         sweep_id: its id.
         resource: what the budget limits.
         supernet: validation and test accuracy of the supernet, in [0, 1].
-        records: every trial that has ended, front marked.
+        records: every trial and control that has ended, front marked.
     """
 
     sweep_id: str
@@ -89,7 +89,10 @@ def run_sweep(
             },
         )
         title = f"{config.sweep_id} on {config.data.name}, {config.supernet.name}"
-        board = ProgressBoard(console, title, cells_of(config), config.trials_per_cell)
+        num_controls = len(controls_of(config, plan.limits))
+        board = ProgressBoard(
+            console, title, cells_of(config), config.trials_per_cell, num_controls
+        )
         with _storage_errors_told(), _tracking(plan, home) as tracker, board:
             sweep = Sweep(plan, home, build_studies(plan, home), tracker, board)
             sweep.catch_up()

@@ -6,9 +6,19 @@ MLflow follow it, and :meth:`Sweep.catch_up` brings them level after a crash bet
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.cells import TrialJob, cells_of, trial_config
+from orchestrator.cells import (
+    Cell,
+    Control,
+    TrialJob,
+    cells_of,
+    control_config,
+    controls_of,
+    trial_config,
+)
 from orchestrator.home import Home
 from orchestrator.latency_table import kept_table
 from orchestrator.pareto import mark_front
@@ -17,8 +27,9 @@ from orchestrator.records import TrialRecord
 from orchestrator.studies import CellStudies, Suggestion
 from orchestrator.tracking import SweepTracker
 from orchestrator.worker import failed, pruned, read_result, started, worker_threads, write_result
+from pas_trainer import ControlConfig, TrialConfig
 
-PHASES = ("search", "finetune")
+PHASES = ("search", "finetune", "control")
 
 
 class Watcher(Protocol):
@@ -53,33 +64,46 @@ class Sweep:
         self._plan, self._home = plan, home
         self._studies, self._tracker, self._watcher = studies, tracker, watcher
         self._jobs: dict[str, TrialJob] = {}
-        self._again: list[Suggestion] = []
+        self._again: list[TrialJob] = []
+        self._controls: list[TrialJob] = []
         self.records: dict[str, TrialRecord] = {}
         self.stop_reason: str | None = None
 
     def catch_up(self) -> None:
         """Take over what earlier runs of this sweep left: tell what ended, queue what did not."""
-        for suggestion in self._studies.every():
-            job = self._job(suggestion)
-            record = read_result(job)
-            if record is None:
-                self._again.append(suggestion)
-            else:
-                self._tell(job, record)
+        known = [self._trial_job(suggestion) for suggestion in self._studies.every()]
+        self._again = self._take_over(known)
+        controls = controls_of(self._plan.config, self._plan.limits)
+        self._controls = self._take_over([self._control_job(control) for control in controls])
         self._redraw_front()
 
+    def _take_over(self, jobs: list[TrialJob]) -> list[TrialJob]:
+        """Tell of the jobs that have ended and return the others."""
+        left = []
+        for job in jobs:
+            record = read_result(job)
+            if record is None:
+                left.append(job)
+            else:
+                self._tell(job, record)
+        return left
+
     def has_work(self) -> bool:
-        """Whether any trial is still to be run."""
-        return bool(self._again) or self._studies.has_next()
+        """Whether any trial or control is still to be run."""
+        return bool(self._again or self._controls) or self._studies.has_next()
 
     def next_job(self) -> TrialJob | None:
-        """Return the next trial to run, or ``None`` when no more are to be started."""
+        """Return the next trial to run, controls last; ``None`` when no more are to be started."""
         if self.stop_reason is not None:
             return None
-        suggestion = self._again.pop(0) if self._again else self._studies.next()
-        if suggestion is None:
+        if self._again:
+            job = self._again.pop(0)
+        elif (suggestion := self._studies.next()) is not None:
+            job = self._trial_job(suggestion)
+        elif self._controls:
+            job = self._controls.pop(0)
+        else:
             return None
-        job = self._job(suggestion)
         self._jobs[job.trial_id] = job
         return job
 
@@ -134,7 +158,8 @@ class Sweep:
 
     def _tell(self, job: TrialJob, record: TrialRecord) -> None:
         self.records[job.trial_id] = record
-        self._studies.tell(job.cell, job.number, record.status, record.accuracy)
+        if job.control is None:
+            self._studies.tell(job.cell, job.number, record.status, record.accuracy)
         architecture = job.folder / "architecture.json"
         artifacts = {}
         if architecture.exists():
@@ -147,22 +172,38 @@ class Sweep:
         full, limits = self._plan.graph.count(resource), list(self._plan.limits.values())
         self._tracker.update_front(self.ended_records(), resource, full, limits)
 
-    def _job(self, suggestion: Suggestion) -> TrialJob:
-        config, cell = self._plan.config, suggestion.cell
-        number, chosen = suggestion.number, suggestion.hyperparameters
-        trial_id = cell.trial_id(number)
-        kept = kept_table(self._home.sweep(config.sweep_id))
-        table = kept if self._plan.latency_table else None
+    def _trial_job(self, suggestion: Suggestion) -> TrialJob:
+        cell, number, chosen = suggestion.cell, suggestion.number, suggestion.hyperparameters
+        config = trial_config(self._plan.config, cell, number, chosen, self._latency_table())
+        return self._job(cell.trial_id(number), cell, number, config, chosen)
+
+    def _control_job(self, control: Control) -> TrialJob:
+        config = control_config(self._plan.config, control, self._latency_table())
+        return self._job(control.trial_id, control.cell, 0, config, {})
+
+    def _latency_table(self) -> Path | None:
+        kept = kept_table(self._home.sweep(self._plan.config.sweep_id))
+        return kept if self._plan.latency_table else None
+
+    def _job(
+        self,
+        trial_id: str,
+        cell: Cell,
+        number: int,
+        config: TrialConfig | ControlConfig,
+        chosen: Mapping[str, float],
+    ) -> TrialJob:
+        sweep = self._plan.config
         return TrialJob(
             trial_id=trial_id,
-            sweep_id=config.sweep_id,
+            sweep_id=sweep.sweep_id,
             cell=cell,
             number=number,
             hyperparameters=dict(chosen),
-            config=trial_config(config, cell, number, chosen, table),
+            config=config,
             supernet_folder=self._home.supernet(self._plan.supernet_key),
-            folder=self._home.trial(config.sweep_id, trial_id),
-            num_threads=worker_threads(config.resources.cpus_per_trial),
+            folder=self._home.trial(sweep.sweep_id, trial_id),
+            num_threads=worker_threads(sweep.resources.cpus_per_trial),
         )
 
 

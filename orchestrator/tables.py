@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from orchestrator.records import TrialRecord
+from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
 
 
 def compare_table(
@@ -19,22 +19,30 @@ def compare_table(
     """Return budgets (rows) x strengths (columns): the most accurate finished trial of each cell.
 
     A cell shows validation accuracy, test accuracy and the cost in the sweep's resource (MACs as
-    a share of the supernet's); a star marks a member of the front. ``supernet`` gives its
-    validation and test accuracy.
+    a share of the supernet's); a star marks a member of the front. Controls have columns of their
+    own; the supernet that was trained on stands beside the budget whose compute it had.
+    ``supernet`` gives the shared supernet's validation and test accuracy.
     """
     if supernet[0] is not None:
         title += f"   supernet: {_share(supernet[0])} ({_share(supernet[1])})"
     budgets = sorted({r.budget for r in records}, reverse=True)
-    strengths = sorted({r.strength for r in records})
-    caption = _CAPTION.format(cost=_COSTS[resource])
+    trials, present = without_controls(records), {r.control for r in records}
+    strengths = sorted({r.strength for r in trials})
+    kinds = [kind for kind in CONTROL_NAMES if kind in present]
+    caption = _CAPTION.format(cost=_COSTS[resource]) + (_CONTROL_CAPTION if kinds else "")
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     table.add_column(f"{resource} limit", justify="right")
     for strength in strengths:
         table.add_column(f"strength {strength:g}", justify="center")
+    for kind in kinds:
+        table.add_column(CONTROL_NAMES[kind], justify="center")
     for budget in budgets:
         row = [f"{budget:g}"]
         for strength in strengths:
-            cell = [r for r in records if (r.budget, r.strength) == (budget, strength)]
+            cell = [r for r in trials if (r.budget, r.strength) == (budget, strength)]
+            row.append(_cell_text(cell, resource))
+        for kind in kinds:
+            cell = [r for r in records if (r.budget, r.control) == (budget, kind)]
             row.append(_cell_text(cell, resource))
         table.add_row(*row)
     return table
@@ -44,6 +52,7 @@ _CAPTION = (
     "best of each cell: validation accuracy (test accuracy), {cost};\n"
     "★ on the front; n/m: finished of all trials where some are not"
 )
+_CONTROL_CAPTION = "\nbehind the strengths: controls, trained alike on as much compute"
 _COSTS = {
     "macs": "share of the supernet's MACs",
     "num_params": "parameters",
@@ -53,7 +62,7 @@ _COSTS = {
 
 
 def _cell_text(cell: Sequence[TrialRecord], resource: str) -> str:
-    best = best_of(cell)
+    best = _most_accurate(cell)
     finished = sum(r.status == "FINISHED" for r in cell)
     count = "" if finished == len(cell) else f" {finished}/{len(cell)}"
     if best is None:
@@ -77,9 +86,22 @@ def front_table(records: Sequence[TrialRecord], title: str, resource: str = "mac
     The latency in ``ms`` is the measured one; the predicted one stands beside it where latency is
     limited, and is what the front goes by.
     """
-    caption = f"no trial is as accurate with less {resource}"
+    members = [r for r in without_controls(records) if r.on_front]
+    return _cost_table(members, title, f"no trial is as accurate with less {resource}", resource)
+
+
+def controls_tables(records: Sequence[TrialRecord], resource: str = "macs") -> list[Table]:
+    """Return the finished controls as one table like that of the front; none without controls."""
+    finished = [r for r in controls_among(records) if r.status == "FINISHED"]
+    caption = "trained alike on as much compute; never on the front, never promoted"
+    if not finished:
+        return []
+    return [_cost_table(finished, "controls, for comparison", caption, resource)]
+
+
+def _cost_table(records: Sequence[TrialRecord], title: str, caption: str, resource: str) -> Table:
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    members = sorted((r for r in records if r.on_front), key=lambda r: r.cost(resource) or 0)
+    members = sorted(records, key=lambda r: r.cost(resource) or 0)
     has_table = any(r.predicted_latency_ms is not None for r in members)
     by_memory = resource == "activation_bytes"
     names = ["trial", "MACs", "share", "params", *["activations"] * by_memory, "ms"]
@@ -142,7 +164,14 @@ def _plan_text(value: Any) -> str:
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the most accurate finished trial; of equals the one with the fewest MACs."""
+    """Return the most accurate finished trial; of equals the one with the fewest MACs.
+
+    Controls do not count.
+    """
+    return _most_accurate(without_controls(records))
+
+
+def _most_accurate(records: Sequence[TrialRecord]) -> TrialRecord | None:
     finished = [r for r in records if r.status == "FINISHED" and r.accuracy is not None]
     return max(finished, key=lambda r: (r.accuracy or 0.0, -(r.macs or 0)), default=None)
 

@@ -1,8 +1,9 @@
 """What a trial's run holds of its record; :mod:`orchestrator.tracking_reader` reads it back.
 
-Tags of a trial's run: ``pas.kind`` (trial), ``pas.sweep_id``, ``pas.trial_id``, ``pas.budget``,
-``pas.strength``, ``pas.number``, ``pas.hyperparameters`` (JSON), ``pas.status`` (ours; MLflow has
-no PRUNED), ``pas.error``, ``pas.widths`` (JSON, or ``widths.json``: see the artifact).
+Tags of a trial's run: ``pas.kind`` (trial), ``pas.control`` (of controls alone, which),
+``pas.sweep_id``, ``pas.trial_id``, ``pas.budget``, ``pas.strength``, ``pas.number``,
+``pas.hyperparameters`` (JSON), ``pas.status`` (ours; MLflow has no PRUNED), ``pas.error``,
+``pas.widths`` (JSON, or ``widths.json``: see the artifact).
 """
 
 from __future__ import annotations
@@ -21,18 +22,24 @@ _RESULTS = (
     "activation_bytes",
     "latency_ms",
     "predicted_latency_ms",
+    "training_macs",
 )
 
 
 def trial_params(record: TrialRecord, resource: str) -> dict[str, str]:
     """Return what was set before the trial started: never changes."""
-    fixed = {
-        "budget": repr(record.budget),
-        "strength": repr(record.strength),
-        "number": str(record.number),
-        "resource": resource,
-    }
+    fixed = {"budget": repr(record.budget), "resource": resource}
+    if record.control is not None:
+        return fixed | {"control": record.control}
+    fixed |= {"strength": repr(record.strength), "number": str(record.number)}
     return fixed | {name: str(value) for name, value in record.hyperparameters.items()}
+
+
+def trial_name(record: TrialRecord) -> str:
+    """Return the name of a trial's run; that of a control says so."""
+    if record.control is None:
+        return f"b{record.budget:g} s{record.strength:g} #{record.number}"
+    return f"control: {record.trial_id.removeprefix('control-').replace('-', ' ')}"
 
 
 def trial_tags(record: TrialRecord, sweep_id: str) -> dict[str, str]:
@@ -46,6 +53,8 @@ def trial_tags(record: TrialRecord, sweep_id: str) -> dict[str, str]:
         "pas.number": str(record.number),
         "pas.status": record.status,
     }
+    if record.control is not None:
+        tags["pas.control"] = record.control
     if record.hyperparameters:
         tags["pas.hyperparameters"] = json.dumps(dict(record.hyperparameters))
     if record.error is not None:

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED")
-_INTEGERS = ("macs", "num_params", "activation_bytes")
+_INTEGERS = ("macs", "num_params", "activation_bytes", "training_macs")
 _FLOATS = ("macs_ratio", "latency_ms", "predicted_latency_ms", "accuracy", "test_accuracy")
 
 
@@ -121,6 +121,8 @@ def find_sweep(uri: str, sweep: str) -> SweepInfo:
 def load_records(uri: str, sweep_id: str) -> list[TrialRecord]:
     """Return all trials of a sweep, sorted by budget, strength and number, the front marked.
 
+    Controls come last.
+
     Args:
         uri: tracking store.
         sweep_id: a sweep's id, or its name (then the latest of that name).
@@ -136,7 +138,7 @@ def load_records(uri: str, sweep_id: str) -> list[TrialRecord]:
         records = [_record(client, run) for run in runs.values()]
     except Exception as error:
         raise TrackingError(f"cannot read sweep {sweep_id}: {describe(error, uri)}") from error
-    records.sort(key=lambda record: (record.budget, record.strength, record.number))
+    records.sort(key=lambda r: (r.control or "", r.budget, r.strength, r.number))
     return mark_front(records, info.resource)
 
 
@@ -202,6 +204,7 @@ def _record(client: Any, run: Any) -> TrialRecord:
         budget=float(tags["pas.budget"]),
         strength=float(tags["pas.strength"]),
         number=int(tags["pas.number"]),
+        control=tags.get("pas.control"),
         hyperparameters=json.loads(tags.get("pas.hyperparameters", "{}")),
         widths=_widths(client, run.info.run_id, tags),
         error=tags.get("pas.error"),

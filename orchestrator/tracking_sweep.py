@@ -161,7 +161,7 @@ def front_table(members: Sequence[TrialRecord]) -> str:
 def _front_metrics(
     records: Sequence[TrialRecord], resource: str, supernet_cost: float
 ) -> tuple[dict[str, float], int]:
-    finished = [record for record in records if record.status == "FINISHED"]
+    finished = [r for r in records if r.status == "FINISHED" and r.control is None]
     values = {"hypervolume": hypervolume(finished, resource, supernet_cost)}
     for record in finished:
         name = f"best_accuracy/b{record.budget:g}"

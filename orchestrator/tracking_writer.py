@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.records import TrialRecord
-from orchestrator.tracking_format import trial_files, trial_params, trial_results, trial_tags
+from orchestrator.tracking_format import (
+    trial_files,
+    trial_name,
+    trial_params,
+    trial_results,
+    trial_tags,
+)
 from orchestrator.tracking_reader import child_runs, run_status
 from orchestrator.tracking_requests import log_batches, paged, write_artifacts
 
@@ -157,7 +163,7 @@ class SweepWriter:
             self.experiment_id,
             start_time=writes.started_ms,
             tags=tags | {"mlflow.parentRunId": self.sweep_run_id},
-            run_name=f"b{record.budget:g} s{record.strength:g} #{record.number}",
+            run_name=trial_name(record),
         )
         self._unsure.discard(record.trial_id)
         run = _Run(created.info.run_id, "RUNNING", tags, steps={})

@@ -1,4 +1,4 @@
-"""What runs on a worker: one trial, from its job to the files in its folder. Knows no Ray."""
+"""What runs on a worker: a trial or control, from job to files in its folder. Knows no Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from deploy import measure_latency_ms, save_package
 from orchestrator.cells import TrialJob
 from orchestrator.home import write_json
 from orchestrator.records import TrialRecord, TrialStatus
-from pas_trainer import DataError, DivergenceError, EpochReport, run_search
+from pas_trainer import (
+    ControlConfig,
+    DataError,
+    DivergenceError,
+    EpochReport,
+    TrialResult,
+    run_control,
+    run_search,
+)
 
 RESULT_FILE = "result.json"
 """Written last; a trial folder that holds it is never run again."""
@@ -82,13 +90,18 @@ def pruned(job: TrialJob) -> TrialRecord:
     return _ended(job, "PRUNED")
 
 
+def _train(job: TrialJob, report: Callable[[EpochReport], None]) -> TrialResult:
+    config, folder = job.config, job.supernet_folder
+    if isinstance(config, ControlConfig):
+        return run_control(config, folder, report=report, checkpoint_folder=job.folder)
+    return run_search(config, folder, report=report, checkpoint_folder=job.folder)
+
+
 def _run(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> TrialRecord:
     def on_epoch(epoch: EpochReport) -> None:
         report({key: getattr(epoch, key) for key in PROGRESS_KEYS})
 
-    result = run_search(
-        job.config, job.supernet_folder, report=on_epoch, checkpoint_folder=job.folder
-    )
+    result = _train(job, on_epoch)
     architecture = result.architecture
     save_package(job.folder, architecture, result.network, result.training_network)
     size = architecture.image_size
@@ -102,6 +115,7 @@ def _run(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> TrialRecord
         activation_bytes=result.activation_bytes,
         latency_ms=latency_ms,
         predicted_latency_ms=result.predicted_latency_ms,
+        training_macs=result.training_macs,
         accuracy=result.accuracy,
         test_accuracy=result.test_accuracy,
         widths=dict(result.widths),
@@ -116,6 +130,7 @@ def _ended(job: TrialJob, status: TrialStatus, **results: Any) -> TrialRecord:
         budget=job.cell.budget,
         strength=job.cell.strength,
         number=job.number,
+        control=job.control,
         hyperparameters=dict(job.hyperparameters),
         **results,
     )
