@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cells import Cell, cells_of, trial_config
+from orchestrator.cells import Cell, Control, cells_of, control_config, controls_of, trial_config
 from orchestrator.loading import load_sweep
 from search_space import Budget
 
@@ -57,6 +57,36 @@ def test_each_trial_has_its_own_seed_always_the_same():
     assert trial_config(config, Cell(0.5, 10.0), 1, {}).seed in seeds
     other = load_sweep(DIGITS, ["seed=1"])
     assert trial_config(other, Cell(0.5, 10.0), 1, {}).seed not in seeds
+
+
+def test_a_sweep_has_one_supernet_and_one_uniform_network_per_limit():
+    config = load_sweep(DIGITS, ["budget.limits=[0.25, 0.5]", "controls=[supernet, uniform]"])
+    controls = controls_of(config, {0.25: 100.0, 0.5: 200.0})
+    assert controls == [
+        Control("supernet", 0.5),
+        Control("uniform", 0.25),
+        Control("uniform", 0.5),
+    ]
+    ids = [control.trial_id for control in controls]
+    assert ids == ["control-supernet", "control-uniform-b0.25", "control-uniform-b0.5"]
+    assert controls_of(load_sweep(DIGITS), {}) == []
+
+
+def test_the_loosest_limit_is_the_largest_in_the_resource_itself():
+    sets = ["budget={limits: [0.5, 100 k]}", "controls=[supernet]"]
+    config = load_sweep(DIGITS, sets)
+    assert controls_of(config, {0.5: 200_000.0, 1e5: 100_000.0}) == [Control("supernet", 0.5)]
+    assert controls_of(config, {0.5: 50_000.0, 1e5: 100_000.0}) == [Control("supernet", 1e5)]
+
+
+def test_controls_follow_the_file_with_seeds_of_their_own():
+    config = load_sweep(DIGITS, ["controls=[supernet, uniform]", "optimizer.learning_rate=0.07"])
+    made = [control_config(config, control) for control in controls_of(config, {})]
+    assert [m.kind for m in made] == ["supernet", *["uniform"] * 4]
+    assert [m.trial.budget.limit for m in made] == [0.75, 0.75, 0.5, 0.25, 0.125]
+    assert {m.trial.optimizer.learning_rate for m in made} == {0.07}
+    trials = [trial_config(config, cell, 0, {}).seed for cell in cells_of(config)]
+    assert len({m.trial.seed for m in made} | set(trials)) == len(made) + len(trials)
 
 
 def test_an_unknown_hyperparameter_cannot_slip_in():

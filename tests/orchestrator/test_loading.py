@@ -29,6 +29,13 @@ def test_smoke_shrinks_and_is_another_sweep():
     assert smoke.finetune.epochs == 1
 
 
+def test_controls_are_none_unless_asked_for_and_survive_a_round_trip():
+    assert load_sweep(DIGITS).controls == []
+    config = load_sweep(DIGITS, ["controls=[uniform, supernet]"], smoke=True)
+    assert config.controls == ["uniform", "supernet"]
+    assert parse_sweep(config.model_dump(mode="json"), "again") == config
+
+
 def test_relative_roots_are_relative_to_the_file(tmp_path):
     document = yaml.safe_load(DIGITS.read_text())
     document["data"] = {"name": "imagefolder", "root": "images", "image_size": 32}
@@ -71,7 +78,12 @@ def test_smoke_keeps_weights_as_they_are():
 
 def test_only_what_decides_results_changes_the_id():
     config = load_sweep(DIGITS)
-    for override in ("resources.cpus_per_trial=2", "tracking.uri=http://h:1", "trials_per_cell=9"):
+    for override in (
+        "resources.cpus_per_trial=2",
+        "tracking.uri=http://h:1",
+        "trials_per_cell=9",
+        "controls=[supernet, uniform]",
+    ):
         assert load_sweep(DIGITS, [override]).sweep_id == config.sweep_id, override
     for override in ("seed=1", "search.epochs=9", "strengths=[2]", "optimizer.momentum=0.8"):
         assert load_sweep(DIGITS, [override]).sweep_id != config.sweep_id, override
@@ -102,6 +114,11 @@ def test_only_what_decides_results_changes_the_id():
         ("strengths=[-1]", ["strengths[0] is -1"]),
         ("strengths=[.nan]", ["strengths[0]"]),
         ("trials_per_cell=0", ["trials_per_cell is 0"]),
+        ("controls=[random]", ["controls: ['random']", "known", "supernet, uniform"]),
+        ("controls=[uniform, uniform]", ["controls: ['uniform', 'uniform']", "at most once"]),
+        ("controls=uniform", ["controls: 'uniform' is no list", "supernet, uniform"]),
+        ("controls=[[uniform]]", ["controls: [['uniform']]", "supernet, uniform"]),
+        ("control=[uniform]", ["unknown key control", "did you mean controls?"]),
         ("supernet.name=repvgg_tiiny", ["'repvgg_tiiny'", "did you mean repvgg_tiny?"]),
         ("supernet.options.width=0", ["width", "(0, 16]"]),
         ("supernet.options.depth=2", ["'depth'", "known: width"]),

@@ -133,6 +133,13 @@ def test_stale_marks_are_cleared():
     assert [record.on_front for record in mark_front(records, "macs")] == [False, True]
 
 
+def test_controls_are_never_on_the_front_and_add_nothing():
+    control = trial(0, 1, 1.0, control="uniform", on_front=True)
+    assert front([control]) == []
+    assert [r.on_front for r in mark_front([control, trial(1, 50, 0.8)])] == [False, True]
+    assert hypervolume([control], "macs", 100) == 0.0
+
+
 def test_hypervolume_of_records():
     # From 0.2 to 0.5 of the cost accuracy 0.5, from 0.5 to 1 accuracy 0.8.
     assert hypervolume(RECORDS, "macs", 100) == pytest.approx(0.3 * 0.5 + 0.5 * 0.8)

@@ -93,6 +93,19 @@ def test_hover_tells_the_trial():
     assert "learning_rate = 0.0123" in text
 
 
+def test_controls_have_markers_of_their_own_and_are_not_on_the_front():
+    uniform = trial(0, 90, 0.99, 0.0, control="uniform")
+    supernet = trial(0, 1000, 0.97, 0.0, control="supernet")
+    by_name = traces(front_figure([*RECORDS, uniform, supernet], "macs", "x"))
+    assert sorted(by_name) == ["1", "10", "100", "front", "supernet, trained on", "uniform"]
+    assert by_name["uniform"].x == pytest.approx([0.09])
+    assert by_name["supernet, trained on"].x == pytest.approx([1.0])
+    symbols = {name: t.marker.symbol for name, t in by_name.items() if name != "front"}
+    assert len({symbols["uniform"], symbols["supernet, trained on"], symbols["1"]}) == 3
+    assert "control: uniform" in by_name["uniform"].hovertext[0]
+    assert list(by_name["front"].y) == pytest.approx([0.7, 0.9])
+
+
 def test_nothing_finished_still_draws():
     figure = front_figure([], "macs", "empty")
     assert len(figure.data) == 0

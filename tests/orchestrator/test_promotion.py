@@ -46,6 +46,17 @@ def test_the_most_accurate_front_member_within_the_limit_is_chosen(limit, chosen
     assert choose(RECORDS, "macs", limit, 1000).trial_id == chosen
 
 
+def test_a_control_is_never_chosen_however_good_it_is():
+    perfect = dataclasses.replace(record("control-uniform-b0.5", 90, 1.0), control="uniform")
+    records = mark_front([*RECORDS, perfect])
+    assert [r.on_front for r in records] == [r.on_front for r in RECORDS] + [False]
+    assert choose(records, "macs", 1.0, 1000).trial_id == "best"
+    marked = dataclasses.replace(perfect, on_front=True)
+    assert choose([*RECORDS, marked], "macs", 1.0, 1000).trial_id == "best"
+    with pytest.raises(UserError, match="no trial of the sweep has finished"):
+        choose([marked], "macs", 1.0, 1000)
+
+
 def test_of_equals_the_cheapest_is_chosen():
     twins = mark_front([record("a", 300, 0.8), record("b", 300, 0.8), record("c", 100, 0.8)])
     assert choose(twins, "macs", 0.5, 1000).trial_id == "c"

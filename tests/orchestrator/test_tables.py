@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 
 from rich.console import Console
@@ -7,7 +8,14 @@ from rich.console import Console
 from orchestrator.cells import Cell
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
-from orchestrator.tables import best_of, compare_table, front_table, plan_table, trial_table
+from orchestrator.tables import (
+    best_of,
+    compare_table,
+    controls_tables,
+    front_table,
+    plan_table,
+    trial_table,
+)
 
 
 def record(number: int, status="FINISHED", **values) -> TrialRecord:
@@ -47,6 +55,57 @@ def test_cells_show_their_best_and_what_is_missing():
     text = shown(compare_table(records, "macs", "s-1", (0.95, 0.94)))
     assert "0.9100 (0.8800) 0.500 ★ 1/2" in text
     assert "supernet: 0.9500 (0.9400)" in text
+
+
+def control(kind: str, status="FINISHED", **values) -> TrialRecord:
+    results = {"accuracy": 0.99, "test_accuracy": 0.98} if status == "FINISHED" else {}
+    made = record(0, status, **results, **values)
+    trial_id = "control-supernet" if kind == "supernet" else "control-uniform-b0.5"
+    return dataclasses.replace(made, trial_id=trial_id, control=kind, strength=0.0)
+
+
+def test_controls_have_columns_of_their_own_and_are_no_ones_best():
+    trial = dataclasses.replace(record(0, accuracy=0.91), strength=0.0)
+    records = [trial, control("uniform", macs_ratio=0.49), control("supernet", macs_ratio=1.0)]
+    assert best_of(records) is trial
+    lines = shown(compare_table(records, "macs", "s-1")).splitlines()
+    (head,) = [line for line in lines if "limit" in line]
+    assert head.index("strength 0") < head.index("uniform") < head.index("supernet, trained on")
+    (row,) = [line for line in lines if "0.9100" in line]
+    cells = [cell.strip() for cell in row.split("│")[2:-1]]
+    assert cells[0] == "0.9100 (0.8800) 0.500"
+    assert cells[1] == "0.9900 (0.9800) 0.490"
+    assert cells[2] == "0.9900 (0.9800) 1.000"
+    assert "controls" in shown(compare_table(records, "macs", "s-1"))
+    assert "controls" not in shown(compare_table([trial], "macs", "s-1"))
+
+
+def test_controls_are_beside_the_front_not_in_it():
+    records = [record(0, on_front=True), control("uniform", on_front=True)]
+    assert "control-uniform" not in shown(front_table(records, "front"))
+    (table,) = controls_tables(records)
+    assert "controls, for comparison" in shown(table)
+    assert "control-uniform-b0.5" in shown(table)
+    assert "b0.5-s10-0" not in shown(table)
+    assert controls_tables([record(0), control("uniform", status="FAILED")]) == []
+
+
+def test_the_board_counts_controls_by_themselves():
+    console = Console(file=io.StringIO(), width=140, force_terminal=True)
+    board = ProgressBoard(console, "digits", [Cell(0.5, 0.0)], 1, num_controls=2)
+    board.trial_started(control("uniform", status="RUNNING"))
+    progress = {
+        "phase": "control",
+        "epoch": 2,
+        "num_epochs": 5,
+        "accuracy": 0.625,
+        "macs_ratio": 0.7,
+    }
+    board.trial_progress("control-uniform-b0.5", progress)
+    board.trial_ended(control("supernet"))
+    text = shown(board._render())
+    for part in ("0/1 trials", "1/2 controls", "control-uniform-b0.5", "2/5", "[·]"):
+        assert part in text
 
 
 def test_only_the_front_is_in_its_table():

@@ -148,6 +148,37 @@ def test_records_come_back_as_they_went_in(uri):
     }
 
 
+def test_controls_come_back_as_controls(uri):
+    sweep = tracker(uri)
+    trial = run_trial(sweep, running(0))
+    begun = TrialRecord(
+        trial_id="control-uniform-b0.25",
+        sweep_id=SWEEP,
+        status="RUNNING",
+        budget=0.25,
+        strength=0.0,
+        number=0,
+        control="uniform",
+    )
+    sweep.trial_started(begun)
+    control = ended(begun, accuracy=0.999, training_macs=3 * 10**12)
+    sweep.trial_finished(control, {})
+    sweep.update_front([trial, control], "macs", 23_000_000_000)
+    sweep.close("FINISHED")
+    first, last = load_records(uri, SWEEP)
+    assert (first.on_front, last.on_front) == (True, False)
+    assert dataclasses.replace(last, run_id=None) == control
+    client, runs = assert_clean(uri, [trial.trial_id, control.trial_id])
+    run = runs[control.trial_id]
+    assert run.info.run_name == "control: uniform b0.25"
+    assert run.data.tags["pas.control"] == "uniform"
+    assert run.data.metrics["training_macs"] == 3 * 10**12
+    assert "pas.control" not in runs[trial.trial_id].data.tags
+    metrics = client.get_run(sweep.run_id).data.metrics
+    assert "best_accuracy/b0.25" not in metrics
+    assert metrics["best_accuracy/b0.5"] == trial.accuracy
+
+
 def test_sweep_run_holds_front_and_description(uri, tmp_path):
     sweep = tracker(uri)
     done = [run_trial(sweep, running(n)) for n in range(2)]

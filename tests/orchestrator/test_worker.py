@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,15 @@ import pytest
 from orchestrator import worker
 from orchestrator.cells import Cell, TrialJob, trial_config
 from orchestrator.loading import load_sweep
-from pas_trainer import DataError, DivergenceError
+from pas_trainer import (
+    ControlConfig,
+    DataError,
+    DivergenceError,
+    OptimizerConfig,
+    PretrainConfig,
+    SupernetTraining,
+    train_supernet,
+)
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"
 
@@ -74,6 +84,33 @@ def test_an_ended_trial_is_not_run_again(job, monkeypatch):
     record = worker.read_result(job)
     assert record is not None
     assert record.status == "PRUNED"
+
+
+def test_results_of_earlier_versions_are_read(job):
+    worker.write_result(job, worker.failed(job, "lost"))
+    path = job.folder / worker.RESULT_FILE
+    document = json.loads(path.read_text())
+    del document["training_macs"], document["control"]
+    path.write_text(json.dumps(document))
+    assert worker.read_result(job) == worker.failed(job, "lost")
+
+
+def test_a_control_fails_as_a_trial_does_and_says_what_it_is(job):
+    few = dataclasses.replace(job.config.data, train_images=100, test_images=50)
+    training = SupernetTraining(
+        data=few, supernet=job.config.supernet, pretrain=PretrainConfig(epochs=1)
+    )
+    train_supernet(training, job.supernet_folder)
+    wild = OptimizerConfig(learning_rate=1e30, warmup_epochs=0)
+    trial = dataclasses.replace(job.config, data=few, optimizer=wild)
+    config = ControlConfig(kind="uniform", trial=trial)
+    control = dataclasses.replace(job, config=config, trial_id="control-uniform-b0.5")
+    assert (job.control, control.control) == (None, "uniform")
+    worker.run_trial_job(control, print)
+    record = worker.read_result(control)
+    assert record is not None
+    assert (record.status, record.control) == ("FAILED", "uniform")
+    assert "the loss became" in (record.error or "")
 
 
 def test_a_record_survives_the_file(job):
