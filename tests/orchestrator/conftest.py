@@ -65,6 +65,12 @@ def new_pas(folder: Path) -> Pas:
     return Pas(folder / "home", file)
 
 
+@pytest.fixture(scope="session")
+def make_pas():
+    """Give a folder a command line of its own."""
+    return new_pas
+
+
 @pytest.fixture
 def pas(tmp_path) -> Pas:
     return new_pas(tmp_path)
