@@ -18,13 +18,13 @@ import argparse
 import itertools
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+from in_turns import clock_of, quartiles_of_ratio, time_in_turns
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -77,17 +77,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         label: _training_step(network.to(device), images, labels)
         for label, network in _variants(name, options.image_size).items()
     }
-    seconds: dict[str, list[float]] = {label: [] for label in steps}
-    clock = _clock(device, options.threads)
-    order = list(steps)
-    for turn in range(options.rounds + 2):
-        for label in order:
-            start = clock()
-            for _ in range(options.steps):
-                steps[label]()
-            if turn >= 2:  # the first two warm up
-                seconds[label].append((clock() - start) / options.steps)
-        order = order[1:] + order[:1]
+    clock = clock_of(device, options.threads)
+    seconds = time_in_turns(steps, options.rounds, clock, options.steps)
     return {
         "network": name,
         "image_size": options.image_size,
@@ -99,25 +90,13 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _summary(times: list[float], plain: list[float]) -> dict[str, float]:
-    ratios = [mine / other for mine, other in zip(times, plain, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    low, middle, high = quartiles_of_ratio(times, plain)
     return {
         "step_ms": statistics.median(times) * 1e3,
         "ratio": middle,
         "ratio_quartile_low": low,
         "ratio_quartile_high": high,
     }
-
-
-def _clock(device: torch.device, threads: int) -> Callable[[], float]:
-    if device.type == "cuda":
-
-        def after_all_work() -> float:
-            torch.cuda.synchronize()
-            return time.perf_counter()
-
-        return after_all_work
-    return time.process_time if threads == 1 else time.perf_counter
 
 
 def _variants(name: str, image_size: int) -> dict[str, nn.Module]:

@@ -71,13 +71,13 @@ class Normalizer:
 
     def __init__(self, data: ClassificationData, device: torch.device) -> None:
         self._device = device
-        self._mean = torch.tensor(data.mean, device=device).view(-1, 1, 1)
-        self._std = torch.tensor(data.std, device=device).view(-1, 1, 1)
+        mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (data.mean, data.std))
+        self._scale, self._shift = 1 / (255 * std), -mean / std
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return normalised images float32 (N, C, H, W) and labels (N,) on the device."""
         images, labels = (t.to(self._device, non_blocking=True) for t in batch)
-        scaled = (images.float() / 255 - self._mean) / self._std
+        scaled = torch.addcmul(self._shift, images.float(), self._scale)
         return scaled.contiguous(memory_format=torch.channels_last), labels
 
 

@@ -71,6 +71,7 @@ def build_optimizer(
         lr=learning_rate,
         momentum=config.momentum,
         nesterov=config.momentum > 0,
+        fused=True,
     )
 
 

@@ -100,8 +100,8 @@ class TrialPhases:
         self, config: TrialConfig, supernet_folder: Path, report: Report, checkpoint: Checkpoint
     ) -> None:
         self.config, self.report, self.checkpoint = config, report, checkpoint
-        self.data: ClassificationData = load_data(config.data)
         self.device = pick_device(config.device)
+        self.data: ClassificationData = load_data(config.data, self.device)
         where, data = config.supernet, self.data
         self.supernet = load_supernet(where, data, supernet_folder)
         shape = (data.channels, data.image_size, data.image_size)

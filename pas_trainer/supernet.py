@@ -86,7 +86,8 @@ def train_supernet(
     done = read_supernet_result(folder)
     if done is not None and done.training_macs is not None:
         return done
-    data, device = load_data(config.data), pick_device(config.device)
+    device = pick_device(config.device)
+    data = load_data(config.data, device)
     epoch_images = images_per_epoch(len(data.train), config.optimizer.batch_size)
     if done is not None:  # by an earlier version, which did not count
         spent = training_macs(done.macs, epoch_images, config.pretrain.epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +12,9 @@ from pas_trainer.data.batches import Batch, MemorySplit, Split, load_split
 from pas_trainer.data.config import DATASETS, DataConfig
 from pas_trainer.data.sources import open_sources
 
+CPU = torch.device("cpu")
+_DEVICE_SHARE = 0.25
+"""Share of a GPU's free memory that images may take; several trials may share one GPU."""
 _STATISTICS_IMAGES = 4096
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -40,25 +44,45 @@ class ClassificationData:
 
 
 @lru_cache(maxsize=2)
-def load_data(config: DataConfig) -> ClassificationData:
+def load_data(config: DataConfig, device: torch.device = CPU) -> ClassificationData:
     """Index, split and (where they fit in memory) decode a data set; kept for the next call.
+
+    Args:
+        config: which images.
+        device: where they are kept if they fit in a quarter of its free memory.
 
     Raises:
         DataError: naming the folder or the file that cannot be used.
     """
     sources = open_sources(config)
-    train = load_split(sources.train, sources, config)
+    train = load_split(sources.train, sources, config, augment=config.augment)
     mean, std = _statistics(train)
+    splits = [
+        train,
+        load_split(sources.validation, sources, config),
+        load_split(sources.test, sources, config),
+    ]
+    train, validation, test = _near(splits, device)
     return ClassificationData(
         train=train,
-        validation=load_split(sources.validation, sources, config),
-        test=load_split(sources.test, sources, config),
+        validation=validation,
+        test=test,
         classes=sources.classes,
         channels=sources.channels,
         image_size=sources.image_size,
         mean=mean,
         std=std,
     )
+
+
+def _near(splits: Sequence[Split], device: torch.device) -> list[Split]:
+    """Return the splits on a device if they fit there, else as they are."""
+    in_memory = [split for split in splits if isinstance(split, MemorySplit)]
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(split.num_bytes for split in in_memory) > _DEVICE_SHARE * free:
+            return list(splits)
+    return [split.to(device) if isinstance(split, MemorySplit) else split for split in splits]
 
 
 def _statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -37,7 +37,7 @@ class Split(Protocol):
 
 
 class MemorySplit:
-    """Decoded images in memory, on any device; augmentation is done on whole batches.
+    """Decoded images in memory, on any device; crops and mirrors are gathered in one pass.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -47,11 +47,28 @@ class MemorySplit:
     """
 
     def __init__(self, images: Tensor, labels: Tensor, padding: int, mirror: bool) -> None:
-        self.images, self.labels = images, labels
-        self.padding, self.mirror = padding, mirror
+        p = self.padding = padding
+        self.labels, self.mirror = labels, mirror
+        # Kept with their padding, one row of C values per pixel.
+        padded = torch.nn.functional.pad(images, (p, p, p, p)).permute(0, 2, 3, 1).contiguous()
+        self._pixels = padded.flatten(0, 2)
+        rows, columns = (slice(p, p + size) for size in images.shape[2:])
+        self.images = padded[:, rows, columns].permute(0, 3, 1, 2)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to(self, device: torch.device) -> MemorySplit:
+        """Return the same split on a device."""
+        if self.labels.device == device:
+            return self
+        images, labels = self.images.to(device), self.labels.to(device)
+        return MemorySplit(images, labels, self.padding, self.mirror)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the images take."""
+        return self._pixels.nbytes
 
     def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """See :class:`Split`."""
@@ -59,8 +76,8 @@ class MemorySplit:
         batch_size = min(batch_size, len(self))
         order = torch.randperm(len(self), generator=generator)
         for start in range(0, len(self) - batch_size + 1, batch_size):
-            index = order[start : start + batch_size].to(self.images.device)
-            yield self._augment(self.images[index], generator), self.labels[index]
+            chosen = order[start : start + batch_size]
+            yield self._augmented(chosen, generator), self.labels[chosen.to(self.labels.device)]
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """See :class:`Split`."""
@@ -68,35 +85,31 @@ class MemorySplit:
             stop = start + batch_size
             yield self.images[start:stop], self.labels[start:stop]
 
-    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        num, _, height, width = images.shape
-        device = images.device
-        if self.mirror:
-            mirrored = torch.rand(num, generator=generator).to(device) < 0.5
-            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-        if self.padding:
-            p = self.padding
-            shifts = torch.randint(0, 2 * p + 1, (2, num, 1), generator=generator).to(device)
-            rows = shifts[0] + torch.arange(height, device=device)
-            columns = shifts[1] + torch.arange(width, device=device)
-            padded = torch.nn.functional.pad(images, (p, p, p, p))
-            batch = torch.arange(num, device=device).view(-1, 1, 1)
-            # Advanced indices around the channel slice put channels last: (N, H, W, C).
-            cropped = padded[batch, :, rows[:, :, None], columns[:, None, :]]
-            images = cropped.permute(0, 3, 1, 2)
-        return images
+    def _augmented(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the images ``chosen`` (n,), each shifted and mirrored at random, (n, C, H, W)."""
+        n, (_, channels, height, width) = len(chosen), self.images.shape
+        shifts = torch.randint(0, 2 * self.padding + 1, (2, n, 1), generator=generator)
+        mirrored = torch.rand(n, 1, generator=generator) < (0.5 if self.mirror else 0)
+        columns = torch.arange(width)
+        columns = shifts[0] + torch.where(mirrored, columns.flip(0), columns)
+        rows = shifts[1] + torch.arange(height)
+        device, p = self._pixels.device, 2 * self.padding
+        first = (chosen[:, None] * (height + p) + rows) * (width + p)  # pixel at each row's start
+        pixels = first.to(device)[:, :, None] + columns.to(device)[:, None, :]
+        cropped = self._pixels.index_select(0, pixels.flatten())
+        return cropped.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 class DiskSplit:
     """Images decoded anew each epoch by worker processes (data sets larger than memory)."""
 
-    def __init__(self, source: Source, sources: Sources, config: DataConfig) -> None:
+    def __init__(self, source: Source, sources: Sources, config: DataConfig, augment: bool) -> None:
         from torchvision.transforms import v2
 
         size = sources.image_size
         evaluate = [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
         train = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
-        self._train = _Decoded(source, v2.Compose(train if config.augment else evaluate))
+        self._train = _Decoded(source, v2.Compose(train if augment else evaluate))
         self._evaluate = _Decoded(source, v2.Compose(evaluate))
         self._workers = config.workers
 
@@ -148,22 +161,30 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
         return array.permute(2, 0, 1), self._source.labels[index]
 
 
-def load_split(source: Source, sources: Sources, config: DataConfig) -> Split:
+def load_split(
+    source: Source, sources: Sources, config: DataConfig, *, augment: bool = False
+) -> Split:
     """Return a split in memory if its decoded images fit ``config.memory_gib``, else on disk.
+
+    Args:
+        source: its images.
+        sources: what all splits have in common.
+        config: how images are read.
+        augment: whether its training batches are cropped and mirrored at random.
 
     Raises:
         DataError: naming the file, if an image cannot be decoded (at once, or when first read).
     """
     size, channels = sources.image_size, sources.channels
-    total_bytes = len(source) * channels * size * size
+    padding = max(1, size // 8) if augment else 0
+    total_bytes = len(source) * channels * (size + 2 * padding) ** 2
     if not isinstance(source.images, np.ndarray) and total_bytes > config.memory_gib * 2**30:
-        return DiskSplit(source, sources, config)
+        return DiskSplit(source, sources, config, augment)
     images = np.empty((len(source), size, size, channels), np.uint8)
     for i, image in enumerate(source.images):
         images[i] = _resized(image, size, channels)
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
-    padding = max(1, size // 8) if config.augment else 0
-    mirror = config.augment and config.name != "digits"
+    mirror = augment and config.name != "digits"
     return MemorySplit(tensor, torch.as_tensor(source.labels), padding, mirror)
 
 
