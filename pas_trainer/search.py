@@ -48,7 +48,7 @@ def run_search(
             be used.
     """
     checkpoint = Checkpoint(checkpoint_folder, content_key(config))
-    trial = _Trial(config, supernet_folder, report, checkpoint)
+    trial = SearchTrial(config, supernet_folder, report, checkpoint)
     gated = attach_gates(trial.supernet, trial.graph, config.width_rules)
     state = trial.checkpoint.load()
     if state is None or state["phase"] == "search":
@@ -63,7 +63,7 @@ def run_search(
     return trial.measure(gated.open_channels(), compact, trial.training_macs(gated))
 
 
-class _Trial(TrialPhases):
+class SearchTrial(TrialPhases):
     """Search, then fine-tuning."""
 
     def search(self, gated: GatedNetwork, state: dict[str, Any] | None) -> None:

@@ -1,0 +1,1 @@
+"""Channel widths from other sources than PaS, trained like PaS; see ``benchmarks/accuracy.py``."""

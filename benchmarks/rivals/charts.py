@@ -1,0 +1,92 @@
+"""Pictures of the comparison: accuracy against MACs, and the widths that were found."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+Rows = Sequence[dict[str, Any]]
+OURS, ALL_CHANNELS = "PaS", "supernet"
+
+
+def draw_accuracy(rows: Rows, methods: Sequence[str], path: Path) -> None:
+    """Draw test accuracy against the share of the MACs, one panel for each supernet."""
+    supernets = list(dict.fromkeys(row["supernet"] for row in rows))
+    figure, panels = pyplot.subplots(
+        1, len(supernets), figsize=(5.2 * len(supernets), 4.4), squeeze=False, layout="constrained"
+    )
+    for panel, supernet in zip(panels[0], supernets, strict=True):
+        for k, method in enumerate(methods):
+            mine = [r for r in rows if (r["supernet"], r["method"]) == (supernet, method)]
+            if not mine:
+                continue
+            if method == ALL_CHANNELS:
+                level = statistics.mean(100 * r["test_accuracy"] for r in mine)
+                panel.axhline(level, color="0.6", linestyle="--", linewidth=1, label=method)
+                continue
+            budgets = sorted({r["budget"] for r in mine})
+            values = [[100 * r["test_accuracy"] for r in mine if r["budget"] == b] for b in budgets]
+            means = [statistics.mean(v) for v in values]
+            spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
+            style = {"color": "black", "linewidth": 2.2, "zorder": 3} if method == OURS else {}
+            marker = "osv^D<>P*"[k % 9]
+            panel.errorbar(
+                budgets,
+                means,
+                spread,
+                marker=marker,
+                markersize=5,
+                capsize=2,
+                label=method,
+                **style,
+            )
+        panel.set(title=supernet, xscale="log", xlabel="share of the supernet's MACs")
+        ticks = sorted({r["budget"] for r in rows})
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.minorticks_off()
+        panel.grid(alpha=0.25)
+    panels[0][0].set_ylabel("test accuracy, %")
+    panels[0][-1].legend(fontsize=8, loc="lower right")
+    _save(figure, path)
+
+
+def draw_widths(rows: Rows, budget: float, path: Path) -> None:
+    """Draw the share of channels that PaS keeps in each group at one budget, beside uniform."""
+    supernets = list(dict.fromkeys(row["supernet"] for row in rows))
+    figure, panels = pyplot.subplots(
+        len(supernets), 1, figsize=(8, 2.9 * len(supernets)), squeeze=False, layout="constrained"
+    )
+    for panel, supernet in zip(panels[:, 0], supernets, strict=True):
+        mine = [r for r in rows if r["supernet"] == supernet]
+        full = next(r["widths"] for r in mine if r["method"] == ALL_CHANNELS)
+        found = [r for r in mine if r["budget"] == budget and r["method"] == OURS]
+        uniform = [r for r in mine if r["budget"] == budget and r["method"].startswith("uniform")]
+        names = list(full)
+        for row in found:
+            shares = [row["widths"][n] / full[n] for n in names]
+            panel.plot(names, shares, "o-", color="black", alpha=0.6, label=f"{OURS}, each seed")
+        if uniform:
+            shares = [uniform[0]["widths"][n] / full[n] for n in names]
+            panel.plot(names, shares, "--", color="0.6", label="uniform")
+        panel.set(
+            title=f"{supernet}, {budget:g} of the MACs", ylabel="open channels", ylim=(0, 1.05)
+        )
+        panel.tick_params(axis="x", rotation=60, labelsize=7)
+        panel.grid(alpha=0.25)
+        handles, labels = panel.get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True))
+        panel.legend(unique.values(), unique.keys(), fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
