@@ -1,5 +1,6 @@
 """One trial's science: gates, budget loss, search, slicing, fine-tuning, reparameterization."""
 
+from pas_trainer.annealed import AnnealedConfig, run_annealed
 from pas_trainer.budget_loss import annealed_limits, budget_loss, project_onto_budget
 from pas_trainer.compact import build_compact
 from pas_trainer.config import (
@@ -35,6 +36,7 @@ from pas_trainer.weights import fit_weights, load_weights, read_weights, weights
 
 __all__ = [
     "CONTROLS",
+    "AnnealedConfig",
     "ClassificationData",
     "ControlConfig",
     "ControlKind",
@@ -72,6 +74,7 @@ __all__ = [
     "read_supernet_result",
     "read_weights",
     "reparameterize",
+    "run_annealed",
     "run_control",
     "run_search",
     "slice_channels",

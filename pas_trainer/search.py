@@ -8,6 +8,9 @@ fine-tuned is the sliced network, not the masked one.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from pas_trainer.loop import Report, ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases, TrialResult
 from pas_trainer.slicing import slice_channels
+from pas_trainer.supernet import trace_supernet
+from search_space import ChannelGraph, WidthRules, slice_network
 
 
 def run_search(
@@ -49,28 +54,77 @@ def run_search(
     """
     checkpoint = Checkpoint(checkpoint_folder, content_key(config))
     trial = SearchTrial(config, supernet_folder, report, checkpoint)
-    gated = attach_gates(trial.supernet, trial.graph, config.width_rules)
-    state = trial.checkpoint.load()
-    if state is None or state["phase"] == "search":
-        trial.search(gated, state)
-        state = None
-    else:
-        for name, channels in state["open_channels"].items():
-            mask = torch.zeros(gated.gates[name].scores.shape, dtype=torch.bool)
-            mask[channels] = True
-            gated.gates[name].set_open(mask)
-    compact = trial.finetune(gated, state)
-    return trial.measure(gated.open_channels(), compact, trial.training_macs(gated))
+    return trial.run(trial.supernet_start(), checkpoint.load())
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a search starts.
+
+    Attributes:
+        network: the supernet, or what an earlier search made of it, with its training branches.
+        kept: the supernet's channels that are in it, by group.
+        spent: MACs that its training took, see :mod:`pas_trainer.compute`; ``None`` if unknown.
+    """
+
+    network: nn.Module
+    kept: Mapping[str, Sequence[int]]
+    spent: int | None
 
 
 class SearchTrial(TrialPhases):
     """Search, then fine-tuning."""
 
-    def search(self, gated: GatedNetwork, state: dict[str, Any] | None) -> None:
+    def supernet_start(self) -> Start:
+        """Start from the supernet."""
+        every = {group.name: list(range(group.size)) for group in self.graph.groups}
+        return Start(self.supernet, every, self.pretrain_macs)
+
+    def sliced_start(self, kept: Mapping[str, Sequence[int]], spent: int | None) -> Start:
+        """Start from a slice of the supernet, whose weights a checkpoint is to replace."""
+        return Start(slice_network(self.supernet, self.graph, kept), kept, spent)
+
+    def run(self, start: Start, state: dict[str, Any] | None, **keep: Any) -> TrialResult:
+        """Search and fine-tune, from ``state`` if given; ``keep`` goes into checkpoints."""
+        graph = self._graph_of(start.network)
+        rules = self.config.width_rules.for_narrower(self.graph.groups, graph.groups)
+        gated = attach_gates(start.network, graph, rules)
+        if state is None or state["phase"] == "search":
+            self.search(gated, rules, state, keep)
+            state = None
+        else:
+            for name, channels in state["open_channels"].items():
+                mask = torch.zeros(gated.gates[name].scores.shape, dtype=torch.bool)
+                mask[channels] = True
+                gated.gates[name].set_open(mask)
+        compact = self._finetune(gated, state, keep)
+        chosen = gated.open_channels()
+        kept = {name: [start.kept[name][i] for i in units] for name, units in chosen.items()}
+        compute = dataclasses.replace(self.compute, full_macs=graph.count_macs())
+        own = compute.trial(self._macs(chosen))
+        return self.measure(kept, compact, None if start.spent is None else start.spent + own)
+
+    def _graph_of(self, network: nn.Module) -> ChannelGraph:
+        """Return the channel graph of the supernet or a slice of it."""
+        if network is self.supernet:
+            return self.graph
+        data, where = self.data, self.config.supernet
+        shape = (data.channels, data.image_size, data.image_size)
+        graph = trace_supernet(network, shape, scope=where.scope, pinned=where.pinned)
+        return graph.with_costs_of(self.graph)
+
+    def search(
+        self,
+        gated: GatedNetwork,
+        rules: WidthRules,
+        state: dict[str, Any] | None = None,
+        keep: Mapping[str, Any] | None = None,
+    ) -> None:
         """Train gates and weights together, then move the gates onto the budget."""
-        config, budget = self.config, self.config.budget
+        config = self.config
+        budget = config.budget.absolute_in(self.graph)
         limits = budget.limits(self.graph)
-        full = {resource: self.graph.count(resource) for resource in limits}
+        full = {resource: gated.graph.count(resource) for resource in limits}
 
         def weighted_budget_loss(progress: float) -> Tensor:
             costs = {resource: gated.cost(resource) for resource in limits}
@@ -87,14 +141,17 @@ class SearchTrial(TrialPhases):
             macs=lambda: float(gated.cost("macs").detach()),
             state=state,
             extra_loss=weighted_budget_loss,
+            keep=keep,
         )
-        project_onto_budget(gated, budget, config.width_rules)
+        project_onto_budget(gated, budget, rules)
 
-    def finetune(self, gated: GatedNetwork, state: dict[str, Any] | None) -> nn.Module:
+    def _finetune(
+        self, gated: GatedNetwork, state: dict[str, Any] | None, keep: Mapping[str, Any]
+    ) -> nn.Module:
         """Slice, recalibrate, and train what is left."""
         config = self.config
         compact = slice_channels(gated)
-        macs = self._compact_macs(gated)
+        macs = self._macs(gated.open_channels())
         if state is None:
             self.recalibrate(compact)
         self._train_phase(
@@ -105,17 +162,12 @@ class SearchTrial(TrialPhases):
             cosine_factor,
             macs=lambda: float(macs),
             state=state,
-            keep={"open_channels": gated.open_channels()},
+            keep={**keep, "open_channels": gated.open_channels()},
         )
         return compact
 
-    def training_macs(self, gated: GatedNetwork) -> int | None:
-        """MACs that the trial took in all, with the supernet's pre-training where it is known."""
-        own = self.compute.trial(self._compact_macs(gated))
-        return None if self.pretrain_macs is None else self.pretrain_macs + own
-
-    def _compact_macs(self, gated: GatedNetwork) -> int:
-        return self.graph.count_macs({n: len(c) for n, c in gated.open_channels().items()})
+    def _macs(self, open_channels: Mapping[str, Sequence[int]]) -> int:
+        return self.graph.count_macs({n: len(c) for n, c in open_channels.items()})
 
 
 def _constant_after_warmup(step: int, _num_steps: int, warmup_steps: float) -> float:

@@ -58,6 +58,18 @@ class Budget:
         """
         return {r: _absolute(graph, r, limit) for r, limit in self.written().items()}
 
+    def absolute_in(self, graph: ChannelGraph) -> Budget:
+        """The same limits as absolute ones, for networks sliced from that of ``graph``.
+
+        Raises:
+            ValueError: ``latency_ms`` without a measured table.
+        """
+        limits: dict[str, Limit] = {
+            r: f"{limit!r} ms" if r == "latency_ms" else limit
+            for r, limit in self.limits(graph).items()
+        }
+        return Budget(resource=self.resource, limit=limits.pop(self.resource), also=limits)
+
     def absolute(self, graph: ChannelGraph) -> float:
         """The main limit, as in :meth:`limits`."""
         return _absolute(graph, self.resource, self.limit)

@@ -282,6 +282,22 @@ class ChannelGraph:
         share = steps[low]
         return {n: max(1, math.floor(share * s + 1e-9)) for n, s in self._sizes.items()}
 
+    def with_costs_of(self, wider: ChannelGraph) -> ChannelGraph:
+        """Return this graph, of a network sliced from that of ``wider``, with its costs.
+
+        They are the same function of the widths, and measured latencies come along.
+
+        Raises:
+            ValueError: the groups are not those of ``wider``, narrower or as wide.
+        """
+        theirs = wider.full_widths()
+        mine = self.full_widths()
+        if list(mine) != list(theirs) or any(mine[name] > theirs[name] for name in mine):
+            raise ValueError("the graph is not that of a network sliced from the wider one")
+        other = copy.copy(self)
+        other._costs = dict(wider._costs)
+        return other
+
     def with_latency(self, cost: Cost) -> ChannelGraph:
         """Return this graph with a cost for ``latency_ms``; the graph itself is untouched."""
         other = copy.copy(self)

@@ -93,6 +93,23 @@ class WidthRules:
                 "width_rules.groups"
             )
 
+    def for_narrower(
+        self, groups: Sequence[ChannelGroup], narrower: Sequence[ChannelGroup]
+    ) -> WidthRules:
+        """Return rules that allow a network sliced to ``narrower`` what these allow ``groups``.
+
+        Floors stay where they are, as shares of the smaller sizes.
+        """
+        sizes = {group.name: group.size for group in narrower}
+        same = {
+            group.name: GroupRules(
+                floor=min(1.0, self.lowest(group) / sizes[group.name]),
+                divisor=self.divisor_of(group),
+            )
+            for group in groups
+        }
+        return WidthRules(floor=self.floor, divisor=self.divisor, groups=same)
+
     def _matching(self, group: ChannelGroup) -> list[GroupRules]:
         return [rules for pattern, rules in self.groups.items() if _matches(group, pattern)]
 

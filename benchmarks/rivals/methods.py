@@ -180,7 +180,7 @@ def _paper(rival: Rival) -> TrialResult:
     config = dataclasses.replace(rival.config, strength=PAPER_STRENGTH, search=search)
     trial = SearchTrial(config, rival.supernet_folder, ignore_report, Checkpoint(None, ""))
     gated = attach_gates(trial.supernet, trial.graph, config.width_rules)
-    trial.search(gated, None)
+    trial.search(gated, config.width_rules)
     rival.spent += rival.compute.search()
     for gate in gated.gates.values():
         gate.scores.requires_grad_(False)

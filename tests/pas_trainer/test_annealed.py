@@ -1,0 +1,183 @@
+"""A front of budgets from one search, on real digits."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from pas_trainer import (
+    AnnealedConfig,
+    DataConfig,
+    FinetuneConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    SearchConfig,
+    SupernetTraining,
+    TrialConfig,
+    build_compact,
+    load_data,
+    read_supernet_result,
+    run_annealed,
+    run_search,
+    train_supernet,
+)
+from pas_trainer.compute import images_per_epoch
+from search_space import Budget, GroupRules, SupernetConfig, WidthRules
+
+DATA = DataConfig(name="digits", validation=0.25)
+SUPERNET = SupernetConfig(name="repvgg_tiny", options={"width": 0.5})
+RECIPE = OptimizerConfig(batch_size=64)
+CONFIG = AnnealedConfig(
+    trial=TrialConfig(
+        data=DATA,
+        supernet=SUPERNET,
+        budget=Budget(limit=0.6),
+        strength=10,
+        optimizer=RECIPE,
+        search=SearchConfig(epochs=3),
+        finetune=FinetuneConfig(epochs=4, recalibration_batches=5),
+        seed=7,
+    ),
+    further=(Budget(limit=0.35), Budget(limit=0.2)),
+)
+LIMITS = (0.6, 0.35, 0.2)
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("supernet")
+    train_supernet(
+        SupernetTraining(
+            data=DATA, supernet=SUPERNET, optimizer=RECIPE, pretrain=PretrainConfig(epochs=6)
+        ),
+        folder,
+    )
+    return folder
+
+
+def front_of(config, supernet, **options):
+    found = {}
+    run_annealed(config, supernet, found.__setitem__, **options)
+    return [found[step] for step in sorted(found)]
+
+
+@pytest.fixture(scope="module")
+def front(supernet):
+    torch.set_num_threads(1)
+    return front_of(CONFIG, supernet)
+
+
+def weights_of(result):
+    return result.training_network.state_dict()
+
+
+def same(a, b) -> bool:
+    first, second = weights_of(a), weights_of(b)
+    return list(first) == list(second) and all(torch.equal(t, second[n]) for n, t in first.items())
+
+
+def test_every_budget_gets_a_trained_network(front):
+    assert len(front) == len(LIMITS)
+    for result, limit in zip(front, LIMITS, strict=True):
+        assert 0.97 * limit <= result.macs_ratio <= limit
+        assert result.accuracy > 0.7
+
+
+def test_the_first_is_what_a_trial_by_itself_finds(front, supernet):
+    alone = run_search(CONFIG.trial, supernet)
+    assert same(front[0], alone)
+    assert front[0].training_macs == alone.training_macs
+
+
+def test_each_network_is_a_part_of_the_one_before(front):
+    for looser, tighter in itertools.pairwise(front):
+        for name, kept in tighter.architecture.open_channels.items():
+            assert set(kept) <= set(looser.architecture.open_channels[name])
+
+
+def test_an_architecture_of_the_front_rebuilds_its_network(front):
+    result = front[-1]
+    rebuilt = build_compact(result.architecture, deploy=False)
+    rebuilt.load_state_dict(weights_of(result))
+    x = torch.rand(8, 1, 8, 8)
+    torch.testing.assert_close(rebuilt.eval()(x), result.training_network(x))
+
+
+def test_compute_adds_up_over_the_chain(front, supernet):
+    """3 MACs per image and step; the first search runs the supernet, others what they narrow."""
+    trained = read_supernet_result(supernet)
+    images = images_per_epoch(len(load_data(DATA).train), RECIPE.batch_size)
+    spent, searched = trained.training_macs, trained.macs
+    for result, (search, finetune) in zip(front, [(3, 4), (2, 2), (2, 2)], strict=True):
+        recalibration = result.macs * 5 * RECIPE.batch_size
+        spent += 3 * images * (searched * search + result.macs * finetune) + recalibration
+        assert result.training_macs == spent
+        searched = result.macs
+
+
+@pytest.mark.parametrize(
+    ("step", "phase", "epoch"),
+    [(0, "search", 2), (0, "finetune", 4), (1, "search", 1), (2, "finetune", 1)],
+)
+def test_a_front_that_was_stopped_goes_on_bit_identically(
+    front, supernet, tmp_path, step, phase, epoch
+):
+    class StoppedError(Exception):
+        pass
+
+    def stop(now, report):
+        if (now, report.phase, report.epoch) == (step, phase, epoch):
+            raise StoppedError
+
+    before = {}
+    with pytest.raises(StoppedError):
+        run_annealed(CONFIG, supernet, before.__setitem__, report=stop, checkpoint_folder=tmp_path)
+    assert sorted(before) == list(range(step))
+    reports, after = [], {}
+    run_annealed(
+        CONFIG,
+        supernet,
+        after.__setitem__,
+        report=lambda now, report: reports.append((now, report.phase, report.epoch)),
+        checkpoint_folder=tmp_path,
+    )
+    assert sorted(after) == list(range(step, len(LIMITS)))
+    for index, result in (before | after).items():
+        assert same(result, front[index])
+        assert result.widths == front[index].widths
+        assert result.training_macs == front[index].training_macs
+    epochs = [(k, *at) for k in range(3) for at in _epochs_of(k)]
+    assert reports == epochs[epochs.index((step, phase, epoch)) + 1 :]
+
+
+def _epochs_of(step):
+    search, finetune = ((3, 4), (2, 2), (2, 2))[step]
+    yield from (("search", epoch) for epoch in range(1, search + 1))
+    yield from (("finetune", epoch) for epoch in range(1, finetune + 1))
+
+
+def test_floors_and_divisors_are_those_of_the_supernet(supernet):
+    rules = WidthRules(floor=0.25, divisor=2, groups={"stages.0.0": GroupRules(floor=0.75)})
+    config = dataclasses.replace(
+        CONFIG, trial=dataclasses.replace(CONFIG.trial, width_rules=rules), further=CONFIG.further
+    )
+    full = {"stages.0.0": 8, "stages.1.0": 16, "stages.1.1": 16, "stages.2.0": 32, "stages.2.1": 32}
+    for result in front_of(config, supernet):
+        for name, width in result.widths.items():
+            assert width % 2 == 0
+            assert width >= full[name] * (0.75 if name == "stages.0.0" else 0.25)
+
+
+def test_budgets_must_go_from_loose_to_tight(supernet):
+    wrong = dataclasses.replace(CONFIG, further=(Budget(limit=0.2), Budget(limit=0.35)))
+    with pytest.raises(ValueError, match="must go from loose to tight, but"):
+        front_of(wrong, supernet)
+
+
+def test_budgets_must_limit_the_same():
+    with pytest.raises(ValueError, match="limit different resources"):
+        dataclasses.replace(CONFIG, further=(Budget(resource="num_params", limit=0.2),))
