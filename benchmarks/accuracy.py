@@ -85,7 +85,7 @@ def main() -> None:
         for supernet in options.supernet or setup.supernets
         for method in options.method or METHODS
         for budget in options.budget or BUDGETS
-        if method != "supernet" or budget == BUDGETS[0]
+        if method != "supernet" or budget == max(options.budget or BUDGETS)
     ]
     known = {row["key"] for row in rows}
     console = Console()
@@ -110,8 +110,8 @@ def _run(jobs: list[Job], workers: int, console: Console) -> Any:
     with ProcessPoolExecutor(workers, context) as pool, Progress(console=console) as progress:
         supernets = {(job.supernet, job.seed): job for job in jobs}
         bar = progress.add_task("supernets", total=len(supernets))
-        for done in as_completed([pool.submit(_supernet, job) for job in supernets.values()]):
-            done.result()
+        for trained in as_completed([pool.submit(_supernet, job) for job in supernets.values()]):
+            trained.result()
             progress.advance(bar)
         bar = progress.add_task("networks", total=len(jobs))
         for done in as_completed([pool.submit(_network, job) for job in jobs]):

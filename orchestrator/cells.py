@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import SweepConfig
-from pas_trainer import ControlConfig, ControlKind, OptimizerConfig, TrialConfig, derive_seed
+from pas_trainer import (
+    AnnealedConfig,
+    ControlConfig,
+    ControlKind,
+    OptimizerConfig,
+    TrialConfig,
+    derive_seed,
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,10 +75,12 @@ class TrialJob:
         sweep_id: the sweep it belongs to.
         cell, number: where it stands.
         hyperparameters: what Optuna chose.
-        config: the trial or control itself.
+        config: the trial or control itself; the whole front if there are ``looser`` jobs.
         supernet_folder: trained supernet.
         folder: where checkpoint, package and result go.
         num_threads: torch threads.
+        looser: with annealed budgets, the networks found on the way to this one, loosest first;
+            this job trains them all, and each has its record and folder.
     """
 
     trial_id: str
@@ -79,10 +88,16 @@ class TrialJob:
     cell: Cell
     number: int
     hyperparameters: Mapping[str, float]
-    config: TrialConfig | ControlConfig
+    config: TrialConfig | ControlConfig | AnnealedConfig
     supernet_folder: Path
     folder: Path
     num_threads: int
+    looser: tuple[TrialJob, ...] = ()
+
+    @property
+    def steps(self) -> tuple[TrialJob, ...]:
+        """What ends with a record of its own, in this order: usually the job alone."""
+        return (*self.looser, self)
 
     @property
     def control(self) -> ControlKind | None:
@@ -95,8 +110,16 @@ def cells_of(config: SweepConfig) -> list[Cell]:
     return [Cell(b, s) for b in config.budget.numbers for s in config.strengths]
 
 
-def controls_of(config: SweepConfig, limits: Mapping[float, float]) -> list[Control]:
-    """Return the controls of a sweep, in the file's order.
+def studied_cells(config: SweepConfig, limits: Mapping[float, float]) -> list[Cell]:
+    """Return the cells whose trials are started: with annealed budgets, those at the loosest."""
+    if config.budget.schedule == "separate":
+        return cells_of(config)
+    loosest = from_loose_to_tight(config, limits)[0]
+    return [Cell(loosest, strength) for strength in config.strengths]
+
+
+def from_loose_to_tight(config: SweepConfig, limits: Mapping[float, float]) -> list[float]:
+    """Return the budgets in falling order of their absolute limits.
 
     Args:
         config: the sweep.
@@ -104,7 +127,18 @@ def controls_of(config: SweepConfig, limits: Mapping[float, float]) -> list[Cont
             not been measured) the numbers of the file are compared.
     """
     numbers = config.budget.numbers
-    loosest = max(numbers, key=lambda number: limits.get(number, number))
+    return sorted(numbers, key=lambda number: limits.get(number, number), reverse=True)
+
+
+def controls_of(config: SweepConfig, limits: Mapping[float, float]) -> list[Control]:
+    """Return the controls of a sweep, in the file's order.
+
+    Args:
+        config: the sweep.
+        limits: see :func:`from_loose_to_tight`.
+    """
+    numbers = config.budget.numbers
+    loosest = from_loose_to_tight(config, limits)[0]
     return [
         Control(kind, budget)
         for kind in config.controls
@@ -119,6 +153,19 @@ def control_config(
     trial = trial_config(config, control.cell, 0, {}, latency_table)
     seed = derive_seed(config.seed, control.trial_id)
     return ControlConfig(kind=control.kind, trial=dataclasses.replace(trial, seed=seed))
+
+
+def front_config(
+    config: SweepConfig,
+    cells: Sequence[Cell],
+    number: int,
+    hyperparameters: Mapping[str, float],
+    latency_table: Path | None = None,
+) -> AnnealedConfig:
+    """Return the configuration of one search through the budgets of cells, loosest first."""
+    trial = trial_config(config, cells[0], number, hyperparameters, latency_table)
+    further = tuple(config.budget.budget(cell.budget) for cell in cells[1:])
+    return AnnealedConfig(trial=trial, further=further)
 
 
 def trial_config(

@@ -57,6 +57,10 @@ class BudgetConfig(_Section):
     ``0.8 ms`` or ``300 M``: absolute."""
     also: dict[str, _Limit] = {}
     """Limits on further resources that every trial keeps as well."""
+    schedule: Literal["separate", "annealed"] = "separate"
+    """``separate``: every trial searches from the supernet, at one budget. ``annealed``: a trial
+    at the loosest budget goes on to the tighter ones, each network found in the one before; the
+    whole front for a fraction of the compute, see :mod:`pas_trainer.annealed`."""
 
     @model_validator(mode="after")
     def _known_and_positive(self) -> BudgetConfig:
@@ -198,6 +202,11 @@ class SweepConfig(_Section):
     def _consistent(self) -> SweepConfig:
         if len(set(self.strengths)) < len(self.strengths):
             raise ValueError(f"strengths {self.strengths} name the same strength twice")
+        if self.budget.schedule == "annealed" and self.scheduler.name != "none":
+            raise ValueError(
+                f"scheduler.name is {self.scheduler.name}, but with budget.schedule annealed a "
+                "trial that is stopped at one budget would end all tighter ones; set it to none"
+            )
         check_tunable(self.hyperparameters)
         check_pretraining(self.supernet, self.pretrain)
         return self
@@ -213,6 +222,8 @@ class SweepConfig(_Section):
             decides["latency"].pop("seconds")
         else:
             decides.pop("latency")
+        if self.budget.schedule == "separate":  # ids are those of versions that knew no other
+            decides["budget"].pop("schedule")
         decides["data"].pop("workers")
         decides["data"].pop("memory_gib")
         return f"{self.name}-{content_key(decides)[:8]}"

@@ -190,6 +190,7 @@ def describe(plan: Plan) -> dict[str, object]:
         "resource": config.budget.resource,
         "limits": {f"{limit:g}": absolute for limit, absolute in plan.limits.items()},
         "also": config.budget.also,
+        "schedule": config.budget.schedule,
         "cells": [cell.name for cell in cells_of(config)],
         "num_trials": config.num_trials,
         "controls": controls,

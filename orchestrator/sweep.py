@@ -6,6 +6,7 @@ MLflow follow it, and :meth:`Sweep.catch_up` brings them level after a crash bet
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +15,11 @@ from orchestrator.cells import (
     Cell,
     Control,
     TrialJob,
-    cells_of,
     control_config,
     controls_of,
+    from_loose_to_tight,
+    front_config,
+    studied_cells,
     trial_config,
 )
 from orchestrator.home import Home
@@ -27,7 +30,7 @@ from orchestrator.records import TrialRecord
 from orchestrator.studies import CellStudies, Suggestion
 from orchestrator.tracking import SweepTracker
 from orchestrator.worker import failed, pruned, read_result, started, worker_threads, write_result
-from pas_trainer import ControlConfig, TrialConfig
+from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig
 
 PHASES = ("search", "finetune", "control")
 
@@ -71,22 +74,16 @@ class Sweep:
 
     def catch_up(self) -> None:
         """Take over what earlier runs of this sweep left: tell what ended, queue what did not."""
-        known = [self._trial_job(suggestion) for suggestion in self._studies.every()]
-        self._again = self._take_over(known)
+        self._again = self._take_over([self._trial_job(s) for s in self._studies.every()])
         controls = controls_of(self._plan.config, self._plan.limits)
         self._controls = self._take_over([self._control_job(control) for control in controls])
         self._redraw_front()
 
     def _take_over(self, jobs: list[TrialJob]) -> list[TrialJob]:
         """Tell of the jobs that have ended and return the others."""
-        left = []
         for job in jobs:
-            record = read_result(job)
-            if record is None:
-                left.append(job)
-            else:
-                self._tell(job, record)
-        return left
+            self._tell_ended(job)
+        return [job for job in jobs if not self._has_ended(job)]
 
     def has_work(self) -> bool:
         """Whether any trial or control is still to be run."""
@@ -109,57 +106,77 @@ class Sweep:
 
     def trial_started(self, trial_id: str) -> None:
         """A worker has taken the trial (again, if an earlier worker died)."""
-        record = started(self._jobs[trial_id])
-        self.records[trial_id] = record
-        self._tracker.trial_started(record)
-        self._watcher.trial_started(record)
+        job = self._jobs[trial_id]
+        self._step_started(next(step for step in job.steps if not self._has_ended(step)))
 
     def epoch_done(self, trial_id: str, progress: dict[str, Any]) -> None:
         """Pass on what a worker reported."""
         if "stop_sweep" in progress:
             self.stop_reason = self.stop_reason or progress["stop_sweep"]
             return
-        config = self._plan.config
-        before = config.search.epochs if progress["phase"] == "finetune" else 0
+        job = self._jobs[trial_id]
+        step = job.steps[progress["step"]]
+        if step.trial_id not in self.records:  # the one before has ended
+            self._tell_ended(job)
+            self._redraw_front()
+            self._step_started(step)
+        before = _search_epochs(job, progress["step"]) if progress["phase"] == "finetune" else 0
         metrics = {
             "loss": progress["loss"],
             "epoch_accuracy": progress["accuracy"],
             "epoch_macs_ratio": progress["macs_ratio"],
             "phase": float(PHASES.index(progress["phase"])),
         }
-        self._tracker.log_epoch(trial_id, metrics, step=before + progress["epoch"])
-        self._watcher.trial_progress(trial_id, progress)
+        self._tracker.log_epoch(step.trial_id, metrics, step=before + progress["epoch"])
+        self._watcher.trial_progress(step.trial_id, progress)
 
     def trial_done(self, trial_id: str) -> None:
         """A worker has returned, or the scheduler has stopped it early."""
         job = self._jobs[trial_id]
-        record = read_result(job)
-        if record is None and self.stop_reason is None:
-            record = pruned(job)
-            write_result(job, record)
-        if record is not None:
-            self._ended(job, record)
+        if read_result(job) is None and self.stop_reason is None:
+            write_result(job, pruned(job))
+        self._tell_ended(job)
+        self._redraw_front()
 
     def trial_lost(self, trial_id: str, sentence: str) -> None:
         """A worker died too often: the trial has failed."""
         job = self._jobs[trial_id]
-        record = read_result(job) or failed(job, sentence)
-        write_result(job, record)
-        self._ended(job, record)
+        for step in job.steps:
+            if read_result(step) is None:
+                write_result(step, failed(step, sentence))
+        self._tell_ended(job)
+        self._redraw_front()
 
     def ended_records(self) -> list[TrialRecord]:
         """Return every trial that has ended, with its place on the front."""
         ended = [r for r in self.records.values() if r.status != "RUNNING"]
         return mark_front(ended, self._plan.config.budget.resource)
 
-    def _ended(self, job: TrialJob, record: TrialRecord) -> None:
-        self._tell(job, record)
-        self._redraw_front()
+    def _has_ended(self, job: TrialJob) -> bool:
+        record = self.records.get(job.trial_id)
+        return record is not None and record.status != "RUNNING"
+
+    def _step_started(self, step: TrialJob) -> None:
+        record = started(step)
+        self.records[step.trial_id] = record
+        self._tracker.trial_started(record)
+        self._watcher.trial_started(record)
+
+    def _tell_ended(self, job: TrialJob) -> None:
+        """Tell of what has ended of a job since it was last asked."""
+        for step in job.steps:
+            record = None if self._has_ended(step) else read_result(step)
+            if record is not None:
+                self._tell(step, record)
+        if job.control is None and all(self._has_ended(step) for step in job.steps):
+            ended = [self.records[step.trial_id] for step in job.steps]
+            accuracies = [r.accuracy for r in ended if r.accuracy is not None]
+            status = next((r.status for r in ended if r.status != "FINISHED"), "FINISHED")
+            mean = sum(accuracies) / len(accuracies) if accuracies else None
+            self._studies.tell(job.steps[0].cell, job.number, status, mean)
 
     def _tell(self, job: TrialJob, record: TrialRecord) -> None:
         self.records[job.trial_id] = record
-        if job.control is None:
-            self._studies.tell(job.cell, job.number, record.status, record.accuracy)
         architecture = job.folder / "architecture.json"
         artifacts = {}
         if architecture.exists():
@@ -173,9 +190,19 @@ class Sweep:
         self._tracker.update_front(self.ended_records(), resource, full, limits)
 
     def _trial_job(self, suggestion: Suggestion) -> TrialJob:
-        cell, number, chosen = suggestion.cell, suggestion.number, suggestion.hyperparameters
-        config = trial_config(self._plan.config, cell, number, chosen, self._latency_table())
-        return self._job(cell.trial_id(number), cell, number, config, chosen)
+        sweep, first, number = self._plan.config, suggestion.cell, suggestion.number
+        chosen, table = suggestion.hyperparameters, self._latency_table()
+        if sweep.budget.schedule == "separate":
+            config = trial_config(sweep, first, number, chosen, table)
+            return self._job(first.trial_id(number), first, number, config, chosen)
+        budgets = from_loose_to_tight(sweep, self._plan.limits)
+        cells = [Cell(budget, first.strength) for budget in budgets]
+        front = front_config(sweep, cells, number, chosen, table)
+        *looser, last = (
+            self._job(cell.trial_id(number), cell, number, front.at(k), chosen)
+            for k, cell in enumerate(cells)
+        )
+        return dataclasses.replace(last, config=front, looser=tuple(looser))
 
     def _control_job(self, control: Control) -> TrialJob:
         config = control_config(self._plan.config, control, self._latency_table())
@@ -190,7 +217,7 @@ class Sweep:
         trial_id: str,
         cell: Cell,
         number: int,
-        config: TrialConfig | ControlConfig,
+        config: TrialConfig | ControlConfig | AnnealedConfig,
         chosen: Mapping[str, float],
     ) -> TrialJob:
         sweep = self._plan.config
@@ -207,6 +234,13 @@ class Sweep:
         )
 
 
+def _search_epochs(job: TrialJob, step: int) -> int:
+    config = job.config
+    if isinstance(config, AnnealedConfig):
+        config = config.at(step)
+    return 0 if isinstance(config, ControlConfig) else config.search.epochs
+
+
 def build_studies(plan: Plan, home: Home) -> CellStudies:
     """Open the studies of a sweep."""
     config = plan.config
@@ -214,7 +248,7 @@ def build_studies(plan: Plan, home: Home) -> CellStudies:
     return CellStudies(
         home.optuna_url,
         config.sweep_id,
-        cells_of(config),
+        studied_cells(config, plan.limits),
         ranges=config.hyperparameters,
         defaults=defaults,
         trials_per_cell=config.trials_per_cell,

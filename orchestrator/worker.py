@@ -7,6 +7,7 @@ import json
 import os
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from orchestrator.cells import TrialJob
 from orchestrator.home import write_json
 from orchestrator.records import TrialRecord, TrialStatus
 from pas_trainer import (
+    AnnealedConfig,
     ControlConfig,
     DataError,
     DivergenceError,
     EpochReport,
     TrialResult,
+    run_annealed,
     run_control,
     run_search,
 )
@@ -29,7 +32,7 @@ RESULT_FILE = "result.json"
 """Written last; a trial folder that holds it is never run again."""
 
 PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio")
-"""What a worker reports after each epoch."""
+"""What a worker reports after each epoch, beside ``step``, the index in :attr:`TrialJob.steps`."""
 
 
 def run_trial_job(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> None:
@@ -43,17 +46,21 @@ def run_trial_job(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> No
     if (job.folder / RESULT_FILE).exists():
         return
     try:
-        finished = _run(job, report)
+        _run(job, report)
     except (DataError, OSError) as error:
         report({"stop_sweep": stopping_sentence(error)})
-        return
     except DivergenceError as error:
-        finished = _ended(job, "FAILED", error=str(error))
+        _fail(job, str(error))
     except Exception as error:
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / "error.txt").write_text(traceback.format_exc())
-        finished = _ended(job, "FAILED", error=f"{type(error).__name__}: {error}")
-    write_result(job, finished)
+        _fail(job, f"{type(error).__name__}: {error}")
+
+
+def _fail(job: TrialJob, sentence: str) -> None:
+    for step in job.steps:
+        if read_result(step) is None:
+            write_result(step, failed(step, sentence))
 
 
 def stopping_sentence(error: Exception) -> str:
@@ -90,18 +97,30 @@ def pruned(job: TrialJob) -> TrialRecord:
     return _ended(job, "PRUNED")
 
 
-def _train(job: TrialJob, report: Callable[[EpochReport], None]) -> TrialResult:
-    config, folder = job.config, job.supernet_folder
+def _run(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> None:
+    """Train what the job asks for and write each result as soon as it is known."""
+
+    def on_epoch(step: int, epoch: EpochReport) -> None:
+        report({"step": step, **{key: getattr(epoch, key) for key in PROGRESS_KEYS}})
+
+    def found(step: int, result: TrialResult) -> None:
+        if read_result(job.steps[step]) is None:
+            write_result(job.steps[step], _finished(job.steps[step], result))
+
+    config, supernet, folder = job.config, job.supernet_folder, job.folder
+    if isinstance(config, AnnealedConfig):
+        run_annealed(config, supernet, found, report=on_epoch, checkpoint_folder=folder)
+        return
+    on_own_epoch = partial(on_epoch, 0)
     if isinstance(config, ControlConfig):
-        return run_control(config, folder, report=report, checkpoint_folder=job.folder)
-    return run_search(config, folder, report=report, checkpoint_folder=job.folder)
+        result = run_control(config, supernet, report=on_own_epoch, checkpoint_folder=folder)
+    else:
+        result = run_search(config, supernet, report=on_own_epoch, checkpoint_folder=folder)
+    found(0, result)
 
 
-def _run(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> TrialRecord:
-    def on_epoch(epoch: EpochReport) -> None:
-        report({key: getattr(epoch, key) for key in PROGRESS_KEYS})
-
-    result = _train(job, on_epoch)
+def _finished(job: TrialJob, result: TrialResult) -> TrialRecord:
+    """Write the package, measure the latency, return the record."""
     architecture = result.architecture
     save_package(job.folder, architecture, result.network, result.training_network)
     size = architecture.image_size

@@ -45,7 +45,11 @@ def fastnas_widths(
 
     share = budget.absolute(graph) / graph.count_macs()
     config = {"data_loader": batches, "score_func": score, "checkpoint": None, "verbose": False}
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         pruned, _ = prune.prune(
             reparameterize(network),
             mode=[("fastnas", _RULES)],

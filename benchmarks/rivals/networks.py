@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from search_space.repvgg import RepVGG, RepVGGVariant
@@ -33,8 +34,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated sum."""
-        y = self.norm1(self.conv1(x)).relu()
-        return (self.norm2(self.conv2(y)) + self.shortcut(x)).relu()
+        y = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
 def small_resnet(num_classes: int, in_channels: int = 3, width: float = 1.0) -> nn.Module:
