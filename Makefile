@@ -31,7 +31,8 @@ types: $(STAMP)     ## mypy, strict
 unit: $(STAMP)      ## the test suite
 	$(BIN)/python -m pytest
 
-bench: $(STAMP)     ## every benchmark, one after the other
+bench: $(STAMP)     ## every benchmark, one after the other; hours, and CIFAR-10 as files in data/cifar10
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:           ## remove the virtual environment and caches (never .pas, which holds results)

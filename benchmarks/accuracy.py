@@ -59,7 +59,9 @@ class Job:
 def main() -> None:
     """Train what is asked for, print the table, keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/cifar10"), help="folder with train/ and test/"
+    )
     parser.add_argument("--setup", choices=SETUPS, default="cpu")
     parser.add_argument("--supernet", action="append", help="only this one (repeatable)")
     parser.add_argument("--method", action="append", choices=METHODS, help="only this one")

@@ -43,7 +43,9 @@ LIMITS = (0.5, 0.35, 0.25, 0.18, 0.125)
 def main() -> None:
     """Run both ways for every seed, print the table, keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/cifar10"), help="folder with train/ and test/"
+    )
     parser.add_argument("--setup", choices=SETUPS, default="cpu")
     parser.add_argument("--supernet", default="resnet")
     parser.add_argument("--finetune-epochs", type=int, default=10)

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cells import Cell, Control, cells_of, control_config, controls_of, trial_config
+from orchestrator.cells import (
+    Cell,
+    Control,
+    cells_of,
+    control_config,
+    controls_of,
+    from_loose_to_tight,
+    front_config,
+    studied_cells,
+    trial_config,
+)
 from orchestrator.loading import load_sweep
 from search_space import Budget
 
@@ -92,3 +102,25 @@ def test_controls_follow_the_file_with_seeds_of_their_own():
 def test_an_unknown_hyperparameter_cannot_slip_in():
     with pytest.raises(TypeError):
         trial_config(load_sweep(DIGITS), Cell(0.5, 1.0), 0, {"lr": 0.1})
+
+
+def test_annealed_budgets_start_at_the_loosest():
+    config = load_sweep(
+        DIGITS, ["budget={limits: [0.25, 60000, 0.4], schedule: annealed}", "strengths=[1, 10]"]
+    )
+    limits = {0.25: 28_000.0, 60_000.0: 60_000.0, 0.4: 45_000.0}
+    assert from_loose_to_tight(config, limits) == [60_000, 0.4, 0.25]
+    assert studied_cells(config, limits) == [Cell(60_000, 1), Cell(60_000, 10)]
+    cells = [Cell(budget, 10.0) for budget in from_loose_to_tight(config, limits)]
+    front = front_config(config, cells, 2, {"learning_rate": 0.2})
+    assert front.trial == trial_config(config, cells[0], 2, {"learning_rate": 0.2})
+    assert front.further == (Budget(limit=0.4), Budget(limit=0.25))
+    assert front.at(0) == front.trial
+    assert front.at(2).budget == Budget(limit=0.25)
+    assert front.at(2).search.epochs == -(-2 * config.search.epochs // 5)
+    assert len({front.at(step).seed for step in range(3)}) == 3
+
+
+def test_separate_budgets_are_all_studied():
+    config = load_sweep(DIGITS, ["budget.limits=[0.5, 0.25]", "strengths=[1]"])
+    assert studied_cells(config, {}) == cells_of(config)

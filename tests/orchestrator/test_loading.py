@@ -83,9 +83,16 @@ def test_only_what_decides_results_changes_the_id():
         "tracking.uri=http://h:1",
         "trials_per_cell=9",
         "controls=[supernet, uniform]",
+        "budget.schedule=separate",
     ):
         assert load_sweep(DIGITS, [override]).sweep_id == config.sweep_id, override
-    for override in ("seed=1", "search.epochs=9", "strengths=[2]", "optimizer.momentum=0.8"):
+    for override in (
+        "seed=1",
+        "search.epochs=9",
+        "strengths=[2]",
+        "optimizer.momentum=0.8",
+        "budget.schedule=annealed",
+    ):
         assert load_sweep(DIGITS, [override]).sweep_id != config.sweep_id, override
 
 

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from latency_tables import write_product_table
 
 from pas_trainer import (
     AnnealedConfig,
@@ -170,6 +171,20 @@ def test_floors_and_divisors_are_those_of_the_supernet(supernet):
         for name, width in result.widths.items():
             assert width % 2 == 0
             assert width >= full[name] * (0.75 if name == "stages.0.0" else 0.25)
+
+
+def test_limits_on_latency_hold_all_along(supernet, tmp_path):
+    trial = dataclasses.replace(
+        CONFIG.trial,
+        budget=Budget(resource="latency_ms", limit=0.5, also={"macs": 0.9}),
+        latency_table=str(write_product_table(tmp_path)),
+    )
+    further = Budget(resource="latency_ms", limit=0.3, also={"macs": 0.9})
+    full = [1, 8, 16, 16, 32, 32]
+    whole = 1e-3 * (sum(a * b for a, b in itertools.pairwise(full)) + 3 * full[-1])
+    front = front_of(AnnealedConfig(trial=trial, further=(further,)), supernet)
+    for result, limit in zip(front, (0.5, 0.3), strict=True):
+        assert 0.97 * limit * whole <= result.predicted_latency_ms <= limit * whole
 
 
 def test_budgets_must_go_from_loose_to_tight(supernet):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from latency_tables import write_product_table
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -31,11 +32,9 @@ from pas_trainer import (
     logits_of,
     read_supernet_result,
     run_search,
-    trace_supernet,
     train_supernet,
 )
-from search_space import Budget, LatencyGrid, LatencyTable, SupernetConfig, build_supernet
-from search_space.operators import network_signature
+from search_space import Budget, SupernetConfig
 
 DATA = DataConfig(name="digits", validation=0.25)
 SUPERNET = SupernetConfig(name="repvgg_tiny", options={"width": 0.5})
@@ -188,19 +187,10 @@ def test_logits_are_taken_from_what_a_network_returns():
 
 def latency_trial(folder: Path, **changes) -> TrialConfig:
     """TRIAL with half of the latency, by a table in which ms are products of channels."""
-    torch.manual_seed(0)
-    graph = trace_supernet(build_supernet("repvgg_tiny", 10, 1, width=0.5), (1, 8, 8))
-    grids = {}
-    for operator in graph.operators:
-        read, written = (tuple(sorted({1, channels})) for channels in operator.full)
-        ms = tuple(tuple(1e-3 * r * w for w in written) for r in read)
-        grids[operator.signature] = LatencyGrid(read, written, ms)
-    table = LatencyTable("a test", grids, {network_signature(graph.operators): 1.0})
-    (folder / "latency.json").write_text(table.to_json())
     config = dataclasses.replace(
         TRIAL,
         budget=Budget(resource="latency_ms", limit=0.5, also={"macs": 0.9}),
-        latency_table=str(folder / "latency.json"),
+        latency_table=str(write_product_table(folder)),
         search=SearchConfig(epochs=2),
         finetune=FinetuneConfig(epochs=1, recalibration_batches=2),
     )

@@ -186,3 +186,13 @@ def test_rules_that_fit_no_group_are_refused() -> None:
 
 def test_budgets_can_be_hashed() -> None:
     assert len({Budget(limit=0.5, also={"num_params": 0.5}) for _ in range(2)}) == 1
+
+
+def test_shares_become_absolute_for_slices_of_a_network(graph_of) -> None:
+    graph = graph_of("repvgg_tiny").with_latency(lambda widths: widths.sum(-1) / 1000)
+    budget = Budget(resource="latency_ms", limit=0.5, also={"macs": 0.3, "num_params": "9 k"})
+    absolute = budget.absolute_in(graph)
+    assert absolute.limits(graph) == budget.limits(graph)
+    assert absolute.resource == "latency_ms"
+    narrower = graph.with_latency(lambda widths: widths.sum(-1) * 0)
+    assert absolute.limits(narrower) == budget.limits(graph)

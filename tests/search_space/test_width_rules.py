@@ -110,3 +110,22 @@ def test_a_divisor_larger_than_a_layer_is_refused() -> None:
 def test_rules_can_be_hashed() -> None:
     rules = WidthRules(groups={"a": GroupRules(divisor=2)})
     assert hash(rules) == hash(WidthRules(groups={"a": GroupRules(divisor=2)}))
+
+
+@given(
+    size=st.integers(1, 100),
+    floor=st.floats(0.01, 1),
+    divisor=st.integers(1, 16),
+    channels_per_unit=st.integers(1, 4),
+    data=st.data(),
+)
+def test_a_narrower_network_keeps_floors_and_divisors(
+    size: int, floor: float, divisor: int, channels_per_unit: int, data: st.DataObject
+) -> None:
+    rules = WidthRules(floor=0.5, groups={"conv*": GroupRules(floor=floor, divisor=divisor)})
+    group = _group(size, channels_per_unit)
+    lowest, step = rules.lowest(group), rules.step(group)
+    allowed = [w for w in range(lowest, size + 1) if w % step == 0 or w == size]
+    narrower = _group(data.draw(st.sampled_from(allowed)), channels_per_unit)
+    same = rules.for_narrower([group], [narrower])
+    assert (same.step(narrower), same.lowest(narrower)) == (step, lowest)
