@@ -51,6 +51,7 @@ def mean_scores(
 
 def _groups(network: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[str, Any]:
     """Return torch-pruning's group for each of ours."""
+    network.eval()
     names = {id(module): name for name, module in network.named_modules()}
     linear = [m for m in network.modules() if isinstance(m, nn.Linear)]
     found: dict[str, Any] = {}
