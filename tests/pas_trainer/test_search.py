@@ -99,6 +99,7 @@ def test_a_killed_trial_goes_on_bit_identically(supernet, undisturbed, tmp_path,
     script = textwrap.dedent(f"""
         import os, signal, sys, torch
         import importlib.util
+        sys.path[:] = {sys.path!r}
         spec = importlib.util.spec_from_file_location("case", {__file__!r})
         case = importlib.util.module_from_spec(spec); spec.loader.exec_module(case)
         from pathlib import Path
