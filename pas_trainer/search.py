@@ -25,8 +25,7 @@ from pas_trainer.loop import Report, ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases, TrialResult
 from pas_trainer.slicing import slice_channels
-from pas_trainer.supernet import trace_supernet
-from search_space import ChannelGraph, WidthRules, slice_network
+from search_space import WidthRules, narrow_graph, slice_network
 
 
 def run_search(
@@ -86,7 +85,7 @@ class SearchTrial(TrialPhases):
 
     def run(self, start: Start, state: dict[str, Any] | None, **keep: Any) -> TrialResult:
         """Search and fine-tune, from ``state`` if given; ``keep`` goes into checkpoints."""
-        graph = self._graph_of(start.network)
+        graph = narrow_graph(self.graph, start.network, start.kept)
         rules = self.config.width_rules.for_narrower(self.graph.groups, graph.groups)
         gated = attach_gates(start.network, graph, rules)
         if state is None or state["phase"] == "search":
@@ -103,15 +102,6 @@ class SearchTrial(TrialPhases):
         compute = dataclasses.replace(self.compute, full_macs=graph.count_macs())
         own = compute.trial(self._macs(chosen))
         return self.measure(kept, compact, None if start.spent is None else start.spent + own)
-
-    def _graph_of(self, network: nn.Module) -> ChannelGraph:
-        """Return the channel graph of the supernet or a slice of it."""
-        if network is self.supernet:
-            return self.graph
-        data, where = self.data, self.config.supernet
-        shape = (data.channels, data.image_size, data.image_size)
-        graph = trace_supernet(network, shape, scope=where.scope, pinned=where.pinned)
-        return graph.with_costs_of(self.graph)
 
     def search(
         self,

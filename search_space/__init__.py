@@ -29,6 +29,7 @@ from search_space.mobileone import (
     MobileOneBlock,
     MobileOneVariant,
 )
+from search_space.narrowing import narrow_graph
 from search_space.operators import Operator
 from search_space.reparam import PlainBlock, ReadParameter, ReparamBlock
 from search_space.repvgg import REPVGG_VARIANTS, RepVGG, RepVGGBlock, RepVGGVariant
@@ -91,6 +92,7 @@ __all__ = [
     "graph_with_latency",
     "is_weights_file",
     "measure_latency_table",
+    "narrow_graph",
     "read_limit",
     "slice_network",
     "supernet_names",

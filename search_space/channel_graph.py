@@ -7,6 +7,7 @@ blocks count as the one convolution they become, since that is what runs in prod
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import math
 from collections.abc import Mapping, Sequence
@@ -282,20 +283,15 @@ class ChannelGraph:
         share = steps[low]
         return {n: max(1, math.floor(share * s + 1e-9)) for n, s in self._sizes.items()}
 
-    def with_costs_of(self, wider: ChannelGraph) -> ChannelGraph:
-        """Return this graph, of a network sliced from that of ``wider``, with its costs.
+    def resized(self, sizes: Mapping[str, int], layout: Layout) -> ChannelGraph:
+        """Return this graph with smaller groups, the same costs, and another layout.
 
-        They are the same function of the widths, and measured latencies come along.
-
-        Raises:
-            ValueError: the groups are not those of ``wider``, narrower or as wide.
+        See :func:`search_space.narrow_graph`.
         """
-        theirs = wider.full_widths()
-        mine = self.full_widths()
-        if list(mine) != list(theirs) or any(mine[name] > theirs[name] for name in mine):
-            raise ValueError("the graph is not that of a network sliced from the wider one")
         other = copy.copy(self)
-        other._costs = dict(wider._costs)
+        other.groups = tuple(dataclasses.replace(g, size=sizes[g.name]) for g in self.groups)
+        other.layout = layout
+        other._sizes = {group.name: group.size for group in other.groups}
         return other
 
     def with_latency(self, cost: Cost) -> ChannelGraph:

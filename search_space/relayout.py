@@ -33,7 +33,8 @@ class Relayout:
         module: its name.
         graph: its operations, submodules as single steps, sizes worked out as it runs.
         labels: collapsed labels of every step's result, by name, in the place of tensors.
-        unit_of_label: unit of every label, -1 where it always stays.
+        unit_of_label: unit of every label, -1 where it always stays; the number behind the last
+            unit where it has been removed already.
     """
 
     module: str
@@ -54,6 +55,7 @@ def apply_relayouts(
     network: nn.Module, relayouts: Sequence[Relayout], is_open: Tensor
 ) -> nn.Module:
     """Give modules of a sliced network the code that suits its open units; return the network."""
+    is_open = torch.cat([is_open, is_open.new_zeros(1)])
     for relayout in relayouts:
         module = network.get_submodule(relayout.module)
         new = _Rewriting(module, relayout, is_open).module()

@@ -14,7 +14,6 @@ from search_space import (
     Width,
     build_supernet,
     slice_network,
-    trace_channels,
 )
 
 RESOURCES = ("macs", "num_params")  # linear in every single width
@@ -279,18 +278,3 @@ def test_unknown_groups_are_named_with_a_close_match() -> None:
     wrong = {"a": [0], "b": [0], "aa": [0]}
     with pytest.raises(ValueError, match=r"at odds: 'aa'; did you mean 'a'\?"):
         _hand_made().open_units(wrong)
-
-
-def test_a_sliced_network_may_take_the_costs_of_the_whole(graph_of: GraphOf) -> None:
-    wider = graph_of("repvgg_tiny").with_latency(lambda widths: widths.sum(-1))
-    model = build_supernet("repvgg_tiny", 10)
-    kept = {group.name: list(range(0, group.size, 2)) for group in wider.groups}
-    own = trace_channels(slice_network(model, wider, kept), torch.empty(1, 3, 8, 8))
-    narrow = own.with_costs_of(wider)
-    halves = {name: len(channels) for name, channels in kept.items()}
-    assert narrow.full_widths() == halves
-    for resource in ("macs", "num_params", "activation_bytes"):
-        assert narrow.count(resource) == own.count(resource) == wider.count(resource, halves)
-    assert narrow.count("latency_ms") == sum(halves.values())
-    with pytest.raises(ValueError, match="not that of a network sliced"):
-        wider.with_costs_of(own)
