@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,9 @@ from rivals.charts import draw_accuracy, draw_widths
 from rivals.methods import METHODS, train_network
 from rivals.setups import BUDGETS, SETUPS
 
-from pas_trainer import content_key, train_supernet
+from pas_trainer import content_key
 
 RESULTS = Path(__file__).parent / "results"
-CACHE = Path(".pas") / "benchmarks"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +72,11 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder to draw accuracy.png, widths.png in")
     options = parser.parse_args()
     setup = SETUPS[options.setup]
+    unknown = set(options.supernet or ()) - set(setup.supernets)
+    if unknown:
+        parser.error(f"--supernet {unknown.pop()}: known: {', '.join(setup.supernets)}")
+    if not (options.data / "train").is_dir():
+        parser.error(f"--data {options.data}: there is no folder train in it")
     path = options.out or RESULTS / f"accuracy_{options.setup}.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     wanted = [
@@ -106,7 +111,7 @@ def main() -> None:
         draw_widths(mine, 0.25, options.pictures / "widths.png")
 
 
-def _run(jobs: list[Job], workers: int, console: Console) -> Any:
+def _run(jobs: list[Job], workers: int, console: Console) -> Iterator[dict[str, Any]]:
     """Yield rows as networks are done; their supernets are trained first."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool, Progress(console=console) as progress:
@@ -129,10 +134,7 @@ def _run(jobs: list[Job], workers: int, console: Console) -> Any:
 
 def _supernet(job: Job) -> Path:
     torch.set_num_threads(1)
-    training = SETUPS[job.setup].supernet_training(job.root, job.supernet, job.seed)
-    folder = CACHE / content_key(training)
-    train_supernet(training, folder)
-    return folder
+    return SETUPS[job.setup].trained_supernet(job.root, job.supernet, job.seed)
 
 
 def _network(job: Job) -> dict[str, Any]:

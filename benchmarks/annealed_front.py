@@ -28,15 +28,13 @@ from pas_trainer import (
     FinetuneConfig,
     TrialConfig,
     TrialResult,
-    content_key,
+    read_supernet_result,
     run_annealed,
     run_search,
-    train_supernet,
 )
 from search_space import Budget
 
 RESULTS = Path(__file__).parent / "results" / "annealed_front.json"
-CACHE = Path(".pas") / "benchmarks"
 LIMITS = (0.5, 0.35, 0.25, 0.18, 0.125)
 
 
@@ -51,6 +49,10 @@ def main() -> None:
     parser.add_argument("--finetune-epochs", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at a time")
     options = parser.parse_args()
+    if options.supernet not in SETUPS[options.setup].supernets:
+        parser.error(f"--supernet {options.supernet} is not one of set-up {options.setup}")
+    if not (options.data / "train").is_dir():
+        parser.error(f"--data {options.data}: there is no folder train in it")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context) as pool:
         jobs = [pool.submit(_both_ways, options, seed) for seed in SETUPS[options.setup].seeds]
@@ -65,9 +67,10 @@ def main() -> None:
 def _both_ways(options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     setup = SETUPS[options.setup]
-    training = setup.supernet_training(options.data, options.supernet, seed)
-    folder = CACHE / content_key(training)
-    pretrained = train_supernet(training, folder).training_macs or 0
+    folder = setup.trained_supernet(options.data, options.supernet, seed)
+    trained = read_supernet_result(folder)
+    assert trained is not None
+    assert trained.training_macs is not None
     trial = setup.trial(options.data, options.supernet, LIMITS[0], seed)
     trial = dataclasses.replace(trial, finetune=FinetuneConfig(epochs=options.finetune_epochs))
     budgets = [Budget(resource="macs", limit=limit) for limit in LIMITS]
@@ -86,7 +89,7 @@ def _both_ways(options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
                     "macs_ratio": result.macs_ratio,
                     "accuracy": result.accuracy,
                     "test_accuracy": result.test_accuracy,
-                    "training_macs": (result.training_macs or 0) - pretrained,
+                    "training_macs": (result.training_macs or 0) - trained.training_macs,
                 }
             )
     return rows

@@ -59,8 +59,8 @@ class BudgetConfig(_Section):
     """Limits on further resources that every trial keeps as well."""
     schedule: Literal["separate", "annealed"] = "separate"
     """``separate``: every trial searches from the supernet, at one budget. ``annealed``: a trial
-    at the loosest budget goes on to the tighter ones, each network found in the one before; the
-    whole front for a fraction of the compute, see :mod:`pas_trainer.annealed`."""
+    at the loosest budget goes on to the tighter ones, each network found in the one before; see
+    :mod:`pas_trainer.annealed`."""
 
     @model_validator(mode="after")
     def _known_and_positive(self) -> BudgetConfig:

@@ -18,7 +18,13 @@ from orchestrator.supernet_check import (
     layout,
     supernet_and_graph,
 )
-from pas_trainer import DataError, SupernetTraining, content_key, open_sources
+from pas_trainer import (
+    DataError,
+    SupernetTraining,
+    content_key,
+    further_epochs,
+    open_sources,
+)
 from search_space import ChannelGraph, LatencyTable, check_feasible
 
 MIB = 2**20
@@ -167,6 +173,10 @@ def describe(plan: Plan) -> dict[str, object]:
     config, graph = plan.config, plan.graph
     controls = [control.trial_id for control in controls_of(config, plan.limits)]
     latency: dict[str, object] = {}
+    further: dict[str, object] = {}
+    if config.budget.schedule == "annealed":
+        phases = (config.search.epochs, config.finetune.epochs)
+        further = {"epochs_per_further_budget": sum(map(further_epochs, phases))}
     if config.budget.limits_latency:
         table = plan.latency_table
         latency = {
@@ -196,6 +206,7 @@ def describe(plan: Plan) -> dict[str, object]:
         "controls": controls,
         "num_controls": len(controls),
         "epochs_per_trial": config.search.epochs + config.finetune.epochs,
+        **further,
         "pretrain_epochs": config.pretrain.epochs,
         "train_images": plan.num_train,
         "validation_images": plan.num_validation,

@@ -29,7 +29,7 @@ from orchestrator.preflight import Plan
 from orchestrator.records import TrialRecord
 from orchestrator.studies import CellStudies, Suggestion
 from orchestrator.tracking import SweepTracker
-from orchestrator.worker import failed, pruned, read_result, started, worker_threads, write_result
+from orchestrator.worker import end_rest, failed, pruned, read_result, started, worker_threads
 from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig
 
 PHASES = ("search", "finetune", "control")
@@ -133,17 +133,15 @@ class Sweep:
     def trial_done(self, trial_id: str) -> None:
         """A worker has returned, or the scheduler has stopped it early."""
         job = self._jobs[trial_id]
-        if read_result(job) is None and self.stop_reason is None:
-            write_result(job, pruned(job))
+        if self.stop_reason is None:
+            end_rest(job, pruned)
         self._tell_ended(job)
         self._redraw_front()
 
     def trial_lost(self, trial_id: str, sentence: str) -> None:
         """A worker died too often: the trial has failed."""
         job = self._jobs[trial_id]
-        for step in job.steps:
-            if read_result(step) is None:
-                write_result(step, failed(step, sentence))
+        end_rest(job, lambda step: failed(step, sentence))
         self._tell_ended(job)
         self._redraw_front()
 

@@ -58,9 +58,14 @@ def run_trial_job(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> No
 
 
 def _fail(job: TrialJob, sentence: str) -> None:
+    end_rest(job, lambda step: failed(step, sentence))
+
+
+def end_rest(job: TrialJob, ended: Callable[[TrialJob], TrialRecord]) -> None:
+    """Write a result for every step of a job that has none."""
     for step in job.steps:
         if read_result(step) is None:
-            write_result(step, failed(step, sentence))
+            write_result(step, ended(step))
 
 
 def stopping_sentence(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """One trial's science: gates, budget loss, search, slicing, fine-tuning, reparameterization."""
 
-from pas_trainer.annealed import AnnealedConfig, run_annealed
+from pas_trainer.annealed import AnnealedConfig, further_epochs, run_annealed
 from pas_trainer.budget_loss import annealed_limits, budget_loss, project_onto_budget
 from pas_trainer.compact import build_compact
 from pas_trainer.config import (
@@ -64,6 +64,7 @@ __all__ = [
     "derive_seed",
     "evaluate",
     "fit_weights",
+    "further_epochs",
     "load_data",
     "load_supernet",
     "load_weights",

@@ -2,8 +2,7 @@
 
 The first network is searched and fine-tuned at the loosest budget, exactly as by
 :func:`pas_trainer.run_search`. Every further one is searched in the network before it, which is
-trained already and costs little to run, so a share of the epochs does. A front so takes a fraction
-of what separate searches would, and each of its networks has seen more training than by itself.
+trained already and costs less to run, so :data:`FURTHER_SHARE` of the epochs do.
 """
 
 from __future__ import annotations
@@ -57,13 +56,16 @@ class AnnealedConfig:
         return dataclasses.replace(
             trial,
             budget=self.budgets[step],
-            search=dataclasses.replace(trial.search, epochs=_further(trial.search.epochs)),
-            finetune=dataclasses.replace(trial.finetune, epochs=_further(trial.finetune.epochs)),
+            search=dataclasses.replace(trial.search, epochs=further_epochs(trial.search.epochs)),
+            finetune=dataclasses.replace(
+                trial.finetune, epochs=further_epochs(trial.finetune.epochs)
+            ),
             seed=derive_seed(trial.seed, "annealed", step),
         )
 
 
-def _further(num_epochs: int) -> int:
+def further_epochs(num_epochs: int) -> int:
+    """Return the epochs of a phase at every budget but the loosest."""
     return math.ceil(FURTHER_SHARE * num_epochs)
 
 

@@ -34,7 +34,7 @@ def mean_scores(
         network: the trained supernet.
         graph: its channel graph.
         losses: of some training batches each; only ``taylor`` looks at them.
-        image: example input (1, C, H, W).
+        image: example input (1, C, H, W), on the network's device.
     """
     importance = CRITERIA[criterion]()
     groups = _groups(network, graph, image)
@@ -44,7 +44,7 @@ def mean_scores(
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
         for name, group in groups.items():
-            totals[name] += importance(group).detach()
+            totals[name] += importance(group).detach().cpu()
     network.zero_grad()
     return totals
 

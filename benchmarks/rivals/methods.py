@@ -42,7 +42,7 @@ from search_space import slice_network
 SCORING_BATCHES = 16
 FASTNAS_BATCHES = 4
 SPARSITY = 1e-4
-"""Weight of the L1 norm of batch-norm scales, from section 4.2 of Liu et al., ICCV 2017."""
+"""Weight of the L1 norm of batch-norm scales (Liu et al., *Network Slimming*, ICCV 2017)."""
 PAPER_STRENGTH = 14.0
 """The paper's 0.1 for RepVGG-B1, whose cost was counted in units of 10^9 MACs: 0.1 x 11.8^2."""
 
@@ -112,7 +112,7 @@ class Rival(TrialPhases):
         normalize = Normalizer(self.data, self.device)
         size = self.config.optimizer.batch_size
         batches = self.data.train.train_batches(size, derive_seed(self.config.seed, "scores"))
-        self.supernet.to(self.device).eval()
+        self.supernet.eval()
         for _, batch in zip(range(SCORING_BATCHES), batches, strict=False):
             images, labels = normalize(batch)
             self.spent += training_macs(self.full_macs, len(labels), 1)
@@ -120,9 +120,11 @@ class Rival(TrialPhases):
 
     def by_criterion(self, criterion: str) -> TrialResult:
         """Global pruning by a criterion of torch-pruning."""
-        image = torch.zeros(1, self.data.channels, self.data.image_size, self.data.image_size)
+        shape = (1, self.data.channels, self.data.image_size, self.data.image_size)
+        image = torch.zeros(shape, device=self.device)
+        supernet = self.supernet.to(self.device)
         losses = self.losses() if criterion == "taylor" else iter(())
-        scores = mean_scores(criterion, self.supernet, self.graph, losses, image.to(self.device))
+        scores = mean_scores(criterion, supernet, self.graph, losses, image)
         kept = globally(self.graph, self.config.budget, self.config.width_rules, scores)
         return self.sliced(kept)
 

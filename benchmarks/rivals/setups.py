@@ -14,11 +14,14 @@ from pas_trainer import (
     SearchConfig,
     SupernetTraining,
     TrialConfig,
+    content_key,
+    train_supernet,
 )
 from search_space import Budget, SupernetConfig
 
 BUDGETS = (0.5, 0.25, 0.125)
 STRENGTH = 10.0
+CACHE = Path(".pas") / "benchmarks"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,15 +57,18 @@ class Setup:
             train_images=self.train_images,
         )
 
-    def supernet_training(self, root: Path, supernet: str, seed: int) -> SupernetTraining:
-        """Training of the supernet that every method starts from."""
-        return SupernetTraining(
+    def trained_supernet(self, root: Path, supernet: str, seed: int) -> Path:
+        """Train the supernet that every method starts from, or find it; return its folder."""
+        training = SupernetTraining(
             data=self.data(root),
             supernet=self.supernets[supernet],
             optimizer=self.optimizer,
             pretrain=PretrainConfig(epochs=self.pretrain_epochs),
             seed=seed,
         )
+        folder = CACHE / content_key(training)
+        train_supernet(training, folder)
+        return folder
 
     def trial(self, root: Path, supernet: str, budget: float, seed: int) -> TrialConfig:
         """A PaS trial; :func:`rivals.methods.train_network` sets how long it fine-tunes."""
