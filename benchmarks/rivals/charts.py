@@ -76,7 +76,9 @@ def draw_widths(rows: Rows, budget: float, path: Path) -> None:
             shares = [uniform[0]["widths"][n] / full[n] for n in names]
             panel.plot(names, shares, "--", color="0.6", label="uniform")
         panel.set(
-            title=f"{supernet}, {budget:g} of the MACs", ylabel="open channels", ylim=(0, 1.05)
+            title=f"{supernet}, {budget:g} of the MACs",
+            ylabel="share of channels open",
+            ylim=(0, 1.05),
         )
         panel.tick_params(axis="x", rotation=60, labelsize=7)
         panel.grid(alpha=0.25)

@@ -53,6 +53,19 @@ class Pas:
             check=False,
         )
 
+    def start_until(self, words: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command and return it, still running, once a line on stderr has these words."""
+        started = subprocess.Popen(
+            self.command(*arguments),
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert started.stderr is not None
+        next(line for line in started.stderr if words in line)
+        return started
+
     def json(self, *arguments: str) -> Any:
         done = self(*arguments, "--json")
         assert done.returncode == 0, done.stderr

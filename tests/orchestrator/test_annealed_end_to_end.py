@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 from statistics import mean
 
 import optuna
@@ -99,15 +98,7 @@ def test_running_it_again_runs_nothing_and_promotes(annealed):
 def test_a_front_killed_half_way_ends_as_if_undisturbed(annealed, pas):
     _, outcome = annealed
     pas.file.write_text(SWEEP)
-    driver = subprocess.Popen(
-        pas.command("sweep", str(pas.file)),
-        env=pas.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert driver.stderr is not None
-    next(line for line in driver.stderr if "b0.4-s10-0: finetune 1/" in line)
+    driver = pas.start_until("b0.4-s10-0: finetune 1/", "sweep", str(pas.file))
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     ended = {p: p.stat().st_mtime_ns for p in pas.home.glob("sweeps/*/trials/*/result.json")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -138,18 +137,12 @@ def test_packages_of_controls_classify_as_they_measured(controlled):
 
 def test_a_killed_control_goes_on_and_ends_as_if_undisturbed(controlled, pas):
     pas.file.write_text(SWEEP + "controls: [supernet, uniform]\n")
-    driver = subprocess.Popen(
-        pas.command("sweep", str(pas.file), "--set", "scheduler={name: asha, grace_epochs: 1}"),
-        env=pas.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert driver.stderr is not None
-    next(line for line in driver.stderr if "control-uniform-b0.5: control 3/" in line)
+    early_stopping = ("--set", "scheduler={name: asha, grace_epochs: 1}")
+    words = "control-uniform-b0.5: control 3/"
+    driver = pas.start_until(words, "sweep", str(pas.file), *early_stopping)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    done = pas("sweep", str(pas.file), "--set", "scheduler={name: asha, grace_epochs: 1}")
+    done = pas("sweep", str(pas.file), *early_stopping)
     assert done.returncode == 0, done.stderr
     resumed = [line for line in done.stderr.splitlines() if "uniform-b0.5: control " in line]
     assert "control 1/" not in resumed[0]

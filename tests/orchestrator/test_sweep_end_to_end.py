@@ -136,15 +136,8 @@ def trial_worker_of(driver: subprocess.Popen) -> int | None:
 
 
 def test_a_trial_whose_worker_dies_goes_on_in_another(finished, pas):
-    driver = subprocess.Popen(
-        pas.command("sweep", str(pas.file)),
-        env=pas.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    driver = pas.start_until("finetune 2/", "sweep", str(pas.file))
     assert driver.stderr is not None
-    next(line for line in driver.stderr if "finetune 2/" in line)
     worker = trial_worker_of(driver)
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
@@ -180,15 +173,7 @@ def test_an_interrupted_sweep_says_so_and_leaves_no_run_running(pas):
 
 
 def test_two_drivers_exclude_each_other(pas):
-    first = subprocess.Popen(
-        pas.command("sweep", str(pas.file)),
-        env=pas.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert first.stderr is not None
-    next(line for line in first.stderr if "supernet: epoch" in line)
+    first = pas.start_until("supernet: epoch", "sweep", str(pas.file))
     second = pas("sweep", str(pas.file))
     first.kill()
     first.wait()

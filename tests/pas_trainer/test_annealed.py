@@ -7,40 +7,26 @@ import itertools
 
 import pytest
 import torch
+from digits_trial import DATA, RECIPE, TRIAL, train_digits_supernet
 from latency_tables import write_product_table
 
 from pas_trainer import (
     AnnealedConfig,
-    DataConfig,
     FinetuneConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    SearchConfig,
-    SupernetTraining,
-    TrialConfig,
     build_compact,
     load_data,
     read_supernet_result,
     run_annealed,
     run_search,
-    train_supernet,
 )
 from pas_trainer.compute import images_per_epoch
-from search_space import Budget, GroupRules, SupernetConfig, WidthRules
+from search_space import Budget, GroupRules, WidthRules
 
-DATA = DataConfig(name="digits", validation=0.25)
-SUPERNET = SupernetConfig(name="repvgg_tiny", options={"width": 0.5})
-RECIPE = OptimizerConfig(batch_size=64)
 CONFIG = AnnealedConfig(
-    trial=TrialConfig(
-        data=DATA,
-        supernet=SUPERNET,
+    trial=dataclasses.replace(
+        TRIAL,
         budget=Budget(limit=0.6),
-        strength=10,
-        optimizer=RECIPE,
-        search=SearchConfig(epochs=3),
         finetune=FinetuneConfig(epochs=4, recalibration_batches=5),
-        seed=7,
     ),
     further=(Budget(limit=0.35), Budget(limit=0.2)),
 )
@@ -51,12 +37,7 @@ LIMITS = (0.6, 0.35, 0.2)
 def supernet(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("supernet")
-    train_supernet(
-        SupernetTraining(
-            data=DATA, supernet=SUPERNET, optimizer=RECIPE, pretrain=PretrainConfig(epochs=6)
-        ),
-        folder,
-    )
+    train_digits_supernet(folder)
     return folder
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from digits_trial import DATA, RECIPE, SUPERNET, TRIAL, train_digits_supernet
 from latency_tables import write_product_table
 from PIL import Image
 from safetensors.torch import load_file
@@ -36,30 +37,13 @@ from pas_trainer import (
 )
 from search_space import Budget, SupernetConfig
 
-DATA = DataConfig(name="digits", validation=0.25)
-SUPERNET = SupernetConfig(name="repvgg_tiny", options={"width": 0.5})
-RECIPE = OptimizerConfig(batch_size=64)
-TRIAL = TrialConfig(
-    data=DATA,
-    supernet=SUPERNET,
-    budget=Budget(limit=0.4),
-    strength=10,
-    optimizer=RECIPE,
-    search=SearchConfig(epochs=3),
-    finetune=FinetuneConfig(epochs=3, recalibration_batches=5),
-    seed=7,
-)
-
 
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("supernet")
-    training = SupernetTraining(
-        data=DATA, supernet=SUPERNET, optimizer=RECIPE, pretrain=PretrainConfig(epochs=6)
-    )
-    result = train_supernet(training, folder)
+    result = train_digits_supernet(folder)
     assert result.accuracy > 0.8
-    assert train_supernet(training, folder) == result  # nothing is trained twice
+    assert train_digits_supernet(folder) == result  # nothing is trained twice
     return folder
 
 
