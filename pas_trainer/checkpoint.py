@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from pas_trainer.errors import DataError
+from pas_trainer.workers import from_first, is_first
 
 
 class Checkpoint:
     """The latest state of a trial: plain containers and tensors, read back without pickled code.
+
+    Of several workers the first one reads and writes it.
 
     Args:
         folder: where the file lies; ``None`` keeps nothing.
@@ -25,7 +28,14 @@ class Checkpoint:
         self._identity = identity
 
     def load(self) -> dict[str, Any] | None:
-        """Return the saved state, or ``None`` if there is none that can be used."""
+        """Return the saved state, or ``None`` if there is none that can be used.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return from_first(self._load)
+
+    def _load(self) -> dict[str, Any] | None:
         if self._path is None or not self._path.exists():
             return None
         try:
@@ -39,7 +49,7 @@ class Checkpoint:
 
     def save(self, **state: Any) -> None:
         """Replace the file by ``state`` in one step: a kill leaves the old or the new one."""
-        if self._path is None:
+        if self._path is None or not is_first():
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(".tmp")
@@ -51,5 +61,5 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the file, if there is one."""
-        if self._path is not None:
+        if self._path is not None and is_first():
             self._path.unlink(missing_ok=True)

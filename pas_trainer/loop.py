@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,9 +15,16 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from pas_trainer.data import ClassificationData
-from pas_trainer.data.batches import Batch, Split
+from pas_trainer.data.batches import Batch, Share, Split
 from pas_trainer.errors import DivergenceError
 from pas_trainer.optim import OptimizerConfig, set_learning_rate
+from pas_trainer.workers import (
+    data_parallel,
+    num_workers,
+    sum_over_workers,
+    synced_norms,
+    worker_rank,
+)
 
 Phase = Literal["pretrain", "search", "finetune", "control"]
 
@@ -86,7 +93,8 @@ class Trainer:
     """Trains one network for one phase, epoch by epoch.
 
     Every epoch draws its randomness from (seed, phase, epoch) alone, so that a phase resumed
-    after epoch k goes on exactly as if it had never stopped.
+    after epoch k goes on exactly as if it had never stopped. Several workers share each batch, see
+    :mod:`pas_trainer.workers`.
 
     Attributes:
         model: in training form, on ``device``, channels last.
@@ -99,6 +107,9 @@ class Trainer:
         seed: of the trial.
         device: where to train.
         extra_loss: further term of the loss, given the share of the phase that is done.
+
+    Raises:
+        ValueError: several workers cannot have equal shares of a batch.
     """
 
     model: nn.Module
@@ -112,6 +123,14 @@ class Trainer:
     device: torch.device
     extra_loss: Callable[[float], Tensor] | None = None
 
+    def __post_init__(self) -> None:
+        """Check that a batch can be shared."""
+        size = min(self.recipe.batch_size, len(self.data.train))
+        if size % num_workers():
+            raise ValueError(
+                f"batches of {size} images cannot be shared equally by {num_workers()} workers"
+            )
+
     def train_epoch(self, epoch: int) -> float:
         """Train epoch ``epoch`` (from 0) and return its mean loss.
 
@@ -119,7 +138,8 @@ class Trainer:
             DivergenceError: the loss is not a finite number.
         """
         seed = derive_seed(self.seed, self.phase, epoch)
-        torch.manual_seed(seed)
+        share = _share()
+        torch.manual_seed(seed + share.rank)
         size = self.recipe.batch_size
         steps_per_epoch = max(1, len(self.data.train) // size)
         num_steps = steps_per_epoch * self.num_epochs
@@ -127,17 +147,19 @@ class Trainer:
         normalize = Normalizer(self.data, self.device)
         total = torch.zeros((), device=self.device)
         self.model.train()
+        network = data_parallel(self.model)
         step = epoch * steps_per_epoch
-        for batch in self.data.train.train_batches(size, seed):
+        for batch in self.data.train.train_batches(size, seed, share):
             set_learning_rate(self.optimizer, self.lr_factor(step, num_steps, warmup))
             images, labels = normalize(batch)
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(images, labels, step / num_steps)
+            loss = self._loss(network, images, labels, step / num_steps)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total += loss.detach()
             step += 1
-        mean = float(total) / max(1, step - epoch * steps_per_epoch)
+        num_terms = share.size * max(1, step - epoch * steps_per_epoch)
+        mean = float(sum_over_workers(total)) / num_terms
         if not math.isfinite(mean):
             raise DivergenceError(
                 f"the loss became {mean} in {self.phase} epoch {epoch + 1}; "
@@ -145,9 +167,9 @@ class Trainer:
             )
         return mean
 
-    def _loss(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
-        with autocast(self.device):
-            logits = logits_of(self.model(images))
+    def _loss(self, network: nn.Module, images: Tensor, labels: Tensor, progress: float) -> Tensor:
+        with autocast(self.device), synced_norms() if num_workers() > 1 else nullcontext():
+            logits = logits_of(network(images))
             loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(progress).to(loss.dtype)
@@ -171,11 +193,11 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+def autocast(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 on CUDA, nothing elsewhere."""
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    return nullcontext()
 
 
 @torch.inference_mode()
@@ -186,12 +208,16 @@ def evaluate(
     normalize = Normalizer(data, device)
     model.eval()
     correct = torch.zeros((), dtype=torch.long, device=device)
-    for batch in split.eval_batches(EVAL_BATCH):
+    for batch in split.eval_batches(EVAL_BATCH, _share()):
         images, labels = normalize(batch)
         with autocast(device):
             predicted = logits_of(model(images)).argmax(dim=1)
         correct += (predicted == labels).sum()
-    return int(correct) / len(split)
+    return int(sum_over_workers(correct)) / len(split)
+
+
+def _share() -> Share:
+    return Share(worker_rank(), num_workers())
 
 
 def recalibrate_norms(
@@ -205,7 +231,8 @@ def recalibrate_norms(
 ) -> None:
     """Replace batch-norm statistics by the plain average over ``num_batches`` training batches.
 
-    Slicing changes what reaches a layer, so statistics gathered before no longer fit.
+    Slicing changes what reaches a layer, so statistics gathered before no longer fit. Of several
+    workers each does all of it.
     """
     normalize = Normalizer(data, device)
 

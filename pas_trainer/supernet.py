@@ -26,6 +26,7 @@ from pas_trainer.loop import (
 )
 from pas_trainer.optim import build_optimizer, cosine_factor
 from pas_trainer.weights import load_weights
+from pas_trainer.workers import from_first, is_first
 from search_space import ChannelGraph, SupernetConfig, build_supernet, trace_channels
 
 
@@ -83,7 +84,7 @@ def train_supernet(
         WeightsError: the weights cannot be had or do not fit.
         DivergenceError: the loss became infinite or NaN.
     """
-    done = read_supernet_result(folder)
+    done = from_first(lambda: read_supernet_result(folder))
     if done is not None and done.training_macs is not None:
         return done
     device = pick_device(config.device)
@@ -107,13 +108,16 @@ def train_supernet(
         left_at_random=left,
         training_macs=training_macs(cost[0], epoch_images, config.pretrain.epochs),
     )
-    save_weights(model, folder / "supernet.safetensors")
+    if is_first():
+        save_weights(model, folder / "supernet.safetensors")
     _keep(result, folder)
     Checkpoint(folder, "").remove()
     return result
 
 
 def _keep(result: SupernetResult, folder: Path) -> SupernetResult:
+    if not is_first():
+        return result
     draft = folder / "supernet.json.tmp"
     draft.write_text(json.dumps(asdict(result)))
     draft.replace(folder / "supernet.json")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,22 @@ Batch = tuple[Tensor, Tensor]
 """Images uint8 (N, C, H, W) and labels int64 (N,)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of ``size`` workers reads of every batch: each ``size``-th image, from ``rank``."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def items(self) -> slice:
+        """The places in a batch."""
+        return slice(self.rank, None, self.size)
+
+
+WHOLE = Share()
+
+
 class Split(Protocol):
     """One split of a data set, ready to be read in batches."""
 
@@ -27,12 +44,12 @@ class Split(Protocol):
         """Return the number of images."""
         ...
 
-    def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Yield shuffled, augmented, full batches; the same ones for the same seed."""
+    def train_batches(self, batch_size: int, seed: int, share: Share = WHOLE) -> Iterator[Batch]:
+        """Yield shares of shuffled, augmented, full batches; the same ones for the same seed."""
         ...
 
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield all images in order, as they are."""
+    def eval_batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
+        """Yield shares of all images in order, as they are."""
         ...
 
 
@@ -70,26 +87,32 @@ class MemorySplit:
         """Memory that the images take."""
         return self._pixels.nbytes
 
-    def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """See :class:`Split`."""
+    def train_batches(self, batch_size: int, seed: int, share: Share = WHOLE) -> Iterator[Batch]:
+        """See :class:`Split`; an image looks the same whoever reads it."""
         generator = torch.Generator().manual_seed(seed)
-        batch_size = min(batch_size, len(self))
-        order = torch.randperm(len(self), generator=generator)
-        for start in range(0, len(self) - batch_size + 1, batch_size):
-            chosen = order[start : start + batch_size]
-            yield self._augmented(chosen, generator), self.labels[chosen.to(self.labels.device)]
+        for batch in _shuffled(len(self), batch_size, generator):
+            # Drawn for the whole batch, whatever the share.
+            shifts = torch.randint(0, 2 * self.padding + 1, (2, len(batch), 1), generator=generator)
+            mirrored = torch.rand(len(batch), 1, generator=generator) < (0.5 if self.mirror else 0)
+            chosen = batch[share.items]
+            images = self._augmented(chosen, shifts[:, share.items], mirrored[share.items])
+            yield images, self.labels[chosen.to(self.labels.device)]
 
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
         """See :class:`Split`."""
         for start in range(0, len(self), batch_size):
-            stop = start + batch_size
-            yield self.images[start:stop], self.labels[start:stop]
+            batch = slice(start, start + batch_size)
+            yield self.images[batch][share.items], self.labels[batch][share.items]
 
-    def _augmented(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the images ``chosen`` (n,), each shifted and mirrored at random, (n, C, H, W)."""
+    def _augmented(self, chosen: Tensor, shifts: Tensor, mirrored: Tensor) -> Tensor:
+        """Return images, each shifted and mirrored, (n, C, H, W).
+
+        Args:
+            chosen: which, (n,).
+            shifts: rows and columns, from 0 to twice the padding, (2, n, 1).
+            mirrored: which are mirrored, bool (n, 1).
+        """
         n, (_, channels, height, width) = len(chosen), self.images.shape
-        shifts = torch.randint(0, 2 * self.padding + 1, (2, n, 1), generator=generator)
-        mirrored = torch.rand(n, 1, generator=generator) < (0.5 if self.mirror else 0)
         columns = torch.arange(width)
         columns = shifts[0] + torch.where(mirrored, columns.flip(0), columns)
         rows = shifts[1] + torch.arange(height)
@@ -116,24 +139,28 @@ class DiskSplit:
     def __len__(self) -> int:
         return len(self._train)
 
-    def train_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """See :class:`Split`."""
+    def train_batches(self, batch_size: int, seed: int, share: Share = WHOLE) -> Iterator[Batch]:
+        """See :class:`Split`; crops differ from worker to worker."""
         generator = torch.Generator().manual_seed(seed)
-        batch_size = min(batch_size, len(self))
-        yield from self._load(self._train, batch_size, generator)
+        batches = _shuffled(len(self), batch_size, generator)
+        crops = generator if share == WHOLE else torch.Generator().manual_seed(seed + share.rank)
+        yield from self._load(self._train, batches, share, crops)
 
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
         """See :class:`Split`."""
-        yield from self._load(self._evaluate, batch_size, None)
+        batches = torch.split(torch.arange(len(self)), batch_size)
+        yield from self._load(self._evaluate, batches, share, None)
 
     def _load(
-        self, dataset: _Decoded, batch_size: int, generator: torch.Generator | None
+        self,
+        dataset: _Decoded,
+        batches: Iterable[Tensor],
+        share: Share,
+        generator: torch.Generator | None,
     ) -> Iterator[Batch]:
         loader = DataLoader(
             dataset,
-            batch_size,
-            shuffle=generator is not None,
-            drop_last=generator is not None,
+            batch_sampler=[batch[share.items].tolist() for batch in batches],
             num_workers=self._workers,
             generator=generator,
             pin_memory=torch.cuda.is_available(),
@@ -142,6 +169,13 @@ class DiskSplit:
             yield from loader
         except DataError as error:  # a worker's error carries its traceback; keep the sentence
             raise DataError(str(error).strip().rsplit("DataError: ", 1)[-1]) from None
+
+
+def _shuffled(num_images: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield full batches of indices in random order; one of all images if there are too few."""
+    batch_size = min(batch_size, num_images)
+    order = torch.randperm(num_images, generator=generator)
+    yield from torch.split(order[: num_images // batch_size * batch_size], batch_size)
 
 
 class _Decoded(Dataset[tuple[Tensor, int]]):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pas_trainer import DataConfig, DataError, load_data, open_sources
-from pas_trainer.data.batches import DiskSplit, MemorySplit, load_split
+from pas_trainer.data.batches import DiskSplit, MemorySplit, Share, load_split
 from pas_trainer.data.sources import decode
 
 
@@ -113,6 +113,10 @@ def test_images_beyond_memory_are_read_from_disk(folder):
     assert batches[0][0].dtype == torch.uint8
     assert torch.equal(batches[0][1], again[0][1])
     assert sum(len(labels) for _, labels in split.eval_batches(10)) == 32
+    for share in (Share(0, 2), Share(1, 2)):
+        _, labels = next(split.train_batches(8, 3, share))
+        assert torch.equal(labels, batches[0][1][share.items])
+        assert sum(len(labels) for _, labels in split.eval_batches(10, share)) == 16
 
 
 @pytest.mark.parametrize("memory_gib", [1.0, 0.0])
