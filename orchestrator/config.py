@@ -114,8 +114,28 @@ class ResourceConfig(_Section):
 
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0
-    workers_per_trial: Literal[1] = 1
-    """Processes that train one trial together; one is what this version does."""
+    """Fractions share a GPU."""
+    workers_per_trial: Annotated[int, Field(ge=1)] = 1
+    """Processes that train one trial together, each on its share of every batch and with its
+    share of the trial's CPUs and GPUs."""
+    max_concurrent_trials: Annotated[int, Field(ge=1)] | None = None
+    """At most so many trials at once; ``None``: as many as there is room for."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> ResourceConfig:
+        gpus, workers = self.gpus_per_trial, self.workers_per_trial
+        if workers > 1 and gpus % workers:
+            raise ValueError(
+                f"gpus_per_trial is {gpus:g}, which gives {workers} workers no whole GPU each; "
+                f"set it to 0 or a multiple of {workers}"
+            )
+        return self
+
+    @property
+    def per_worker(self) -> dict[str, float]:
+        """What one worker has, in Ray's words."""
+        share = 1 / self.workers_per_trial
+        return {"CPU": self.cpus_per_trial * share, "GPU": self.gpus_per_trial * share}
 
 
 class SchedulerConfig(_Section):
@@ -206,6 +226,12 @@ class SweepConfig(_Section):
             raise ValueError(
                 f"scheduler.name is {self.scheduler.name}, but with budget.schedule annealed a "
                 "trial that is stopped at one budget would end all tighter ones; set it to none"
+            )
+        batch, workers = self.optimizer.batch_size, self.resources.workers_per_trial
+        if batch % workers:
+            raise ValueError(
+                f"optimizer.batch_size is {batch}, which {workers} workers "
+                f"(resources.workers_per_trial) cannot share equally; set it to a multiple"
             )
         check_tunable(self.hyperparameters)
         check_pretraining(self.supernet, self.pretrain)

@@ -108,6 +108,12 @@ def make_plan(config: SweepConfig) -> Plan:
         num_test=len(sources.test),
     )
     check_budgets(plan)
+    workers = config.resources.workers_per_trial
+    if min(plan.num_train, config.optimizer.batch_size) % workers:
+        raise UserError(
+            f"data: a batch of all {plan.num_train} training images cannot be shared equally by "
+            f"{workers} workers (resources.workers_per_trial)"
+        )
     return plan
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 # Read by Ray when a session or a Tune run starts.
@@ -51,16 +51,41 @@ def ray_session(address: str | None, resources: ResourceConfig) -> Iterator[None
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot reach a Ray cluster at {address or 'local'}: {first}") from None
     try:
-        there = ray.cluster_resources()
-        for kind, asked in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
-            if asked > there.get(kind, 0):
-                raise UserError(
-                    f"resources.{kind.lower()}s_per_trial is {asked:g}, but the cluster has only "
-                    f"{there.get(kind, 0):g} {kind}s"
-                )
+        if trials_at_once(resources) == 0:
+            raise UserError(_too_small(resources))
         yield
     finally:
         ray.shutdown()
+
+
+def trials_at_once(resources: ResourceConfig) -> int:
+    """Return how many trials the connected cluster has room for, or fewer if so configured."""
+    workers = sum(
+        min(
+            int(node.get(kind, 0) / asked + 1e-6)
+            for kind, asked in resources.per_worker.items()
+            if asked
+        )
+        for node in _nodes()
+    )
+    at_once = workers // resources.workers_per_trial
+    return min(at_once, resources.max_concurrent_trials or at_once)
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _too_small(resources: ResourceConfig) -> str:
+    def written(counts: Mapping[str, float]) -> str:
+        return " and ".join(f"{counts.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
+
+    asked, workers = resources.per_worker, resources.workers_per_trial
+    trial = f"a trial needs {written(asked)}"
+    if workers > 1:
+        trial = f"a trial needs {workers} workers with {written(asked)} each"
+    nodes = "; ".join(written(node) for node in _nodes())
+    return f"resources: {trial}, but the nodes of the cluster have {nodes}"
 
 
 class _SupernetActor:
@@ -97,7 +122,8 @@ def train_supernet_on_cluster(
     Raises:
         SweepStoppedError: the images or the recipe cannot be used; resumable.
     """
-    num_cpus = max(resources.cpus_per_trial, min(8.0, ray.cluster_resources().get("CPU", 1.0)))
+    largest = max(node.get("CPU", 0) for node in _nodes())
+    num_cpus = max(resources.per_worker["CPU"], min(8.0, largest))
     actor = _RemoteSupernetActor.options(
         num_cpus=num_cpus, num_gpus=resources.gpus_per_trial
     ).remote()

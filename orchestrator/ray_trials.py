@@ -17,6 +17,8 @@ from ray.tune.search import Searcher
 
 from orchestrator.cells import TrialJob
 from orchestrator.config import ResourceConfig, SchedulerConfig
+from orchestrator.ray_cluster import trials_at_once
+from orchestrator.ray_workers import train_on_workers
 from orchestrator.sweep import Sweep
 from orchestrator.worker import run_trial_job, stopping_sentence
 
@@ -36,15 +38,13 @@ def run_trials(
         folder: for Ray's own files; removed afterwards.
     """
     tuner = tune.Tuner(
-        tune.with_resources(
-            _trainable,
-            {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
-        ),
+        _trainable(resources),
         tune_config=tune.TuneConfig(
             search_alg=_SweepSearcher(sweep),
             scheduler=_PerCell(scheduler),
             num_samples=-1,
-            reuse_actors=True,
+            reuse_actors=resources.workers_per_trial == 1,
+            max_concurrent_trials=_at_once(resources),
             trial_dirname_creator=_trial_name,
             trial_name_creator=_trial_name,
         ),
@@ -67,8 +67,30 @@ def run_trials(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _trainable(config: dict[str, Any]) -> None:
-    run_trial_job(config["job"], tune.report)
+def _trainable(resources: ResourceConfig) -> Any:
+    """Return what Tune runs: the trial, or what waits for the trial's workers."""
+    if resources.workers_per_trial == 1:
+
+        def train_here(config: dict[str, Any]) -> None:
+            run_trial_job(config["job"], tune.report)
+
+        own = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+        return tune.with_resources(train_here, own)
+
+    def train_there(config: dict[str, Any]) -> None:
+        run_trial_job(
+            config["job"], tune.report, lambda job, _report: train_on_workers(job, resources)
+        )
+
+    # Tune must book something for what only waits; not CPUs, which the workers may need all.
+    return tune.with_resources(train_there, {"memory": 2**20})
+
+
+def _at_once(resources: ResourceConfig) -> int | None:
+    """Return how many trials may run; Tune sees by itself what there is room for, but not there."""
+    if resources.workers_per_trial == 1:
+        return resources.max_concurrent_trials
+    return trials_at_once(resources)
 
 
 def _trial_name(trial: Trial) -> str:

@@ -228,7 +228,7 @@ class Sweep:
             config=config,
             supernet_folder=self._home.supernet(self._plan.supernet_key),
             folder=self._home.trial(sweep.sweep_id, trial_id),
-            num_threads=worker_threads(sweep.resources.cpus_per_trial),
+            num_threads=worker_threads(sweep.resources.per_worker["CPU"]),
         )
 
 

@@ -23,6 +23,7 @@ from pas_trainer import (
     DivergenceError,
     EpochReport,
     TrialResult,
+    is_first,
     run_annealed,
     run_control,
     run_search,
@@ -35,7 +36,39 @@ PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio
 """What a worker reports after each epoch, beside ``step``, the index in :attr:`TrialJob.steps`."""
 
 
-def run_trial_job(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> None:
+Report = Callable[[dict[str, Any]], None]
+"""Called with :data:`PROGRESS_KEYS` after each epoch."""
+
+
+def train_job(job: TrialJob, report: Report) -> None:
+    """Train what the job asks for and write each result as soon as it is known.
+
+    Raises:
+        Exception: what :func:`pas_trainer.run_search` and the like raise.
+    """
+
+    def on_epoch(step: int, epoch: EpochReport) -> None:
+        report({"step": step, **{key: getattr(epoch, key) for key in PROGRESS_KEYS}})
+
+    def found(step: int, result: TrialResult) -> None:
+        if is_first() and read_result(job.steps[step]) is None:
+            write_result(job.steps[step], _finished(job.steps[step], result))
+
+    config, supernet, folder = job.config, job.supernet_folder, job.folder
+    if isinstance(config, AnnealedConfig):
+        run_annealed(config, supernet, found, report=on_epoch, checkpoint_folder=folder)
+        return
+    on_own_epoch = partial(on_epoch, 0)
+    if isinstance(config, ControlConfig):
+        result = run_control(config, supernet, report=on_own_epoch, checkpoint_folder=folder)
+    else:
+        result = run_search(config, supernet, report=on_own_epoch, checkpoint_folder=folder)
+    found(0, result)
+
+
+def run_trial_job(
+    job: TrialJob, report: Report, train: Callable[[TrialJob, Report], None] = train_job
+) -> None:
     """Run one trial and leave its outcome in ``job.folder``.
 
     A trial that diverges, or fails in a way of its own, is recorded as FAILED and returns
@@ -46,7 +79,7 @@ def run_trial_job(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> No
     if (job.folder / RESULT_FILE).exists():
         return
     try:
-        _run(job, report)
+        train(job, report)
     except (DataError, OSError) as error:
         report({"stop_sweep": stopping_sentence(error)})
     except DivergenceError as error:
@@ -100,28 +133,6 @@ def failed(job: TrialJob, sentence: str) -> TrialRecord:
 def pruned(job: TrialJob) -> TrialRecord:
     """Return the record of a trial that was stopped early."""
     return _ended(job, "PRUNED")
-
-
-def _run(job: TrialJob, report: Callable[[dict[str, Any]], None]) -> None:
-    """Train what the job asks for and write each result as soon as it is known."""
-
-    def on_epoch(step: int, epoch: EpochReport) -> None:
-        report({"step": step, **{key: getattr(epoch, key) for key in PROGRESS_KEYS}})
-
-    def found(step: int, result: TrialResult) -> None:
-        if read_result(job.steps[step]) is None:
-            write_result(job.steps[step], _finished(job.steps[step], result))
-
-    config, supernet, folder = job.config, job.supernet_folder, job.folder
-    if isinstance(config, AnnealedConfig):
-        run_annealed(config, supernet, found, report=on_epoch, checkpoint_folder=folder)
-        return
-    on_own_epoch = partial(on_epoch, 0)
-    if isinstance(config, ControlConfig):
-        result = run_control(config, supernet, report=on_own_epoch, checkpoint_folder=folder)
-    else:
-        result = run_search(config, supernet, report=on_own_epoch, checkpoint_folder=folder)
-    found(0, result)
 
 
 def _finished(job: TrialJob, result: TrialResult) -> TrialRecord:

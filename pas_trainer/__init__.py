@@ -33,6 +33,7 @@ from pas_trainer.supernet import (
     train_supernet,
 )
 from pas_trainer.weights import fit_weights, load_weights, read_weights, weights_identity
+from pas_trainer.workers import is_first
 
 __all__ = [
     "CONTROLS",
@@ -65,6 +66,7 @@ __all__ = [
     "evaluate",
     "fit_weights",
     "further_epochs",
+    "is_first",
     "load_data",
     "load_supernet",
     "load_weights",

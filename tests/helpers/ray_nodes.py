@@ -1,0 +1,20 @@
+"""A Ray cluster of several nodes (raylets) on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray.cluster_utils import Cluster
+
+
+@contextmanager
+def ray_nodes(*cpus: int) -> Iterator[Cluster]:
+    """Start a node with each of these numbers of CPUs; the first is the head."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0]})
+    try:
+        for num_cpus in cpus[1:]:
+            cluster.add_node(num_cpus=num_cpus)
+        yield cluster
+    finally:
+        cluster.shutdown()

@@ -1,0 +1,50 @@
+"""Sweeps on a Ray cluster of two nodes: several workers per trial, and room that is too small."""
+
+from __future__ import annotations
+
+import pytest
+from ray_nodes import ray_nodes
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ray_nodes(2, 2) as cluster:
+        yield cluster
+
+
+def by_id(document):
+    return {trial["trial_id"]: trial for trial in document["trials"]}
+
+
+def test_two_workers_train_each_trial_of_a_sweep(pas, cluster):
+    options = [
+        "sweep", str(pas.file), "--address", cluster.address,
+        "--set", "resources.workers_per_trial=2", "--set", "resources.cpus_per_trial=2",
+        "--set", "trials_per_cell=4", "--set", "finetune.epochs=3", "--set", "search.epochs=1",
+    ]  # fmt: skip
+    trials = by_id(pas.json(*options))
+    assert len(trials) == 8
+    assert {trial["status"] for trial in trials.values()} == {"FINISHED"}
+    for trial in trials.values():
+        assert 0.97 * trial["budget"] <= trial["macs_ratio"] <= trial["budget"]
+        assert trial["accuracy"] > 0.5
+    assert not list(pas.home.rglob("checkpoint.pt"))
+    assert not list(pas.home.glob("sweeps/*/trials/*/train"))
+    assert by_id(pas.json(*options)) == trials  # nothing is run twice
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("resources.cpus_per_trial=3", "a trial needs 3 CPUs and 0 GPUs"),
+        ("resources.gpus_per_trial=1", "a trial needs 1 CPUs and 1 GPUs"),
+    ],
+)
+def test_a_trial_that_fits_no_node_is_told_at_once(pas, cluster, override, told):
+    done = pas("sweep", str(pas.file), "--address", cluster.address, "--set", override, timeout=90)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "the nodes of the cluster have 2 CPUs and 0 GPUs; 2 CPUs and 0 GPUs" in done.stderr
+    assert "Traceback" not in done.stderr
