@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home
-from orchestrator.records import TrialRecord, controls_among, without_controls
+from orchestrator.terminal import DONE, FAILED, err, fail, limit_of, plain, resumable, show
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done; failed trials or a refused gate; bad input; interrupted."""
+if TYPE_CHECKING:
+    from orchestrator.preflight import Plan
 
 app = typer.Typer(
     name="pas",
@@ -29,8 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out, err = Console(), Console(stderr=True)
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Sweep id, or its name.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Sweep file (YAML).")]
@@ -65,32 +60,67 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the plan.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Shrink the sweep to a minute.")] = False,
     address: Address = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Beside a sweep of this name with other settings.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Validate FILE, show the plan, run it. The same command again resumes it."""
     from orchestrator.loading import load_sweep
-    from orchestrator.preflight import describe
-    from orchestrator.run import prepare, run_sweep
-    from orchestrator.tables import compare_table, controls_tables, front_table, plan_table
+    from orchestrator.run import prepare
+
+    config = load_sweep(file, overrides or [], smoke=smoke)
+    home = Home.from_environment()
+    plan = prepare(config, home, err, address=address, dry_run=dry_run, new=new)
+    _run_plan(plan, home, address, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def extend(
+    sweep: SweepName,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of each cell, in all.")] = None,
+    limits: Annotated[
+        list[str] | None, typer.Option("--limit", metavar="LIMIT", help="A budget more.")
+    ] = None,
+    strengths: Annotated[
+        list[float] | None, typer.Option("--strength", help="A strength more.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the plan.")] = False,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Add trials, limits or strengths to a sweep and run them; finished trials stay."""
+    from orchestrator.growth import extended
+    from orchestrator.run import prepare
 
     home = Home.from_environment()
-    config = load_sweep(file, overrides or [], smoke=smoke)
+    added = [limit_of(limit) for limit in limits or []]
+    config = extended(home, sweep, trials=trials, limits=added, strengths=strengths or [])
     plan = prepare(config, home, err, address=address, dry_run=dry_run)
+    _run_plan(plan, home, address, dry_run=dry_run, as_json=as_json)
+
+
+def _run_plan(plan: Plan, home: Home, address: str | None, *, dry_run: bool, as_json: bool) -> None:
+    """Show a plan and run it, unless only asked for the plan."""
+    from orchestrator.preflight import describe
+    from orchestrator.run import run_sweep
+    from orchestrator.tables import compare_table, controls_tables, front_table, plan_table
+
     summary = describe(plan)
     if dry_run:
-        _print(summary, as_json, [plan_table(summary)])
+        show(summary, as_json, [plan_table(summary)])
         return
     err.print(plan_table(summary))
-    with _resumable():
+    with resumable():
         outcome = run_sweep(plan, home, err, address=address)
     records = outcome.records
-    _print(
+    show(
         {
             "sweep_id": outcome.sweep_id,
             "resource": outcome.resource,
             "supernet_accuracy": outcome.supernet[0],
             "supernet_test_accuracy": outcome.supernet[1],
-            **_plain(records),
+            **plain(records),
         },
         as_json,
         [
@@ -101,7 +131,9 @@ def sweep(
     )
     lost = [r for r in records if r.status == "FAILED"]
     if lost:
-        err.print(f"{len(lost)} of {len(records)} trials failed; see: pas status {config.name}")
+        err.print(
+            f"{len(lost)} of {len(records)} trials failed; see: pas status {plan.config.name}"
+        )
         raise typer.Exit(FAILED)
 
 
@@ -118,11 +150,15 @@ def search(
     from orchestrator.single import search_one
     from orchestrator.tables import trial_table
 
-    sets = [f"budget.limits=[{_as_yaml(budget)}]", f"strengths=[{strength}]", *(overrides or [])]
-    with _resumable():
+    sets = [
+        f"budget.limits=[{json.dumps(limit_of(budget))}]",
+        f"strengths=[{strength}]",
+        *(overrides or []),
+    ]
+    with resumable():
         record, folder = search_one(load_sweep(file, sets), Home.from_environment(), err)
     document = {**record.to_json(), "folder": str(folder)}
-    _print(document, as_json, [trial_table([record], f"files in {folder}")])
+    show(document, as_json, [trial_table([record], f"files in {folder}")])
     if record.status != "FINISHED":
         raise typer.Exit(FAILED)
 
@@ -148,7 +184,7 @@ def latency(
     table = measure_table(plan, Home.from_environment(), err)
     write_table_file(plan, table, out_file)
     document = {"table": str(out_file), "device": table.device}
-    _print(document, as_json, [f"{out_file}: measured on {table.device}"])
+    show(document, as_json, [f"{out_file}: measured on {table.device}"])
 
 
 @app.command()
@@ -165,11 +201,11 @@ def status(
         table = Table("sweep", "status", title="sweeps", title_justify="left")
         for info in sweeps:
             table.add_row(info.sweep_id, info.status)
-        _print([{"sweep_id": i.sweep_id, "status": i.status} for i in sweeps], as_json, [table])
+        show([{"sweep_id": i.sweep_id, "status": i.status} for i in sweeps], as_json, [table])
         return
     info, records = load_sweep_records(sweep, tracking_uri)
-    document = {"sweep_id": info.sweep_id, "status": info.status, **_plain(records)}
-    _print(document, as_json, [trial_table(records, f"{info.sweep_id}: {info.status}")])
+    document = {"sweep_id": info.sweep_id, "status": info.status, **plain(records)}
+    show(document, as_json, [trial_table(records, f"{info.sweep_id}: {info.status}")])
 
 
 @app.command()
@@ -184,11 +220,11 @@ def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = 
         "resource": info.resource,
         "supernet_accuracy": info.supernet_accuracy,
         "supernet_test_accuracy": info.supernet_test_accuracy,
-        **_plain(records),
+        **plain(records),
     }
     supernet = (info.supernet_accuracy, info.supernet_test_accuracy)
     table = compare_table(records, info.resource, info.sweep_id, supernet)
-    _print(document, as_json, [table])
+    show(document, as_json, [table])
 
 
 @app.command()
@@ -199,9 +235,9 @@ def pareto(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = F
 
     info, records = load_sweep_records(sweep, tracking_uri)
     shown = [r for r in records if r.on_front or r.control is not None]
-    document = {"sweep_id": info.sweep_id, "resource": info.resource, **_plain(shown)}
+    document = {"sweep_id": info.sweep_id, "resource": info.resource, **plain(shown)}
     table = front_table(records, f"Pareto front of {info.sweep_id}", info.resource)
-    _print(document, as_json, [table, *controls_tables(records, info.resource)])
+    show(document, as_json, [table, *controls_tables(records, info.resource)])
 
 
 @app.command()
@@ -253,7 +289,7 @@ def promote(
         cost_text(record, info.resource),
         f"{promoted.parity_error:.1e}",
     )
-    _print(document, as_json, [table])
+    show(document, as_json, [table])
 
 
 @app.command()
@@ -267,7 +303,7 @@ def ui(
     home = Home.from_environment()
 
     def ready(url: str) -> None:
-        _print({"url": url}, as_json, [f"MLflow UI at {url} (Ctrl-C to stop)"])
+        show({"url": url}, as_json, [f"MLflow UI at {url} (Ctrl-C to stop)"])
         sys.stdout.flush()
 
     serve_ui(home, port, ready)
@@ -278,51 +314,12 @@ def main() -> None:
     try:
         app()
     except SweepStoppedError as error:
-        _fail(f"sweep stopped: {error}. What has finished is kept; the same command goes on")
+        fail(f"sweep stopped: {error}. What has finished is kept; the same command goes on")
     except UserError as error:
-        _fail(str(error))
+        fail(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(DONE)
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Tell an interrupted person that nothing is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        err.print("interrupted; the same command goes on from here")
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _fail(sentence: str) -> None:
-    err.print(f"pas: {sentence}", highlight=False, soft_wrap=True, markup=False)
-    sys.exit(BAD_INPUT)
-
-
-def _as_yaml(limit: str) -> str:
-    """Return a limit as it would be written in a sweep file."""
-    try:
-        return repr(float(limit))
-    except ValueError:
-        return json.dumps(limit)
-
-
-def _plain(records: Sequence[TrialRecord]) -> dict[str, Any]:
-    """Controls are in a list of their own, so that nobody takes them for trials."""
-    return {
-        "trials": [r.to_json() for r in without_controls(records)],
-        "controls": [r.to_json() for r in controls_among(records)],
-    }
-
-
-def _print(document: Any, as_json: bool, shown: Sequence[Any]) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(document, indent=1) + "\n")
-        return
-    for item in shown:
-        out.print(item)
 
 
 if __name__ == "__main__":

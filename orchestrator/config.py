@@ -6,7 +6,7 @@ Each component's settings are documented where the component lives (``pas_traine
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -237,9 +237,13 @@ class SweepConfig(_Section):
         check_pretraining(self.supernet, self.pretrain)
         return self
 
-    @property
-    def sweep_id(self) -> str:
-        """The name and a hash of what decides the trials; resources and servers do not."""
+    def deciding(self) -> dict[str, Any]:
+        """Return what decides the result of a trial, as plain values.
+
+        Resources and servers do not; how many trials, limits and strengths there are does not
+        either, so that a sweep can grow (only the limits of annealed budgets do: each network is
+        searched in the one before).
+        """
         decides = self.model_dump(
             mode="json",
             exclude={"name", "resources", "tracking", "storage", "trials_per_cell", "controls"},
@@ -248,11 +252,17 @@ class SweepConfig(_Section):
             decides["latency"].pop("seconds")
         else:
             decides.pop("latency")
-        if self.budget.schedule == "separate":  # ids are those of versions that knew no other
-            decides["budget"].pop("schedule")
+        if self.budget.schedule == "separate":
+            decides["budget"].pop("limits")
+        decides.pop("strengths")
         decides["data"].pop("workers")
         decides["data"].pop("memory_gib")
-        return f"{self.name}-{content_key(decides)[:8]}"
+        return decides
+
+    @property
+    def sweep_id(self) -> str:
+        """The name and a hash of what decides the trials."""
+        return f"{self.name}-{content_key(self.deciding())[:8]}"
 
     @property
     def num_trials(self) -> int:

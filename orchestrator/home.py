@@ -62,14 +62,19 @@ class Home:
         """Folder of one trial."""
         return self.sweep(sweep_id) / "trials" / trial_id
 
+    def record_of(self, sweep: str) -> Path | None:
+        """Return ``sweep.json`` of a sweep (id, or name: then its latest) started from here."""
+        found = [
+            (path.stat().st_mtime, path)
+            for path in self.root.glob("sweeps/*/sweep.json")
+            if sweep in {path.parent.name, json.loads(path.read_text())["config"]["name"]}
+        ]
+        return max(found)[1] if found else None
+
     def tracking_uri_of(self, sweep: str) -> str | None:
         """Tracking URI of a sweep (id, or name: then its latest) started from this home."""
-        found: list[tuple[float, str]] = []
-        for path in self.root.glob("sweeps/*/sweep.json"):
-            document = json.loads(path.read_text())
-            if sweep in {path.parent.name, document["config"]["name"]}:
-                found.append((path.stat().st_mtime, document["tracking_uri"]))
-        return max(found)[1] if found else None
+        path = self.record_of(sweep)
+        return None if path is None else str(json.loads(path.read_text())["tracking_uri"])
 
 
 def write_json(path: Path, document: Any) -> None:

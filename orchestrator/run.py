@@ -13,6 +13,7 @@ from rich.console import Console
 from orchestrator.cells import cells_of, controls_of
 from orchestrator.config import SweepConfig
 from orchestrator.errors import SweepStoppedError, UserError
+from orchestrator.growth import check_unchanged, with_recorded_cells
 from orchestrator.home import Home, write_json
 from orchestrator.latency_table import keep_table, plan_latency
 from orchestrator.preflight import Plan, check_device, check_disk, describe, make_plan
@@ -49,14 +50,27 @@ def prepare(
     *,
     address: str | None = None,
     dry_run: bool = False,
+    new: bool = False,
 ) -> Plan:
     """Check everything that can be checked before compute is spent.
 
-    Where latency is limited and has not been measured yet, that is done here (not by a dry run).
+    The plan has the cells of ``config`` and those that the sweep has already. Where latency is
+    limited and has not been measured yet, that is done here (not by a dry run).
+
+    Args:
+        config: the sweep file.
+        home: where state is.
+        console: for progress.
+        address: of a Ray cluster; ``None``: this machine.
+        dry_run: measure nothing.
+        new: whether another sweep of this name, with other settings, may be here.
 
     Raises:
         UserError: one sentence on the first thing that is wrong.
     """
+    if not new:
+        check_unchanged(config, home)
+    config = with_recorded_cells(config, home)
     try:
         check_server(tracking_uri(config, home))
     except TrackingError as error:

@@ -1,0 +1,60 @@
+"""What the commands share: consoles, exit codes, and how results and errors are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from orchestrator.records import TrialRecord, controls_among, without_controls
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done; failed trials or a refused gate; bad input; interrupted."""
+
+out, err = Console(), Console(stderr=True)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Tell an interrupted person that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("interrupted; the same command goes on from here")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def fail(sentence: str) -> None:
+    """End with a sentence about bad input."""
+    err.print(f"pas: {sentence}", highlight=False, soft_wrap=True, markup=False)
+    sys.exit(BAD_INPUT)
+
+
+def limit_of(text: str) -> float | str:
+    """Return a limit of the command line as a sweep file would hold it."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def plain(records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Return records as JSON has them; controls in a list of their own, lest they be mistaken."""
+    return {
+        "trials": [r.to_json() for r in without_controls(records)],
+        "controls": [r.to_json() for r in controls_among(records)],
+    }
+
+
+def show(document: Any, as_json: bool, shown: Sequence[Any]) -> None:
+    """Print the document, or what a person would rather look at."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        return
+    for item in shown:
+        out.print(item)
