@@ -120,6 +120,7 @@ def _run_plan(plan: Plan, home: Home, address: str | None, *, dry_run: bool, as_
             "resource": outcome.resource,
             "supernet_accuracy": outcome.supernet[0],
             "supernet_test_accuracy": outcome.supernet[1],
+            "given_up": outcome.given_up,
             **plain(records),
         },
         as_json,
@@ -129,6 +130,9 @@ def _run_plan(plan: Plan, home: Home, address: str | None, *, dry_run: bool, as_
             *controls_tables(records, outcome.resource),
         ],
     )
+    for cell in outcome.given_up:
+        failed = plan.config.max_failures_per_cell
+        err.print(f"{cell} was given up: {failed} trials failed in a row (max_failures_per_cell)")
     lost = [r for r in records if r.status == "FAILED"]
     if lost:
         err.print(

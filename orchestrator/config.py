@@ -188,6 +188,8 @@ class SweepConfig(_Section):
     budget: BudgetConfig
     strengths: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
     trials_per_cell: Annotated[int, Field(ge=1)] = 1
+    max_failures_per_cell: Annotated[int, Field(ge=1)] = 5
+    """After so many failed trials in a row a cell gets no more; the other cells go on."""
     controls: list[ControlKind] = []
     """Networks to compare the trials with, trained alike on as much compute."""
     latency: LatencyConfig = LatencyConfig()
@@ -246,7 +248,10 @@ class SweepConfig(_Section):
         """
         decides = self.model_dump(
             mode="json",
-            exclude={"name", "resources", "tracking", "storage", "trials_per_cell", "controls"},
+            exclude={
+                *("name", "resources", "tracking", "storage", "controls"),
+                *("trials_per_cell", "max_failures_per_cell"),
+            },
         )
         if self.budget.limits_latency:
             decides["latency"].pop("seconds")

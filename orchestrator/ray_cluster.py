@@ -21,6 +21,7 @@ import ray
 
 from orchestrator.config import ResourceConfig
 from orchestrator.errors import SweepStoppedError, UserError
+from orchestrator.memory import is_out_of_memory
 from orchestrator.worker import stopping_sentence, worker_threads
 from pas_trainer import (
     DataError,
@@ -143,6 +144,11 @@ def train_supernet_on_cluster(
         cause = error.cause
         if isinstance(cause, DataError | WeightsError | DivergenceError | OSError):
             raise SweepStoppedError(f"supernet: {stopping_sentence(cause)}") from None
+        if is_out_of_memory(cause):
+            raise SweepStoppedError(
+                "supernet: out of memory; raise optimizer.micro_batches or lower "
+                "optimizer.batch_size or data.image_size"
+            ) from None
         raise
     except ray.exceptions.RayActorError:
         raise SweepStoppedError(

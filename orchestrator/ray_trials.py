@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from orchestrator.sweep import Sweep
 from orchestrator.worker import run_trial_job, stopping_sentence
 
 MAX_WORKER_DEATHS = 3
-"""A trial whose workers died more often than this has failed."""
+"""A trial whose workers died more often than this within one epoch has failed."""
 
 
 def run_trials(
@@ -54,7 +55,7 @@ def run_trials(
             verbose=0,
             callbacks=[_SweepCallback(sweep)],
             stop=_StopWhenTold(sweep),
-            failure_config=tune.FailureConfig(max_failures=MAX_WORKER_DEATHS),
+            failure_config=tune.FailureConfig(max_failures=-1),  # see _SweepCallback
         ),
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -141,10 +142,17 @@ class _SweepSearcher(_Unpickled, Searcher):  # type: ignore[misc]
 
 
 class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
-    """Tells the sweep what happens to its trials."""
+    """Tells the sweep what happens to its trials.
+
+    A lost worker or node is not the trial's fault: it goes on from its checkpoint elsewhere, as
+    often as it takes. One that kills its workers again and again without getting on has failed;
+    it is given that result, with which it returns at once when Tune starts it once more. Where
+    not even that ends well, no worker can be had at all.
+    """
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
+        self._deaths: Counter[str] = Counter()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
@@ -160,6 +168,7 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
         **_info: Any,
     ) -> None:
         if not result.get("done"):  # the last report is repeated when the function returns
+            self._deaths.pop(trial.trial_id, None)
             self._sweep.epoch_done(_job(trial).trial_id, result)
 
     def on_trial_complete(
@@ -168,13 +177,20 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
         with _stop_if_storage_fails(self._sweep):
             self._sweep.trial_done(_job(trial).trial_id)
 
-    def on_trial_error(
+    def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
     ) -> None:
-        with _stop_if_storage_fails(self._sweep):
-            self._sweep.trial_lost(
-                _job(trial).trial_id, f"its workers died {MAX_WORKER_DEATHS + 1} times"
+        self._deaths[trial.trial_id] += 1
+        deaths = self._deaths[trial.trial_id]
+        if deaths > 2 * MAX_WORKER_DEATHS:
+            self._sweep.stop_reason = (
+                f"workers die before they begin; see Ray's logs ({deaths} did)"
             )
+        elif deaths > MAX_WORKER_DEATHS:
+            with _stop_if_storage_fails(self._sweep):
+                self._sweep.trial_lost(
+                    _job(trial).trial_id, f"its workers died {deaths} times within one epoch"
+                )
 
 
 class _StopWhenTold(_Unpickled, tune.Stopper):  # type: ignore[misc]

@@ -29,6 +29,8 @@ class TrialRecord:
         strength: weight of the budget loss; 0 for controls, which have none.
         number: index within its cell, from 0.
         hyperparameters: what Optuna chose.
+        micro_batches: parts that each batch was trained in: more than configured where memory ran
+            out.
         macs, num_params, activation_bytes: cost of the compact network in deploy form (one image).
         macs_ratio: ``macs`` over the supernet's.
         latency_ms: median time of one image in deploy form, measured on one thread of the worker's
@@ -53,6 +55,7 @@ class TrialRecord:
     number: int
     control: str | None = None
     hyperparameters: Mapping[str, float] = field(default_factory=dict)
+    micro_batches: int = 1
     macs: int | None = None
     macs_ratio: float | None = None
     num_params: int | None = None

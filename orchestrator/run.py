@@ -35,12 +35,14 @@ class SweepOutcome:
         resource: what the budget limits.
         supernet: validation and test accuracy of the supernet, in [0, 1].
         records: every trial and control that has ended, front marked.
+        given_up: names of the cells that get no more trials because too many failed in a row.
     """
 
     sweep_id: str
     resource: str
     supernet: tuple[float | None, float | None]
     records: list[TrialRecord]
+    given_up: list[str]
 
 
 def prepare(
@@ -117,7 +119,11 @@ def run_sweep(
         measured = read_supernet_result(home.supernet(plan.supernet_key))
         supernet = (measured.accuracy, measured.test_accuracy) if measured else (None, None)
         return SweepOutcome(
-            config.sweep_id, config.budget.resource, supernet, sweep.ended_records()
+            config.sweep_id,
+            config.budget.resource,
+            supernet,
+            sweep.ended_records(),
+            [cell.name for cell in sweep.given_up()],
         )
 
 

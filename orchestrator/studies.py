@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 import optuna
 from optuna.distributions import FloatDistribution
@@ -57,6 +58,7 @@ class CellStudies:
         ranges: hyper-parameters to steer.
         defaults: what the sweep file itself says; each cell's first trial, where within range.
         trials_per_cell: how many trials each cell gets in all.
+        max_failures: after so many failures in a row, a cell gets no more trials.
         seed: suggestions depend on it, the cell, the trial's index and what is known by then.
 
     Raises:
@@ -72,13 +74,15 @@ class CellStudies:
         ranges: Mapping[str, FloatRange],
         defaults: Mapping[str, float],
         trials_per_cell: int,
+        max_failures: int,
         seed: int,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self._distributions = {name: to_distribution(r) for name, r in ranges.items()}
         self._defaults = {n: defaults[n] for n, r in ranges.items() if r.contains(defaults[n])}
-        self._trials_per_cell, self._seed = trials_per_cell, seed
+        self._trials_per_cell, self._max_failures = trials_per_cell, max_failures
+        self._seed = seed
         with _storage():
             storage = optuna.storages.RDBStorage(url)
             self._studies = {
@@ -93,6 +97,7 @@ class CellStudies:
         self._asked = dict.fromkeys(cells, 0)
         for suggestion in self.every():
             self._asked[suggestion.cell] += 1
+        self._failures = {cell: _failures_in_a_row(s) for cell, s in self._studies.items()}
 
     def every(self) -> list[Suggestion]:
         """Return all trials handed out so far, whatever became of them."""
@@ -123,15 +128,20 @@ class CellStudies:
         return trial.params
 
     def has_next(self) -> bool:
-        """Whether some cell has had fewer trials than it is due."""
-        return min(self._asked.values()) < self._trials_per_cell
+        """Whether some cell that is not given up has had fewer trials than it is due."""
+        return any(self._is_due(cell) for cell in self._studies)
+
+    def given_up(self) -> list[Cell]:
+        """Return the cells that get no more trials because too many failed in a row."""
+        return [cell for cell, failed in self._failures.items() if failed >= self._max_failures]
 
     def next(self) -> Suggestion | None:
         """Return a new trial of the cell that has had the fewest, or ``None``."""
-        cell = min(self._studies, key=lambda c: self._asked[c])
-        number = self._asked[cell]
-        if number >= self._trials_per_cell:
+        due = [cell for cell in self._studies if self._is_due(cell)]
+        if not due:
             return None
+        cell = min(due, key=lambda c: self._asked[c])
+        number = self._asked[cell]
         study = self._studies[cell]
         study.sampler = self._sampler(cell, number)
         with _storage():
@@ -149,6 +159,19 @@ class CellStudies:
                 return
             value = accuracy if status == "FINISHED" else None
             study.tell(number, value, state=STATES[status])
+        self._failures[cell] = self._failures[cell] + 1 if status == "FAILED" else 0
+
+    def _is_due(self, cell: Cell) -> bool:
+        is_due = self._asked[cell] < self._trials_per_cell
+        return is_due and self._failures[cell] < self._max_failures
+
+
+def _failures_in_a_row(study: optuna.Study) -> int:
+    """Return how many trials have failed since the last one that did not."""
+    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    ended.sort(key=lambda t: t.datetime_complete or datetime.max)
+    failed = [t.state == TrialState.FAIL for t in reversed(ended)]
+    return [*failed, False].index(False)
 
 
 def to_distribution(given: FloatRange) -> FloatDistribution:

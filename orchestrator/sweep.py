@@ -107,7 +107,9 @@ class Sweep:
     def trial_started(self, trial_id: str) -> None:
         """A worker has taken the trial (again, if an earlier worker died)."""
         job = self._jobs[trial_id]
-        self._step_started(next(step for step in job.steps if not self._has_ended(step)))
+        left = [step for step in job.steps if not self._has_ended(step)]
+        if left:  # else it has failed, and its worker will find that out
+            self._step_started(left[0])
 
     def epoch_done(self, trial_id: str, progress: dict[str, Any]) -> None:
         """Pass on what a worker reported."""
@@ -144,6 +146,10 @@ class Sweep:
         end_rest(job, lambda step: failed(step, sentence))
         self._tell_ended(job)
         self._redraw_front()
+
+    def given_up(self) -> list[Cell]:
+        """Return the cells that get no more trials because too many failed in a row."""
+        return self._studies.given_up()
 
     def ended_records(self) -> list[TrialRecord]:
         """Return every trial that has ended, with its place on the front."""
@@ -250,5 +256,6 @@ def build_studies(plan: Plan, home: Home) -> CellStudies:
         ranges=config.hyperparameters,
         defaults=defaults,
         trials_per_cell=config.trials_per_cell,
+        max_failures=config.max_failures_per_cell,
         seed=config.seed,
     )

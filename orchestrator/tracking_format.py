@@ -2,8 +2,8 @@
 
 Tags of a trial's run: ``pas.kind`` (trial), ``pas.control`` (of controls alone, which),
 ``pas.sweep_id``, ``pas.trial_id``, ``pas.budget``, ``pas.strength``, ``pas.number``,
-``pas.hyperparameters`` (JSON), ``pas.status`` (ours; MLflow has no PRUNED), ``pas.error``,
-``pas.widths`` (JSON, or ``widths.json``: see the artifact).
+``pas.hyperparameters`` (JSON), ``pas.micro_batches`` (where more than 1), ``pas.status`` (ours;
+MLflow has no PRUNED), ``pas.error``, ``pas.widths`` (JSON, or ``widths.json``: see the artifact).
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def trial_tags(record: TrialRecord, sweep_id: str) -> dict[str, str]:
         tags["pas.control"] = record.control
     if record.hyperparameters:
         tags["pas.hyperparameters"] = json.dumps(dict(record.hyperparameters))
+    if record.micro_batches > 1:
+        tags["pas.micro_batches"] = str(record.micro_batches)
     if record.error is not None:
         tags["pas.error"] = record.error[:MAX_TAG_CHARS]
     if record.widths is not None:

@@ -206,6 +206,7 @@ def _record(client: Any, run: Any) -> TrialRecord:
         number=int(tags["pas.number"]),
         control=tags.get("pas.control"),
         hyperparameters=json.loads(tags.get("pas.hyperparameters", "{}")),
+        micro_batches=int(tags.get("pas.micro_batches", 1)),
         widths=_widths(client, run.info.run_id, tags),
         error=tags.get("pas.error"),
         run_id=run.info.run_id,

@@ -15,6 +15,7 @@ import torch
 from deploy import measure_latency_ms, save_package
 from orchestrator.cells import TrialJob
 from orchestrator.home import write_json
+from orchestrator.memory import free_memory, in_smaller_parts, is_out_of_memory, trial_of
 from orchestrator.records import TrialRecord, TrialStatus
 from pas_trainer import (
     AnnealedConfig,
@@ -72,12 +73,24 @@ def run_trial_job(
     """Run one trial and leave its outcome in ``job.folder``.
 
     A trial that diverges, or fails in a way of its own, is recorded as FAILED and returns
-    normally. What would fail every other trial too (unusable images, a full disk) is reported as
-    ``{"stop_sweep": sentence}``; the trial then has no result and is resumed later.
+    normally. One that runs out of memory starts anew in smaller parts
+    (``optimizer.micro_batches``), as long as parts can be halved. What would fail every other
+    trial too (unusable images, a full disk) is reported as ``{"stop_sweep": sentence}``; the trial
+    then has no result and is resumed later.
     """
     torch.set_num_threads(job.num_threads)
     if (job.folder / RESULT_FILE).exists():
         return
+    smaller: TrialJob | None = job
+    while smaller is not None:
+        job, smaller = smaller, _attempt(smaller, report, train)
+        free_memory()
+
+
+def _attempt(
+    job: TrialJob, report: Report, train: Callable[[TrialJob, Report], None]
+) -> TrialJob | None:
+    """Train a job; return the one to try instead, if it ran out of memory."""
     try:
         train(job, report)
     except (DataError, OSError) as error:
@@ -85,9 +98,21 @@ def run_trial_job(
     except DivergenceError as error:
         _fail(job, str(error))
     except Exception as error:
+        if is_out_of_memory(error):
+            if (smaller := in_smaller_parts(job)) is not None:
+                return smaller
+            _fail(job, _OUT_OF_MEMORY.format(parts=trial_of(job).optimizer.micro_batches))
+            return None
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / "error.txt").write_text(traceback.format_exc())
         _fail(job, f"{type(error).__name__}: {error}")
+    return None
+
+
+_OUT_OF_MEMORY = (
+    "out of memory, even with batches trained in {parts} parts; lower optimizer.batch_size, "
+    "data.image_size or the trials that share a device (resources)"
+)
 
 
 def _fail(job: TrialJob, sentence: str) -> None:
@@ -167,6 +192,7 @@ def _ended(job: TrialJob, status: TrialStatus, **results: Any) -> TrialRecord:
         number=job.number,
         control=job.control,
         hyperparameters=dict(job.hyperparameters),
+        micro_batches=trial_of(job).optimizer.micro_batches,
         **results,
     )
 

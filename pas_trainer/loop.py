@@ -153,10 +153,12 @@ class Trainer:
             set_learning_rate(self.optimizer, self.lr_factor(step, num_steps, warmup))
             images, labels = normalize(batch)
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(network, images, labels, step / num_steps)
-            loss.backward()  # type: ignore[no-untyped-call]
+            for part, its_labels in self._parts(images, labels):
+                loss = self._loss(network, part, its_labels, step / num_steps)
+                loss = loss * (len(part) / len(images))
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
             self.optimizer.step()
-            total += loss.detach()
             step += 1
         num_terms = share.size * max(1, step - epoch * steps_per_epoch)
         mean = float(sum_over_workers(total)) / num_terms
@@ -166,6 +168,11 @@ class Trainer:
                 "lower the learning rates or the strength"
             )
         return mean
+
+    def _parts(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the micro-batches of a batch, equal in size up to one image."""
+        count = min(self.recipe.micro_batches, len(images) // 2 or 1)
+        yield from zip(images.tensor_split(count), labels.tensor_split(count), strict=True)
 
     def _loss(self, network: nn.Module, images: Tensor, labels: Tensor, progress: float) -> Tensor:
         with autocast(self.device), synced_norms() if num_workers() > 1 else nullcontext():

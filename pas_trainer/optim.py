@@ -26,6 +26,9 @@ class OptimizerConfig:
     label_smoothing: float = 0.1
     batch_size: int = 128
     """Images per step."""
+    micro_batches: int = 1
+    """Parts that each batch is trained in, one after the other, to save memory. Their gradients add
+    up to the batch's; batch-norm takes its statistics part by part."""
     warmup_epochs: float = 1.0
     """Epochs over which each phase's learning rate rises from near 0 to its peak."""
 
@@ -43,6 +46,11 @@ class OptimizerConfig:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be in [0, 1)")
         if self.batch_size < 2:
             raise ValueError(f"batch_size is {self.batch_size}; batch-norm needs at least 2")
+        if not 1 <= self.micro_batches <= self.batch_size // 2:
+            raise ValueError(
+                f"micro_batches is {self.micro_batches}; it must be at least 1 and leave 2 images "
+                f"of a batch of {self.batch_size} in each part, since batch-norm needs as many"
+            )
         if not (math.isfinite(self.warmup_epochs) and self.warmup_epochs >= 0):
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must be at least 0")
 

@@ -25,6 +25,7 @@ def open_studies(url, trials_per_cell=3, ranges=RANGES, default=0.05) -> CellStu
         ranges=ranges,
         defaults={"learning_rate": default},
         trials_per_cell=trials_per_cell,
+        max_failures=2,
         seed=0,
     )
 
@@ -94,6 +95,25 @@ def test_outcomes_are_told_truthfully_and_once(url):
         TrialState.PRUNED,
     ]
     assert study.trials[0].value == 0.9
+
+
+def test_a_cell_is_given_up_after_failures_in_a_row(url):
+    studies = open_studies(url, trials_per_cell=5)
+    cell, other = CELLS
+    drawn = [studies.next() for _ in range(6)]
+    assert [s.number for s in drawn if s.cell == cell] == [0, 1, 2]
+    studies.tell(cell, 0, "FAILED", None)
+    studies.tell(cell, 1, "FINISHED", 0.5)
+    studies.tell(cell, 2, "FAILED", None)
+    assert studies.given_up() == []
+    assert [s.cell for s in (studies.next(), studies.next())] == [cell, other]
+    studies.tell(cell, 3, "FAILED", None)
+    studies.tell(cell, 3, "FAILED", None)  # told again after a crash
+    assert studies.given_up() == [cell]
+    again = open_studies(url, trials_per_cell=5)
+    assert again.given_up() == [cell]
+    assert [s.cell for s in drain(again)] == [other]
+    assert not again.has_next()
 
 
 def test_without_ranges_trials_differ_by_number_only(url):

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from orchestrator import worker
 from orchestrator.cells import Cell, TrialJob, trial_config
 from orchestrator.loading import load_sweep
+from orchestrator.memory import in_smaller_parts, trial_of
 from pas_trainer import (
+    AnnealedConfig,
     ControlConfig,
     DataError,
     DivergenceError,
@@ -76,6 +79,50 @@ def test_an_unforeseen_error_fails_the_trial_and_keeps_its_trace(job, monkeypatc
     assert record.status == "FAILED"
     assert "surprise" in (record.error or "")
     assert "Traceback" in (job.folder / "error.txt").read_text()
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_a_trial_out_of_memory_is_tried_again_in_smaller_parts(job, monkeypatch, error):
+    tried = []
+
+    def search(config, *_args, **_kwargs):
+        tried.append(config.optimizer.micro_batches)
+        if len(tried) < 3:
+            raise error
+        raise DivergenceError("the loss became nan")
+
+    monkeypatch.setattr(worker, "run_search", search)
+    worker.run_trial_job(job, print)
+    assert tried == [1, 2, 4]
+    record = worker.read_result(job)
+    assert record is not None
+    assert (record.error, record.micro_batches) == ("the loss became nan", 4)
+
+
+def test_a_trial_that_never_fits_fails_alone_and_says_what_to_do(job, monkeypatch):
+    assert run_with(job, monkeypatch, MemoryError()) == []
+    record = worker.read_result(job)
+    assert record is not None
+    assert (record.status, record.micro_batches) == ("FAILED", 32)
+    assert "out of memory, even with batches trained in 32 parts" in (record.error or "")
+    assert "batch_size" in (record.error or "")
+
+
+def test_controls_and_fronts_are_split_too(job):
+    control = ControlConfig(kind="uniform", trial=job.config)
+    front = AnnealedConfig(trial=job.config, further=())
+    for config in (control, front):
+        smaller = in_smaller_parts(dataclasses.replace(job, config=config))
+        assert smaller is not None
+        assert type(smaller.config) is type(config)
+        assert trial_of(smaller).optimizer.micro_batches == 2
 
 
 def test_an_ended_trial_is_not_run_again(job, monkeypatch):
