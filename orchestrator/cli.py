@@ -120,6 +120,7 @@ def _run_plan(plan: Plan, home: Home, address: str | None, *, dry_run: bool, as_
             "resource": outcome.resource,
             "supernet_accuracy": outcome.supernet[0],
             "supernet_test_accuracy": outcome.supernet[1],
+            "compute_saved": round(outcome.compute_saved, 4),
             "given_up": outcome.given_up,
             **plain(records),
         },
@@ -130,6 +131,8 @@ def _run_plan(plan: Plan, home: Home, address: str | None, *, dry_run: bool, as_
             *controls_tables(records, outcome.resource),
         ],
     )
+    if outcome.compute_saved:
+        err.print(f"early stopping saved {outcome.compute_saved:.0%} of the trials' compute")
     for cell in outcome.given_up:
         failed = plan.config.max_failures_per_cell
         err.print(f"{cell} was given up: {failed} trials failed in a row (max_failures_per_cell)")

@@ -141,7 +141,9 @@ class ResourceConfig(_Section):
 class SchedulerConfig(_Section):
     """Early stopping of trials that fall behind others of their own cell."""
 
-    name: Literal["none", "asha"] = "none"
+    name: Literal["none", "asha", "median"] = "none"
+    """``asha``: of those that reach a rung, one in ``reduction_factor`` goes on. ``median``: who is
+    never better than the median of the others' running means is stopped."""
     grace_epochs: Annotated[int, Field(ge=1)] = 3
     """Fine-tuning epochs before a trial can be stopped."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3

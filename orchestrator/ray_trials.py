@@ -13,7 +13,12 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
 from ray.tune.search import Searcher
 
 from orchestrator.cells import TrialJob
@@ -216,7 +221,8 @@ class _PerCell(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, config: SchedulerConfig) -> None:
         super().__init__()
         self._config = config
-        self._cells: dict[str, AsyncHyperBandScheduler] = {}
+        self._cells: dict[str, TrialScheduler] = {}
+        self._known: set[str] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         epoch = result.get("epoch", 0) if result.get("phase") == "finetune" else 0
@@ -225,19 +231,21 @@ class _PerCell(FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.CONTINUE)
         cell = _job(trial).cell.name
         if cell not in self._cells:
-            self._cells[cell] = AsyncHyperBandScheduler(
-                time_attr="epoch",
-                metric="accuracy",
-                mode="max",
-                grace_period=self._config.grace_epochs,
-                reduction_factor=self._config.reduction_factor,
-                max_t=10**9,  # trials end by themselves
-            )
-        asha = self._cells[cell]
-        if trial.trial_id not in self._known(asha):
-            asha.on_trial_add(tune_controller, trial)
-        return str(asha.on_trial_result(tune_controller, trial, result))
+            self._cells[cell] = _early_stopping(self._config)
+        if trial.trial_id not in self._known:
+            self._known.add(trial.trial_id)
+            self._cells[cell].on_trial_add(tune_controller, trial)
+        return str(self._cells[cell].on_trial_result(tune_controller, trial, result))
 
-    @staticmethod
-    def _known(asha: AsyncHyperBandScheduler) -> Any:
-        return asha._trial_info
+
+def _early_stopping(config: SchedulerConfig) -> TrialScheduler:
+    """Return what stops trials of one cell."""
+    common = {"time_attr": "epoch", "metric": "accuracy", "mode": "max"}
+    if config.name == "median":
+        return MedianStoppingRule(**common, grace_period=config.grace_epochs)
+    return AsyncHyperBandScheduler(
+        **common,
+        grace_period=config.grace_epochs,
+        reduction_factor=config.reduction_factor,
+        max_t=10**9,  # trials end by themselves
+    )

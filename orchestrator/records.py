@@ -38,6 +38,7 @@ class TrialRecord:
         predicted_latency_ms: by the sweep's latency table, where latency is limited.
         training_macs: MACs that its training took, the supernet's included; see
             :mod:`pas_trainer.compute`.
+        saved_macs: MACs of training that stopping it early saved.
         accuracy: on the validation split, in [0, 1].
         test_accuracy: on the test split, in [0, 1].
         widths: open channels by channel group.
@@ -63,6 +64,7 @@ class TrialRecord:
     latency_ms: float | None = None
     predicted_latency_ms: float | None = None
     training_macs: int | None = None
+    saved_macs: int | None = None
     accuracy: float | None = None
     test_accuracy: float | None = None
     widths: Mapping[str, int] | None = None

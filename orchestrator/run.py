@@ -35,6 +35,7 @@ class SweepOutcome:
         resource: what the budget limits.
         supernet: validation and test accuracy of the supernet, in [0, 1].
         records: every trial and control that has ended, front marked.
+        compute_saved: share of the trials' compute that early stopping saved, in [0, 1).
         given_up: names of the cells that get no more trials because too many failed in a row.
     """
 
@@ -42,6 +43,7 @@ class SweepOutcome:
     resource: str
     supernet: tuple[float | None, float | None]
     records: list[TrialRecord]
+    compute_saved: float
     given_up: list[str]
 
 
@@ -123,6 +125,7 @@ def run_sweep(
             config.budget.resource,
             supernet,
             sweep.ended_records(),
+            sweep.compute_saved(),
             [cell.name for cell in sweep.given_up()],
         )
 

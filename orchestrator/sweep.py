@@ -6,31 +6,19 @@ MLflow follow it, and :meth:`Sweep.catch_up` brings them level after a crash bet
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.cells import (
-    Cell,
-    Control,
-    TrialJob,
-    control_config,
-    controls_of,
-    from_loose_to_tight,
-    front_config,
-    studied_cells,
-    trial_config,
-)
+from orchestrator.cells import Cell, TrialJob, controls_of, studied_cells
 from orchestrator.home import Home
-from orchestrator.latency_table import kept_table
+from orchestrator.jobs import SweepJobs
 from orchestrator.pareto import mark_front
 from orchestrator.preflight import Plan
 from orchestrator.records import TrialRecord
-from orchestrator.studies import CellStudies, Suggestion
+from orchestrator.savings import share_saved, spent_and_saved
+from orchestrator.studies import CellStudies
 from orchestrator.tracking import SweepTracker
-from orchestrator.worker import end_rest, failed, pruned, read_result, started, worker_threads
-from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig
+from orchestrator.worker import end_rest, failed, pruned, read_result, started
+from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig, read_supernet_result
 
 PHASES = ("search", "finetune", "control")
 
@@ -66,17 +54,19 @@ class Sweep:
     ) -> None:
         self._plan, self._home = plan, home
         self._studies, self._tracker, self._watcher = studies, tracker, watcher
+        self._make = SweepJobs(plan, home)
         self._jobs: dict[str, TrialJob] = {}
         self._again: list[TrialJob] = []
         self._controls: list[TrialJob] = []
+        self._progress: dict[str, dict[str, Any]] = {}
         self.records: dict[str, TrialRecord] = {}
         self.stop_reason: str | None = None
 
     def catch_up(self) -> None:
         """Take over what earlier runs of this sweep left: tell what ended, queue what did not."""
-        self._again = self._take_over([self._trial_job(s) for s in self._studies.every()])
+        self._again = self._take_over([self._make.trial(s) for s in self._studies.every()])
         controls = controls_of(self._plan.config, self._plan.limits)
-        self._controls = self._take_over([self._control_job(control) for control in controls])
+        self._controls = self._take_over([self._make.control(control) for control in controls])
         self._redraw_front()
 
     def _take_over(self, jobs: list[TrialJob]) -> list[TrialJob]:
@@ -96,7 +86,7 @@ class Sweep:
         if self._again:
             job = self._again.pop(0)
         elif (suggestion := self._studies.next()) is not None:
-            job = self._trial_job(suggestion)
+            job = self._make.trial(suggestion)
         elif self._controls:
             job = self._controls.pop(0)
         else:
@@ -118,6 +108,7 @@ class Sweep:
             return
         job = self._jobs[trial_id]
         step = job.steps[progress["step"]]
+        self._progress[step.trial_id] = progress
         if step.trial_id not in self.records:  # the one before has ended
             self._tell_ended(job)
             self._redraw_front()
@@ -136,7 +127,7 @@ class Sweep:
         """A worker has returned, or the scheduler has stopped it early."""
         job = self._jobs[trial_id]
         if self.stop_reason is None:
-            end_rest(job, pruned)
+            end_rest(job, self._pruned)
         self._tell_ended(job)
         self._redraw_front()
 
@@ -147,6 +138,10 @@ class Sweep:
         self._tell_ended(job)
         self._redraw_front()
 
+    def compute_saved(self) -> float:
+        """Return the share of the trials' compute that early stopping saved, in [0, 1)."""
+        return share_saved(self.records.values(), self._pretrain_macs())
+
     def given_up(self) -> list[Cell]:
         """Return the cells that get no more trials because too many failed in a row."""
         return self._studies.given_up()
@@ -155,6 +150,18 @@ class Sweep:
         """Return every trial that has ended, with its place on the front."""
         ended = [r for r in self.records.values() if r.status != "RUNNING"]
         return mark_front(ended, self._plan.config.budget.resource)
+
+    def _pruned(self, job: TrialJob) -> TrialRecord:
+        progress = self._progress.get(job.trial_id)
+        if progress is None or not isinstance(job.config, TrialConfig):
+            return pruned(job)
+        full, images = self._plan.graph.count_macs(), self._plan.num_train
+        spent, saved = spent_and_saved(job.config, progress, full, images)
+        return pruned(job, training_macs=self._pretrain_macs() + spent, saved_macs=saved)
+
+    def _pretrain_macs(self) -> int:
+        trained = read_supernet_result(self._home.supernet(self._plan.supernet_key))
+        return (trained.training_macs or 0) if trained else 0
 
     def _has_ended(self, job: TrialJob) -> bool:
         record = self.records.get(job.trial_id)
@@ -192,50 +199,6 @@ class Sweep:
         resource = self._plan.config.budget.resource
         full, limits = self._plan.graph.count(resource), list(self._plan.limits.values())
         self._tracker.update_front(self.ended_records(), resource, full, limits)
-
-    def _trial_job(self, suggestion: Suggestion) -> TrialJob:
-        sweep, first, number = self._plan.config, suggestion.cell, suggestion.number
-        chosen, table = suggestion.hyperparameters, self._latency_table()
-        if sweep.budget.schedule == "separate":
-            config = trial_config(sweep, first, number, chosen, table)
-            return self._job(first.trial_id(number), first, number, config, chosen)
-        budgets = from_loose_to_tight(sweep, self._plan.limits)
-        cells = [Cell(budget, first.strength) for budget in budgets]
-        front = front_config(sweep, cells, number, chosen, table)
-        *looser, last = (
-            self._job(cell.trial_id(number), cell, number, front.at(k), chosen)
-            for k, cell in enumerate(cells)
-        )
-        return dataclasses.replace(last, config=front, looser=tuple(looser))
-
-    def _control_job(self, control: Control) -> TrialJob:
-        config = control_config(self._plan.config, control, self._latency_table())
-        return self._job(control.trial_id, control.cell, 0, config, {})
-
-    def _latency_table(self) -> Path | None:
-        kept = kept_table(self._home.sweep(self._plan.config.sweep_id))
-        return kept if self._plan.latency_table else None
-
-    def _job(
-        self,
-        trial_id: str,
-        cell: Cell,
-        number: int,
-        config: TrialConfig | ControlConfig | AnnealedConfig,
-        chosen: Mapping[str, float],
-    ) -> TrialJob:
-        sweep = self._plan.config
-        return TrialJob(
-            trial_id=trial_id,
-            sweep_id=sweep.sweep_id,
-            cell=cell,
-            number=number,
-            hyperparameters=dict(chosen),
-            config=config,
-            supernet_folder=self._home.supernet(self._plan.supernet_key),
-            folder=self._home.trial(sweep.sweep_id, trial_id),
-            num_threads=worker_threads(sweep.resources.per_worker["CPU"]),
-        )
 
 
 def _search_epochs(job: TrialJob, step: int) -> int:

@@ -23,6 +23,7 @@ _RESULTS = (
     "latency_ms",
     "predicted_latency_ms",
     "training_macs",
+    "saved_macs",
 )
 
 

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED")
-_INTEGERS = ("macs", "num_params", "activation_bytes", "training_macs")
+_INTEGERS = ("macs", "num_params", "activation_bytes", "training_macs", "saved_macs")
 _FLOATS = ("macs_ratio", "latency_ms", "predicted_latency_ms", "accuracy", "test_accuracy")
 
 

@@ -155,9 +155,9 @@ def failed(job: TrialJob, sentence: str) -> TrialRecord:
     return _ended(job, "FAILED", error=sentence)
 
 
-def pruned(job: TrialJob) -> TrialRecord:
-    """Return the record of a trial that was stopped early."""
-    return _ended(job, "PRUNED")
+def pruned(job: TrialJob, **compute: int) -> TrialRecord:
+    """Return the record of a trial that was stopped early, with what it took and saved."""
+    return _ended(job, "PRUNED", **compute)
 
 
 def _finished(job: TrialJob, result: TrialResult) -> TrialRecord:

@@ -3,6 +3,7 @@
 from pas_trainer.annealed import AnnealedConfig, further_epochs, run_annealed
 from pas_trainer.budget_loss import annealed_limits, budget_loss, project_onto_budget
 from pas_trainer.compact import build_compact
+from pas_trainer.compute import TrialCompute, training_macs
 from pas_trainer.config import (
     CONTROLS,
     ControlConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "SearchConfig",
     "SupernetResult",
     "SupernetTraining",
+    "TrialCompute",
     "TrialConfig",
     "TrialResult",
     "WeightsError",
@@ -83,5 +85,6 @@ __all__ = [
     "slice_channels",
     "trace_supernet",
     "train_supernet",
+    "training_macs",
     "weights_identity",
 ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pas_trainer.config import TrialConfig
+
 STEP_PASSES = 3
 """Forward passes that a training step costs as much as: one forward, and backward twice that."""
 
@@ -45,6 +47,19 @@ class TrialCompute:
     recalibration_images: int
     search_epochs: int
     finetune_epochs: int
+
+    @classmethod
+    def of(cls, config: TrialConfig, full_macs: int, num_train: int) -> TrialCompute:
+        """Return what a trial spends in a supernet of ``full_macs`` on ``num_train`` images."""
+        batch_size = config.optimizer.batch_size
+        images = images_per_epoch(num_train, batch_size)
+        return cls(
+            full_macs=full_macs,
+            epoch_images=images,
+            recalibration_images=min(images, config.finetune.recalibration_batches * batch_size),
+            search_epochs=config.search.epochs,
+            finetune_epochs=config.finetune.epochs,
+        )
 
     def search(self) -> int:
         """MACs of the search."""

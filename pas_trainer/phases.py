@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pas_trainer.checkpoint import Checkpoint
-from pas_trainer.compute import TrialCompute, images_per_epoch
+from pas_trainer.compute import TrialCompute
 from pas_trainer.config import TrialConfig
 from pas_trainer.data import ClassificationData, load_data
 from pas_trainer.fuse import reparameterize
@@ -114,15 +114,7 @@ class TrialPhases:
         self.full_macs = graph.count_macs()
         trained = read_supernet_result(supernet_folder)
         self.pretrain_macs = trained.training_macs if trained else None
-        epoch_images = images_per_epoch(len(data.train), config.optimizer.batch_size)
-        batches = config.finetune.recalibration_batches
-        self.compute = TrialCompute(
-            full_macs=self.full_macs,
-            epoch_images=epoch_images,
-            recalibration_images=min(epoch_images, batches * config.optimizer.batch_size),
-            search_epochs=config.search.epochs,
-            finetune_epochs=config.finetune.epochs,
-        )
+        self.compute = TrialCompute.of(config, self.full_macs, len(data.train))
 
     def recalibrate(self, compact: nn.Module) -> None:
         """Move a freshly sliced network to the device and recalibrate its batch-norm."""

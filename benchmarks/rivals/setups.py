@@ -84,15 +84,25 @@ class Setup:
         )
 
 
-def _import(function: str) -> SupernetConfig:
-    return SupernetConfig(name=f"import:rivals.networks:{function}")
+def _import(function: str, **options: float) -> SupernetConfig:
+    return SupernetConfig(name=f"import:rivals.networks:{function}", options=options)
 
 
 SETUPS: Mapping[str, Setup] = {
     "cpu": Setup(
         image_size=16,
-        train_images=20_000,
+        train_images=None,
         supernets={"repvgg": _import("small_repvgg"), "resnet": _import("small_resnet")},
+        pretrain_epochs=3,
+        total_epochs=16,
+        search=SearchConfig(epochs=1),
+        optimizer=OptimizerConfig(learning_rate=0.1, label_smoothing=0.0),
+        seeds=(0, 1),
+    ),
+    "short": Setup(  # too short to tell widths apart; for what costs many trainings
+        image_size=16,
+        train_images=20_000,
+        supernets={"resnet": _import("small_resnet", width=4 / 3)},
         pretrain_epochs=4,
         total_epochs=16,
         search=SearchConfig(epochs=2),

@@ -1,0 +1,81 @@
+"""What workers get to do: the jobs of a sweep's trials and controls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.cells import (
+    Cell,
+    Control,
+    TrialJob,
+    control_config,
+    from_loose_to_tight,
+    front_config,
+    trial_config,
+)
+from orchestrator.home import Home
+from orchestrator.latency_table import kept_table
+from orchestrator.preflight import Plan
+from orchestrator.studies import Suggestion
+from orchestrator.worker import worker_threads
+from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig
+
+
+class SweepJobs:
+    """Makes the jobs of one sweep.
+
+    Args:
+        plan: of the sweep.
+        home: where its files go.
+    """
+
+    def __init__(self, plan: Plan, home: Home) -> None:
+        self._plan, self._home = plan, home
+
+    def trial(self, suggestion: Suggestion) -> TrialJob:
+        """Return the job of a trial; with annealed budgets, that of its whole front."""
+        sweep, first, number = self._plan.config, suggestion.cell, suggestion.number
+        chosen, table = suggestion.hyperparameters, self._latency_table()
+        if sweep.budget.schedule == "separate":
+            config = trial_config(sweep, first, number, chosen, table)
+            return self._job(first.trial_id(number), first, number, config, chosen)
+        budgets = from_loose_to_tight(sweep, self._plan.limits)
+        cells = [Cell(budget, first.strength) for budget in budgets]
+        front = front_config(sweep, cells, number, chosen, table)
+        *looser, last = (
+            self._job(cell.trial_id(number), cell, number, front.at(k), chosen)
+            for k, cell in enumerate(cells)
+        )
+        return dataclasses.replace(last, config=front, looser=tuple(looser))
+
+    def control(self, control: Control) -> TrialJob:
+        """Return the job of a control."""
+        config = control_config(self._plan.config, control, self._latency_table())
+        return self._job(control.trial_id, control.cell, 0, config, {})
+
+    def _latency_table(self) -> Path | None:
+        kept = kept_table(self._home.sweep(self._plan.config.sweep_id))
+        return kept if self._plan.latency_table else None
+
+    def _job(
+        self,
+        trial_id: str,
+        cell: Cell,
+        number: int,
+        config: TrialConfig | ControlConfig | AnnealedConfig,
+        chosen: Mapping[str, float],
+    ) -> TrialJob:
+        sweep = self._plan.config
+        return TrialJob(
+            trial_id=trial_id,
+            sweep_id=sweep.sweep_id,
+            cell=cell,
+            number=number,
+            hyperparameters=dict(chosen),
+            config=config,
+            supernet_folder=self._home.supernet(self._plan.supernet_key),
+            folder=self._home.trial(sweep.sweep_id, trial_id),
+            num_threads=worker_threads(sweep.resources.per_worker["CPU"]),
+        )
