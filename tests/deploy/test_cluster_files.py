@@ -1,0 +1,500 @@
+"""The files that launch a cluster: what can be checked without Docker, a cloud or a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+from cluster_files import (
+    DEPLOY,
+    ROOT,
+    SECRET_NAME,
+    VARIABLE,
+    check_command_line,
+    documents,
+    filled_in,
+    ignored_by_docker,
+    text_of,
+    tool,
+)
+
+DOCKERFILE = "deploy/docker/Dockerfile"
+COMPOSE = "deploy/compose/compose.yaml"
+FILES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("aws", "compose", "docker", "kuberay", "slurm")
+    for path in (DEPLOY / folder).iterdir()
+    if path.name != ".env"
+)
+PINNED = dict(line.lower().split("==") for line in text_of("constraints.txt").split())
+
+
+def option(words, name):
+    """Return the values of ``--name=value`` and ``--name value``."""
+    words = " ".join(words).replace("=", " ").split()
+    return [words[i + 1] for i, word in enumerate(words) if word == name]
+
+
+class TestEveryFile:
+    @pytest.mark.parametrize("path", FILES)
+    def test_holds_no_secret(self, path):
+        text = text_of(path)
+        assert not re.search(r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY", text)
+        assert not re.search(r"://[^/\s:@]+:[^/\s@]+@", text), "a URL with a password"
+        for line in text.splitlines():
+            found = re.match(r"\s*[\"']?([\w-]+)[\"']?\s*[:=]\s*(.*)", line.partition(" #")[0])
+            if found and re.search(r"password$|secret_?(access_)?(key)?$|_token$", found[1], re.I):
+                assert found[2] in {""} or found[2].startswith(("${", "$(")), line
+
+    @pytest.mark.parametrize("path", [*FILES, "docs/clusters.md", "README.md"])
+    def test_pas_commands_exist(self, path):
+        lines = re.sub(r"\\\n\s*", " ", text_of(path)).splitlines()
+        for line in lines:
+            found = re.match(r"(?:.* -- )?\s*(?:\$ |ray-head |')?(pas [a-z]+ [^|#`]*)$", line)
+            if found and "…" not in line and "[" not in line:
+                words = shlex.split(found[1].strip().rstrip("'&"))
+                check_command_line(words)
+
+    def test_is_in_the_docs(self):
+        docs = text_of("docs/clusters.md")
+        for path in FILES:
+            assert path in docs or path.rsplit("/", 1)[1] in docs, path
+        for path in re.findall(r"\bdeploy/[\w./-]+\w", docs):
+            assert (ROOT / path).exists() or path.endswith("/.env"), path
+
+    def test_docs_name_every_variable_that_a_person_may_set(self):
+        docs = text_of("docs/clusters.md") + text_of("deploy/compose/env.example")
+        shell = text_of("deploy/slurm/sweep.sbatch")
+        names = {match[1] for match in VARIABLE.finditer(text_of(COMPOSE))}
+        names |= set(re.findall(r"\bPAS_\w+", shell))
+        names |= set(re.findall(r"^ARG (\w+)", text_of(DOCKERFILE), re.M))
+        assert not {name for name in names if name not in docs}
+
+
+class TestImage:
+    def test_hadolint_has_no_complaint(self):
+        done = subprocess.run(
+            [tool("hadolint"), "--no-color", ROOT / DOCKERFILE],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        assert not done.stdout
+
+    def test_what_it_copies_is_there_and_reaches_the_build(self):
+        for sources in re.findall(r"^COPY (.+) \S+$", text_of(DOCKERFILE), re.M):
+            for source in sources.split():
+                inside = source if (ROOT / source).is_file() else f"{source}/__init__.py"
+                assert (ROOT / inside).is_file()
+                assert not ignored_by_docker(inside)
+
+    def test_every_package_is_copied(self):
+        project = tomllib.loads(text_of("pyproject.toml"))
+        packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+        copied = set(re.findall(r"^COPY (\w+) \1$", text_of(DOCKERFILE), re.M))
+        assert copied == packages
+        assert "cluster" in project["project"]["optional-dependencies"]
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "deploy/compose/.env",
+            ".env",
+            ".git/config",
+            ".pas/mlflow.db",
+            "data/a.png",
+            "tests/a.py",
+        ],
+    )
+    def test_private_files_stay_out(self, path):
+        assert ignored_by_docker(path)
+
+    def test_secrets_are_ignored_by_git(self):
+        ignored = subprocess.run(
+            ["git", "check-ignore", "deploy/compose/.env"],
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+        )
+        if ignored.returncode == 128:
+            pytest.skip("not a git checkout")
+        assert ignored.returncode == 0
+
+    def test_every_stage_ends_as_another_user_than_root(self):
+        stages = re.split(r"^FROM ", text_of(DOCKERFILE), flags=re.M)[1:]
+        for stage in stages:
+            users = re.findall(r"^USER (\d+):(\d+)$", stage, re.M)
+            assert users, stage
+            assert "0" not in users[-1]  # Kubernetes' runAsNonRoot wants a number
+
+    def test_all_that_pip_installs_is_pinned(self):
+        named = re.findall(r"^\s+(?:pip install.*|torch.*)$", text_of(DOCKERFILE), re.M)
+        words = " ".join(named).replace("'", "").replace("\\", "").replace(";", "").split()
+        packages = {word.split("[")[0].lower() for word in words if re.match(r"[a-z]", word)} - {
+            "pip",
+            "install",
+            "constraints.txt",
+            "check",
+        }
+        assert packages >= {"torch", "torchvision", "mlflow", "psycopg2-binary", "boto3"}
+        assert packages <= set(PINNED)
+
+
+class TestCompose:
+    @pytest.fixture(scope="class")
+    def needed(self):
+        """Names of the variables that env.example leaves empty."""
+        return set(re.findall(r"^(\w+)=$", text_of("deploy/compose/env.example"), re.M))
+
+    @pytest.fixture(scope="class")
+    def project(self, needed):
+        values = dict.fromkeys(needed, "0123456789abcdef")
+        return yaml.safe_load(filled_in(text_of(COMPOSE), values))
+
+    def test_follows_the_compose_specification(self, project):
+        compose_spec = pytest.importorskip("compose_spec", reason="needs compose-spec")
+
+        class Plain(yaml.SafeDumper):
+            def ignore_aliases(self, data):
+                return True
+
+        parsed = compose_spec.PyCompose.from_yaml(yaml.dump(project, Dumper=Plain))
+        parsed.validate()  # named volumes, networks and secrets exist
+        assert set(parsed.service_names) == set(project["services"])
+
+    def test_secrets_come_from_the_environment_and_missing_ones_are_told(self, needed):
+        raw = yaml.safe_load(text_of(COMPOSE))
+        told = set()
+        for service in raw["services"].values():
+            for name, value in service.get("environment", {}).items():
+                if SECRET_NAME.search(name):
+                    match = VARIABLE.fullmatch(value)
+                    assert match, f"{name} is written out"
+                    assert match[2] == "?", f"{name} may be empty"
+                    assert f"set {match[1]} in deploy/compose/.env" in match[3]
+                    told.add(match[1])
+        assert told == needed
+        with pytest.raises(AssertionError, match="is needed and not set"):
+            filled_in(text_of(COMPOSE), {})
+
+    def test_the_example_names_every_optional_variable_with_its_default(self):
+        example = dict(re.findall(r"^#(\w+)=(.*)$", text_of("deploy/compose/env.example"), re.M))
+        used = {m[1]: m[3] for m in VARIABLE.finditer(text_of(COMPOSE)) if m[2] == "-"}
+        assert example == used | {
+            "TORCH_INDEX": re.search(r"^ARG TORCH_INDEX=(.*)$", text_of(DOCKERFILE), re.M)[1]
+        }
+
+    def test_ports_are_open_to_this_machine_only(self, project):
+        published = [port for s in project["services"].values() for port in s.get("ports", [])]
+        assert len(published) == 2
+        assert all(port.startswith("127.0.0.1:") for port in published)
+        assert all("network_mode" not in s for s in project["services"].values())
+
+    def test_what_is_waited_for_can_become_true(self, project):
+        services = project["services"]
+        for service in services.values():
+            for name, rule in service.get("depends_on", {}).items():
+                if rule["condition"] == "service_healthy":
+                    assert "healthcheck" in services[name]
+                else:
+                    assert rule["condition"] == "service_completed_successfully"
+                    assert services[name]["restart"] == "no"
+        lasting = {name for name, s in services.items() if s["restart"] != "no"}
+        assert {name for name, s in services.items() if "healthcheck" in s} == lasting
+        assert set(services["ray-worker"]["depends_on"]) == {"ray-head"}
+
+    def test_every_ray_node_sees_the_home_folder_under_the_same_path(self, project):
+        home = re.search(r"PAS_HOME=(\S+)", text_of(DOCKERFILE))[1]
+        mounts = [project["services"][name]["volumes"] for name in ("ray-head", "ray-worker")]
+        assert mounts[0] == mounts[1]
+        assert home.startswith(mounts[0][0].partition(":")[2] + "/")
+
+    def test_ray_asks_for_the_token_and_nodes_gain_no_rights(self, project):
+        for name in ("ray-head", "ray-worker"):
+            service = project["services"][name]
+            assert service["environment"]["RAY_AUTH_MODE"] == "token"
+            assert service["environment"]["RAY_AUTH_TOKEN"]
+            assert service["cap_drop"] == ["ALL"]
+
+    @pytest.mark.parametrize("name", ["ray-head", "ray-worker", "mlflow"])
+    def test_commands_exist(self, project, name):
+        check_command_line(project["services"][name]["command"])
+
+    def test_mlflow_server_is_reached_by_the_name_that_it_allows(self, project):
+        services = project["services"]
+        uri = services["ray-head"]["environment"]["MLFLOW_TRACKING_URI"]
+        hosts = option(services["mlflow"]["command"], "--allowed-hosts")[0].split(",")
+        assert uri == f"http://{hosts[0]}"
+        assert services["mlflow"]["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+        assert "basic-auth" in option(services["mlflow"]["command"], "--app-name")
+
+    def test_mlflow_reads_its_users_settings(self, project, monkeypatch):
+        from mlflow.server.auth.config import read_auth_config
+
+        env = project["services"]["mlflow"]["environment"]
+        for name in ("MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD"):
+            monkeypatch.setenv(name, env[name])
+        monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(DEPLOY / "compose/mlflow-auth.ini"))
+        config = read_auth_config()
+        assert config.admin_password == env["MLFLOW_AUTH_ADMIN_PASSWORD"]
+        assert (
+            config.admin_username
+            == (project["services"]["ray-head"]["environment"]["MLFLOW_TRACKING_USERNAME"])
+        )
+        backend = option(project["services"]["mlflow"]["command"], "--backend-store-uri")
+        assert [config.database_uri] == backend
+
+
+class TestAws:
+    @pytest.fixture
+    def config(self):
+        return documents("deploy/aws/cluster.yaml")[0]
+
+    @pytest.fixture
+    def prepared(self, config):
+        """Return the file as Ray's launcher completes it, before it speaks to AWS."""
+        from ray.autoscaler._private.util import prepare_config
+
+        return prepare_config(config)
+
+    def test_ray_accepts_it(self, prepared):
+        from ray.autoscaler._private.util import validate_config
+
+        validate_config(prepared)
+
+    def test_ray_refuses_it_with_a_misspelt_key(self, prepared):
+        import jsonschema
+        from ray.autoscaler._private.util import validate_config
+
+        with pytest.raises(jsonschema.ValidationError):
+            validate_config(prepared | {"idle_timeout": 10})
+
+    def test_ray_adds_no_install_commands_of_its_own(self, prepared):
+        assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == []
+
+    def test_ec2_knows_every_setting_of_a_machine(self, prepared):
+        import botocore.session
+        from botocore.validate import ParamValidator
+
+        model = botocore.session.get_session().get_service_model("ec2")
+        shape = model.operation_model("RunInstances").input_shape
+        for node_type in prepared["available_node_types"].values():
+            asked = {**node_type["node_config"], "MinCount": 1, "MaxCount": 1}
+            assert set(asked) <= set(shape.members)
+            report = ParamValidator().validate(asked, shape)
+            assert not report.has_errors(), report.generate_report()
+
+    def test_head_is_on_demand_and_workers_are_spot(self, prepared):
+        types = prepared["available_node_types"]
+        assert "InstanceMarketOptions" not in types["head"]["node_config"]
+        worker = types["worker"]
+        assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+        assert 1 <= worker["min_workers"] <= worker["max_workers"] <= prepared["max_workers"]
+        assert prepared["provider"]["cache_stopped_nodes"] is False
+
+    def test_machines_have_roles_groups_and_no_keys(self, prepared):
+        for node_type in prepared["available_node_types"].values():
+            config = node_type["node_config"]
+            assert config["IamInstanceProfile"]["Name"].startswith("pas-")
+            assert config["SecurityGroupIds"]  # else Ray makes one with SSH open to all
+            assert config["MetadataOptions"]["HttpTokens"] == "required"
+        assert "aws_credentials" not in prepared["provider"]
+
+    def test_dashboard_listens_on_loopback_and_the_token_is_there(self, prepared):
+        start = shlex.split(prepared["head_start_ray_commands"][-1])
+        assert option(start, "--dashboard-host") == ["127.0.0.1"]
+        assert "RAY_AUTH_MODE=token" in text_of(DOCKERFILE)
+        assert "~/.ray/auth_token" in prepared["file_mounts"]
+
+    def test_commands_exist(self, prepared):
+        for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+            for line in prepared[key]:
+                check_command_line(shlex.split(line.replace("$RAY_HEAD_IP", "10.0.0.1")))
+
+    def test_shared_storage_is_mounted_before_the_container_starts(self, prepared):
+        home = re.search(r"PAS_HOME=(\S+)", text_of(DOCKERFILE))[1]
+        outside, inside = option(prepared["docker"]["run_options"], "--volume")[0].split(":")
+        assert home.startswith(inside + "/")
+        mounts = [c for c in prepared["initialization_commands"] if "mount -t nfs4" in c]
+        assert len(mounts) == 1
+        assert f":/ {outside}" in mounts[0]
+
+    def test_shell_commands_are_sound(self, prepared):
+        lines = [*prepared["initialization_commands"], *prepared["head_start_ray_commands"]]
+        script = "#!/bin/bash\n" + "\n".join(lines) + "\n"
+        done = subprocess.run(
+            [tool("shellcheck"), "-"], input=script, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+
+    @pytest.mark.parametrize("name", ["head-policy.json", "worker-policy.json"])
+    def test_policies_allow_named_actions_that_exist(self, name):
+        import botocore.session
+
+        policy = json.loads((DEPLOY / "aws" / name).read_text())
+        session = botocore.session.get_session()
+        for statement in policy["Statement"]:
+            assert set(statement) <= {"Sid", "Effect", "Action", "Resource", "Condition"}
+            for action in statement["Action"]:
+                service, operation = action.split(":")
+                assert "*" not in operation
+                if service in {"ec2", "ecr"}:
+                    known = session.get_service_model(service).operation_names
+                    assert operation in known, action
+
+
+# What KubeRay's custom resources hold (ray.io/v1, KubeRay 1.5): needed fields, then others in use.
+CLUSTER_FIELDS = (
+    {"headGroupSpec"},
+    {
+        "authOptions",
+        "autoscalerOptions",
+        "enableInTreeAutoscaling",
+        "rayVersion",
+        "workerGroupSpecs",
+    },
+)
+HEAD_FIELDS = ({"template", "rayStartParams"}, {"serviceType"})
+WORKER_FIELDS = (
+    {"groupName", "maxReplicas", "minReplicas", "rayStartParams", "template"},
+    {"replicas"},
+)
+JOB_FIELDS = (
+    {"entrypoint", "rayClusterSpec"},
+    {
+        "backoffLimit",
+        "shutdownAfterJobFinishes",
+        "submissionMode",
+        "submitterPodTemplate",
+        "ttlSecondsAfterFinished",
+    },
+)
+
+
+class TestKubeRay:
+    @pytest.fixture(scope="class")
+    def cluster(self):
+        return documents("deploy/kuberay/raycluster.yaml")[0]
+
+    @pytest.fixture(scope="class")
+    def job(self):
+        return documents("deploy/kuberay/rayjob.yaml")[0]
+
+    @pytest.fixture(scope="class")
+    def templates(self, cluster, job):
+        specs = [cluster["spec"], job["spec"]["rayClusterSpec"]]
+        groups = [g for s in specs for g in (s["headGroupSpec"], *s["workerGroupSpecs"])]
+        return [*(g["template"] for g in groups), job["spec"]["submitterPodTemplate"]]
+
+    def test_kubernetes_accepts_pods_storage_and_network_rules(self, templates):
+        kubernetes = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+        for document in documents("deploy/kuberay/shared.yaml"):
+            kubernetes.validate(document, "1.33", strict=True)
+        for template in templates:
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template}
+            kubernetes.validate(pod, "1.33", strict=True)
+
+    def test_a_misspelt_field_would_be_refused(self, templates):
+        kubernetes = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+        spec = templates[0]["spec"] | {"containrs": []}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
+        with pytest.raises(kubernetes.ValidationError):
+            kubernetes.validate(pod, "1.33", strict=True)
+
+    def test_custom_resources_have_the_fields_that_kuberay_knows(self, cluster, job):
+        def check(tree, fields):
+            needed, others = fields
+            assert needed <= set(tree) <= needed | others
+
+        assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
+        assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+        check(job["spec"], JOB_FIELDS)
+        for spec in (cluster["spec"], job["spec"]["rayClusterSpec"]):
+            check(spec, CLUSTER_FIELDS)
+            check(spec["headGroupSpec"], HEAD_FIELDS)
+            for group in spec["workerGroupSpecs"]:
+                check(group, WORKER_FIELDS)
+                assert 1 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+            for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+                assert all(isinstance(v, str) for v in group["rayStartParams"].values())
+            assert spec["rayVersion"] == PINNED["ray"]
+            assert spec["authOptions"] == {"mode": "token"}
+
+    def test_ray_start_parameters_exist(self, cluster, job):
+        for spec in (cluster["spec"], job["spec"]["rayClusterSpec"]):
+            params = spec["headGroupSpec"]["rayStartParams"]
+            check_command_line(
+                ["ray", "start", "--head", *(f"--{k}={v}" for k, v in params.items())]
+            )
+
+    def test_the_job_runs_a_sweep(self, job):
+        words = shlex.split(job["spec"]["entrypoint"])
+        assert words[:2] == ["pas", "sweep"]
+        check_command_line(words)
+        assert option(words, "--address") == ["auto"]
+
+    def test_containers_are_bounded_and_without_rights(self, templates):
+        for template in templates:
+            security = template["spec"]["securityContext"]
+            assert security["runAsNonRoot"] is True
+            assert security["runAsUser"] == 1000  # the image's
+            for container in template["spec"]["containers"]:
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                }
+                assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+                assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+
+    def test_secrets_are_references(self, templates):
+        variables = [
+            v for t in templates for c in t["spec"]["containers"] for v in c.get("env", [])
+        ]
+        secret = [v for v in variables if SECRET_NAME.search(v["name"])]
+        assert secret
+        assert all("secretKeyRef" in variable["valueFrom"] for variable in secret)
+
+    def test_every_node_sees_the_home_folder_on_storage_for_many_writers(self, templates):
+        claim = documents("deploy/kuberay/shared.yaml")[0]
+        assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+        for template in templates[:-1]:
+            (volume,) = template["spec"]["volumes"]
+            assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+            (container,) = template["spec"]["containers"]
+            (mount,) = container["volumeMounts"]
+            env = {v["name"]: v.get("value") for v in container["env"]}
+            assert mount["name"] == volume["name"]
+            assert env["PAS_HOME"].startswith(mount["mountPath"] + "/")
+
+    def test_only_its_own_pods_and_the_operator_reach_ray(self, templates):
+        policy = documents("deploy/kuberay/shared.yaml")[1]["spec"]
+        labels = policy["podSelector"]["matchLabels"]
+        assert all(labels.items() <= t["metadata"]["labels"].items() for t in templates)
+        own, operator = policy["ingress"][0]["from"]
+        assert own["podSelector"]["matchLabels"] == labels
+        assert set(operator) == {"namespaceSelector"}
+
+
+def test_ray_knows_the_setting_that_turns_token_authentication_on():
+    from ray._private.authentication import authentication_token_setup as setup
+
+    assert setup.AUTH_MODE_ENV_VAR == "RAY_AUTH_MODE"
+    assert str(setup._get_default_token_path()).endswith("/.ray/auth_token")
+    done = subprocess.run(  # a process of its own: Ray reads the variable once
+        [
+            tool("python"),
+            "-c",
+            "from ray._raylet import get_authentication_mode as mode, AuthenticationMode as m;"
+            "assert mode() == m.TOKEN",
+        ],
+        env={**os.environ, "RAY_AUTH_MODE": "token"},
+        check=False,
+    )
+    assert done.returncode == 0
