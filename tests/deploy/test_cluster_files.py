@@ -1,8 +1,7 @@
-"""The files that launch a cluster: what can be checked without Docker, a cloud or a network."""
+"""The files that launch a cluster: what can be checked without Docker or a network."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -13,33 +12,21 @@ import tomllib
 import pytest
 import yaml
 from cluster_files import (
+    COMPOSE,
     DEPLOY,
+    DOCKERFILE,
+    FILES,
+    PINNED,
     ROOT,
     SECRET_NAME,
     VARIABLE,
     check_command_line,
-    documents,
     filled_in,
     ignored_by_docker,
+    option,
     text_of,
     tool,
 )
-
-DOCKERFILE = "deploy/docker/Dockerfile"
-COMPOSE = "deploy/compose/compose.yaml"
-FILES = sorted(
-    str(path.relative_to(ROOT))
-    for folder in ("aws", "compose", "docker", "kuberay", "slurm")
-    for path in (DEPLOY / folder).iterdir()
-    if path.name != ".env"
-)
-PINNED = dict(line.lower().split("==") for line in text_of("constraints.txt").split())
-
-
-def option(words, name):
-    """Return the values of ``--name=value`` and ``--name value``."""
-    words = " ".join(words).replace("=", " ").split()
-    return [words[i + 1] for i, word in enumerate(words) if word == name]
 
 
 class TestEveryFile:
@@ -254,236 +241,6 @@ class TestCompose:
         )
         backend = option(project["services"]["mlflow"]["command"], "--backend-store-uri")
         assert [config.database_uri] == backend
-
-
-class TestAws:
-    @pytest.fixture
-    def config(self):
-        return documents("deploy/aws/cluster.yaml")[0]
-
-    @pytest.fixture
-    def prepared(self, config):
-        """Return the file as Ray's launcher completes it, before it speaks to AWS."""
-        from ray.autoscaler._private.util import prepare_config
-
-        return prepare_config(config)
-
-    def test_ray_accepts_it(self, prepared):
-        from ray.autoscaler._private.util import validate_config
-
-        validate_config(prepared)
-
-    def test_ray_refuses_it_with_a_misspelt_key(self, prepared):
-        import jsonschema
-        from ray.autoscaler._private.util import validate_config
-
-        with pytest.raises(jsonschema.ValidationError):
-            validate_config(prepared | {"idle_timeout": 10})
-
-    def test_ray_adds_no_install_commands_of_its_own(self, prepared):
-        assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == []
-
-    def test_ec2_knows_every_setting_of_a_machine(self, prepared):
-        import botocore.session
-        from botocore.validate import ParamValidator
-
-        model = botocore.session.get_session().get_service_model("ec2")
-        shape = model.operation_model("RunInstances").input_shape
-        for node_type in prepared["available_node_types"].values():
-            asked = {**node_type["node_config"], "MinCount": 1, "MaxCount": 1}
-            assert set(asked) <= set(shape.members)
-            report = ParamValidator().validate(asked, shape)
-            assert not report.has_errors(), report.generate_report()
-
-    def test_head_is_on_demand_and_workers_are_spot(self, prepared):
-        types = prepared["available_node_types"]
-        assert "InstanceMarketOptions" not in types["head"]["node_config"]
-        worker = types["worker"]
-        assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
-        assert 1 <= worker["min_workers"] <= worker["max_workers"] <= prepared["max_workers"]
-        assert prepared["provider"]["cache_stopped_nodes"] is False
-
-    def test_machines_have_roles_groups_and_no_keys(self, prepared):
-        for node_type in prepared["available_node_types"].values():
-            config = node_type["node_config"]
-            assert config["IamInstanceProfile"]["Name"].startswith("pas-")
-            assert config["SecurityGroupIds"]  # else Ray makes one with SSH open to all
-            assert config["MetadataOptions"]["HttpTokens"] == "required"
-        assert "aws_credentials" not in prepared["provider"]
-
-    def test_dashboard_listens_on_loopback_and_the_token_is_there(self, prepared):
-        start = shlex.split(prepared["head_start_ray_commands"][-1])
-        assert option(start, "--dashboard-host") == ["127.0.0.1"]
-        assert "RAY_AUTH_MODE=token" in text_of(DOCKERFILE)
-        assert "~/.ray/auth_token" in prepared["file_mounts"]
-
-    def test_commands_exist(self, prepared):
-        for key in ("head_start_ray_commands", "worker_start_ray_commands"):
-            for line in prepared[key]:
-                check_command_line(shlex.split(line.replace("$RAY_HEAD_IP", "10.0.0.1")))
-
-    def test_shared_storage_is_mounted_before_the_container_starts(self, prepared):
-        home = re.search(r"PAS_HOME=(\S+)", text_of(DOCKERFILE))[1]
-        outside, inside = option(prepared["docker"]["run_options"], "--volume")[0].split(":")
-        assert home.startswith(inside + "/")
-        mounts = [c for c in prepared["initialization_commands"] if "mount -t nfs4" in c]
-        assert len(mounts) == 1
-        assert f":/ {outside}" in mounts[0]
-
-    def test_shell_commands_are_sound(self, prepared):
-        lines = [*prepared["initialization_commands"], *prepared["head_start_ray_commands"]]
-        script = "#!/bin/bash\n" + "\n".join(lines) + "\n"
-        done = subprocess.run(
-            [tool("shellcheck"), "-"], input=script, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout
-
-    @pytest.mark.parametrize("name", ["head-policy.json", "worker-policy.json"])
-    def test_policies_allow_named_actions_that_exist(self, name):
-        import botocore.session
-
-        policy = json.loads((DEPLOY / "aws" / name).read_text())
-        session = botocore.session.get_session()
-        for statement in policy["Statement"]:
-            assert set(statement) <= {"Sid", "Effect", "Action", "Resource", "Condition"}
-            for action in statement["Action"]:
-                service, operation = action.split(":")
-                assert "*" not in operation
-                if service in {"ec2", "ecr"}:
-                    known = session.get_service_model(service).operation_names
-                    assert operation in known, action
-
-
-# What KubeRay's custom resources hold (ray.io/v1, KubeRay 1.5): needed fields, then others in use.
-CLUSTER_FIELDS = (
-    {"headGroupSpec"},
-    {
-        "authOptions",
-        "autoscalerOptions",
-        "enableInTreeAutoscaling",
-        "rayVersion",
-        "workerGroupSpecs",
-    },
-)
-HEAD_FIELDS = ({"template", "rayStartParams"}, {"serviceType"})
-WORKER_FIELDS = (
-    {"groupName", "maxReplicas", "minReplicas", "rayStartParams", "template"},
-    {"replicas"},
-)
-JOB_FIELDS = (
-    {"entrypoint", "rayClusterSpec"},
-    {
-        "backoffLimit",
-        "shutdownAfterJobFinishes",
-        "submissionMode",
-        "submitterPodTemplate",
-        "ttlSecondsAfterFinished",
-    },
-)
-
-
-class TestKubeRay:
-    @pytest.fixture(scope="class")
-    def cluster(self):
-        return documents("deploy/kuberay/raycluster.yaml")[0]
-
-    @pytest.fixture(scope="class")
-    def job(self):
-        return documents("deploy/kuberay/rayjob.yaml")[0]
-
-    @pytest.fixture(scope="class")
-    def templates(self, cluster, job):
-        specs = [cluster["spec"], job["spec"]["rayClusterSpec"]]
-        groups = [g for s in specs for g in (s["headGroupSpec"], *s["workerGroupSpecs"])]
-        return [*(g["template"] for g in groups), job["spec"]["submitterPodTemplate"]]
-
-    def test_kubernetes_accepts_pods_storage_and_network_rules(self, templates):
-        kubernetes = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
-        for document in documents("deploy/kuberay/shared.yaml"):
-            kubernetes.validate(document, "1.33", strict=True)
-        for template in templates:
-            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template}
-            kubernetes.validate(pod, "1.33", strict=True)
-
-    def test_a_misspelt_field_would_be_refused(self, templates):
-        kubernetes = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
-        spec = templates[0]["spec"] | {"containrs": []}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
-        with pytest.raises(kubernetes.ValidationError):
-            kubernetes.validate(pod, "1.33", strict=True)
-
-    def test_custom_resources_have_the_fields_that_kuberay_knows(self, cluster, job):
-        def check(tree, fields):
-            needed, others = fields
-            assert needed <= set(tree) <= needed | others
-
-        assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
-        assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-        check(job["spec"], JOB_FIELDS)
-        for spec in (cluster["spec"], job["spec"]["rayClusterSpec"]):
-            check(spec, CLUSTER_FIELDS)
-            check(spec["headGroupSpec"], HEAD_FIELDS)
-            for group in spec["workerGroupSpecs"]:
-                check(group, WORKER_FIELDS)
-                assert 1 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-            for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-                assert all(isinstance(v, str) for v in group["rayStartParams"].values())
-            assert spec["rayVersion"] == PINNED["ray"]
-            assert spec["authOptions"] == {"mode": "token"}
-
-    def test_ray_start_parameters_exist(self, cluster, job):
-        for spec in (cluster["spec"], job["spec"]["rayClusterSpec"]):
-            params = spec["headGroupSpec"]["rayStartParams"]
-            check_command_line(
-                ["ray", "start", "--head", *(f"--{k}={v}" for k, v in params.items())]
-            )
-
-    def test_the_job_runs_a_sweep(self, job):
-        words = shlex.split(job["spec"]["entrypoint"])
-        assert words[:2] == ["pas", "sweep"]
-        check_command_line(words)
-        assert option(words, "--address") == ["auto"]
-
-    def test_containers_are_bounded_and_without_rights(self, templates):
-        for template in templates:
-            security = template["spec"]["securityContext"]
-            assert security["runAsNonRoot"] is True
-            assert security["runAsUser"] == 1000  # the image's
-            for container in template["spec"]["containers"]:
-                assert container["securityContext"] == {
-                    "allowPrivilegeEscalation": False,
-                    "capabilities": {"drop": ["ALL"]},
-                }
-                assert set(container["resources"]["requests"]) == {"cpu", "memory"}
-                assert {"cpu", "memory"} <= set(container["resources"]["limits"])
-
-    def test_secrets_are_references(self, templates):
-        variables = [
-            v for t in templates for c in t["spec"]["containers"] for v in c.get("env", [])
-        ]
-        secret = [v for v in variables if SECRET_NAME.search(v["name"])]
-        assert secret
-        assert all("secretKeyRef" in variable["valueFrom"] for variable in secret)
-
-    def test_every_node_sees_the_home_folder_on_storage_for_many_writers(self, templates):
-        claim = documents("deploy/kuberay/shared.yaml")[0]
-        assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-        for template in templates[:-1]:
-            (volume,) = template["spec"]["volumes"]
-            assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-            (container,) = template["spec"]["containers"]
-            (mount,) = container["volumeMounts"]
-            env = {v["name"]: v.get("value") for v in container["env"]}
-            assert mount["name"] == volume["name"]
-            assert env["PAS_HOME"].startswith(mount["mountPath"] + "/")
-
-    def test_only_its_own_pods_and_the_operator_reach_ray(self, templates):
-        policy = documents("deploy/kuberay/shared.yaml")[1]["spec"]
-        labels = policy["podSelector"]["matchLabels"]
-        assert all(labels.items() <= t["metadata"]["labels"].items() for t in templates)
-        own, operator = policy["ingress"][0]["from"]
-        assert own["podSelector"]["matchLabels"] == labels
-        assert set(operator) == {"namespaceSelector"}
 
 
 def test_ray_knows_the_setting_that_turns_token_authentication_on():

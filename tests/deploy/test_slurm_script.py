@@ -106,6 +106,7 @@ def test_sweep_runs_once_all_nodes_have_joined_and_gets_its_options(job):
     assert process.wait(30) == 0
     log = process.log()
     assert "pas sweep my sweep.yaml --address auto --set seed=1" in log
+    check_command_line(["pas", "sweep", "my sweep.yaml", "--address", "auto", "--set", "seed=1"])
     assert "joined 3" in log
     assert "token token 5ec12e7 at 10.0.0.1:21234" in log
     assert len([line for line in log if line.startswith("ended")]) == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,21 @@ DEPLOY = ROOT / "deploy"
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN$")
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 """``${NAME:-default}`` and ``${NAME:?message}``, as Compose writes them."""
+DOCKERFILE = "deploy/docker/Dockerfile"
+COMPOSE = "deploy/compose/compose.yaml"
+FILES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("aws", "compose", "docker", "kuberay", "slurm")
+    for path in (DEPLOY / folder).iterdir()
+    if path.name != ".env"
+)
+PINNED = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().split())
+
+
+def option(words, name):
+    """Return the values of ``--name=value`` and ``--name value``."""
+    words = " ".join(words).replace("=", " ").split()
+    return [words[i + 1] for i, word in enumerate(words) if word == name]
 
 
 def text_of(path: str) -> str:
@@ -45,18 +60,6 @@ def filled_in(text: str, values: Mapping[str, str]) -> str:
         return rest
 
     return VARIABLE.sub(value, text)
-
-
-def strings_in(tree: Any) -> Iterator[str]:
-    """Yield every text in a YAML tree."""
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, dict):
-        for value in tree.values():
-            yield from strings_in(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from strings_in(value)
 
 
 def check_command_line(words: list[str]) -> None:
