@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 
 .PHONY: help install demo test lint types unit bench clean
 help:            ## list the targets
@@ -28,8 +29,8 @@ lint: $(STAMP)      ## ruff and the import contracts
 types: $(STAMP)     ## mypy, strict
 	$(BIN)/mypy
 
-unit: $(STAMP)      ## the test suite
-	$(BIN)/python -m pytest
+unit: $(STAMP)      ## the test suite, two files at a time (JOBS=0: one after the other)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 bench: $(STAMP)     ## every benchmark, one after the other; hours, and CIFAR-10 as files in data/cifar10
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'

@@ -49,7 +49,7 @@ def run_trials(
             search_alg=_SweepSearcher(sweep),
             scheduler=_PerCell(scheduler),
             num_samples=-1,
-            reuse_actors=resources.workers_per_trial == 1,
+            reuse_actors=resources.workers_per_trial == 1 or scheduler.name == "none",
             max_concurrent_trials=_at_once(resources),
             trial_dirname_creator=_trial_name,
             trial_name_creator=_trial_name,
@@ -174,7 +174,8 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
     ) -> None:
         if not result.get("done"):  # the last report is repeated when the function returns
             self._deaths.pop(trial.trial_id, None)
-            self._sweep.epoch_done(_job(trial).trial_id, result)
+            with _stop_if_storage_fails(self._sweep):
+                self._sweep.epoch_done(_job(trial).trial_id, result)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any

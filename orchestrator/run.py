@@ -19,6 +19,7 @@ from orchestrator.latency_table import keep_table, plan_latency
 from orchestrator.preflight import Plan, check_device, check_disk, describe, make_plan
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
+from orchestrator.spool import drop_epochs
 from orchestrator.sweep import Sweep, build_studies
 from orchestrator.tracking import SweepStatus, SweepTracker, TrackingError
 from orchestrator.tracking_server import check_server
@@ -196,6 +197,7 @@ def _tracker(plan: Plan, home: Home) -> SweepTracker:
         | {"resource": config.budget.resource, "data": config.data.name, "seed": config.seed},
         tags={},
         artifacts={"sweep.yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)},
+        delivered=lambda trial_id: drop_epochs(home.trial(config.sweep_id, trial_id)),
     )
 
 

@@ -6,6 +6,7 @@ MLflow follow it, and :meth:`Sweep.catch_up` brings them level after a crash bet
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 from orchestrator.cells import Cell, TrialJob, controls_of, studied_cells
@@ -15,6 +16,7 @@ from orchestrator.pareto import mark_front
 from orchestrator.preflight import Plan
 from orchestrator.records import TrialRecord
 from orchestrator.savings import share_saved, spent_and_saved
+from orchestrator.spool import Epoch, keep_epoch, kept_epochs
 from orchestrator.studies import CellStudies
 from orchestrator.tracking import SweepTracker
 from orchestrator.worker import end_rest, failed, pruned, read_result, started
@@ -72,6 +74,8 @@ class Sweep:
     def _take_over(self, jobs: list[TrialJob]) -> list[TrialJob]:
         """Tell of the jobs that have ended and return the others."""
         for job in jobs:
+            for step in job.steps:
+                self._tell_kept_epochs(step)
             self._tell_ended(job)
         return [job for job in jobs if not self._has_ended(job)]
 
@@ -120,7 +124,9 @@ class Sweep:
             "epoch_macs_ratio": progress["macs_ratio"],
             "phase": float(PHASES.index(progress["phase"])),
         }
-        self._tracker.log_epoch(step.trial_id, metrics, step=before + progress["epoch"])
+        epoch = Epoch(before + progress["epoch"], time.time_ns() // 1_000_000, metrics)
+        keep_epoch(step.folder, epoch)
+        self._tracker.log_epoch(step.trial_id, metrics, epoch.step, epoch.time_ms)
         self._watcher.trial_progress(step.trial_id, progress)
 
     def trial_done(self, trial_id: str) -> None:
@@ -172,6 +178,14 @@ class Sweep:
         self.records[step.trial_id] = record
         self._tracker.trial_started(record)
         self._watcher.trial_started(record)
+
+    def _tell_kept_epochs(self, step: TrialJob) -> None:
+        """Tell of epochs that the tracking store may not have had from an earlier driver."""
+        epochs = kept_epochs(step.folder)
+        if epochs:
+            self._tracker.trial_started(started(step))
+        for epoch in epochs:
+            self._tracker.log_epoch(step.trial_id, epoch.metrics, epoch.step, epoch.time_ms)
 
     def _tell_ended(self, job: TrialJob) -> None:
         """Tell of what has ended of a job since it was last asked."""

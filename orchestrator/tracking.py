@@ -48,6 +48,7 @@ class SweepTracker:
         params: logged once; ``params["resource"]`` (default ``macs``) is logged with each trial.
         tags: of the sweep's run.
         artifacts: file name -> text, at the sweep run's artifact root.
+        delivered: called, from another thread, with the id of each ended trial that the store has.
 
     Raises:
         ValueError: ``sweep_id`` contains a quote or backtick.
@@ -63,11 +64,13 @@ class SweepTracker:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         artifacts: Mapping[str, str],
+        delivered: Callable[[str], None] = lambda _trial_id: None,
     ) -> None:
         if set(sweep_id) & set("'\"`"):
             raise ValueError(f"a sweep's id cannot contain quotes: {sweep_id}")
         self._uri, self._sweep_id, self._name, self._experiment = uri, sweep_id, name, experiment
         self._params, self._tags, self._artifacts = dict(params), dict(tags), dict(artifacts)
+        self._delivered = delivered
         self._running: dict[str, tuple[TrialRecord, int]] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -98,7 +101,7 @@ class SweepTracker:
             )
 
         _try_some_times(prepare, self._uri)
-        self._queue = WriteQueue(self._uri, self._sweep, self._writer)
+        self._queue = WriteQueue(self._uri, self._sweep, self._writer, self._delivered)
         return self
 
     @property
@@ -118,14 +121,23 @@ class SweepTracker:
             self._running[record.trial_id] = (record, now)
             self._queue.put_trial(TrialWrites(record, now, now))
 
-    def log_epoch(self, trial_id: str, metrics: Mapping[str, float], step: int) -> None:
+    def log_epoch(
+        self, trial_id: str, metrics: Mapping[str, float], step: int, time_ms: int | None = None
+    ) -> None:
         """Log one epoch; steps count on through a trial's phases. A step logged before is skipped.
+
+        Args:
+            trial_id: of a trial that has been started.
+            metrics: by name.
+            step: of the epoch.
+            time_ms: when it was, milliseconds since 1970; by default now.
 
         Raises:
             ValueError: the trial is not running.
         """
         now = _now_ms()
-        epochs = [(name, float(value), step, now) for name, value in metrics.items()]
+        when = now if time_ms is None else time_ms
+        epochs = [(name, float(value), step, when) for name, value in metrics.items()]
         with self._lock:
             if trial_id not in self._running:
                 raise ValueError(f"trial {trial_id} is not running: call trial_started first")

@@ -29,14 +29,18 @@ class WriteQueue:
         uri: tracking store, for messages.
         sweep: writes the sweep's run.
         writer: writes the trials' runs.
+        delivered: called, from the thread, with the id of each ended trial once all of it is there.
 
     Attributes:
         refused: writes that failed for good, one sentence each.
         last_error: why the newest attempt failed, if it did.
     """
 
-    def __init__(self, uri: str, sweep: SweepRun, writer: SweepWriter) -> None:
+    def __init__(
+        self, uri: str, sweep: SweepRun, writer: SweepWriter, delivered: Callable[[str], None]
+    ) -> None:
         self._uri, self._sweep, self._writer = uri, sweep, writer
+        self._delivered = delivered
         self._changed = threading.Condition()
         self._trials: dict[str, TrialWrites] = {}
         self._values: dict[str, float] = {}
@@ -142,8 +146,10 @@ class WriteQueue:
         try:
             while trials and not self._abandoned:
                 key, writes = next(iter(trials.items()))
-                self._attempt(self._writer.write_trial, writes)
+                is_written = self._attempt(self._writer.write_trial, writes)
                 del trials[key]
+                if is_written and writes.record.status != "RUNNING":
+                    self._delivered(key)
             if values:
                 self._attempt(self._sweep.write_values, values)
                 values = {}
@@ -176,8 +182,8 @@ class WriteQueue:
             self._trials = trials
             self._values = values | self._values
 
-    def _attempt(self, write: Callable[..., object], *args: object) -> None:
-        """Write; raise what may succeed later, note what never will."""
+    def _attempt(self, write: Callable[..., object], *args: object) -> bool:
+        """Write; raise what may succeed later, note what never will. Return whether it is done."""
         try:
             write(*args)
         except Exception as error:
@@ -185,3 +191,5 @@ class WriteQueue:
                 raise
             _log.exception("a write to the tracking store failed for good")
             self.refused.append(describe(error, self._uri))
+            return False
+        return True
