@@ -3,7 +3,7 @@
 ::
 
     mlflow.db, mlartifacts/   tracking store
-    optuna.db                 studies
+    optuna.db                 studies, unless PAS_OPTUNA_URL names a database
     latency/                  measured operators, one file per device
     supernets/KEY/            trained supernets, by content
     sweeps/SWEEP_ID/          sweep.json, lock, latency.json where latency is limited,
@@ -42,8 +42,8 @@ class Home:
 
     @property
     def optuna_url(self) -> str:
-        """Storage of the studies."""
-        return f"sqlite:///{self.root / 'optuna.db'}"
+        """Storage of the studies: ``PAS_OPTUNA_URL`` (it may hold a password), or a file here."""
+        return os.environ.get("PAS_OPTUNA_URL") or f"sqlite:///{self.root / 'optuna.db'}"
 
     @property
     def latency(self) -> Path:

@@ -34,7 +34,7 @@ class StudyStorageError(OSError):
 def _storage() -> Iterator[None]:
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
+    except (StorageInternalError, SQLAlchemyError, ImportError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise StudyStorageError(f"the Optuna storage failed: {reason}") from error
 
@@ -84,7 +84,8 @@ class CellStudies:
         self._trials_per_cell, self._max_failures = trials_per_cell, max_failures
         self._seed = seed
         with _storage():
-            storage = optuna.storages.RDBStorage(url)
+            # A server may have dropped a connection that has been idle through a long epoch.
+            storage = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
             self._studies = {
                 cell: optuna.create_study(
                     storage=storage,

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import optuna
+import pgserver
 import pytest
 from optuna.trial import TrialState
 
 from orchestrator.cells import Cell
-from orchestrator.studies import CellStudies, to_distribution
+from orchestrator.studies import CellStudies, StudyStorageError, to_distribution
 from search_space import FloatRange
 
 CELLS = [Cell(0.5, 1.0), Cell(0.25, 1.0)]
@@ -15,6 +16,14 @@ RANGES = {"learning_rate": FloatRange(low=0.01, high=0.2, log=True)}
 @pytest.fixture
 def url(tmp_path):
     return f"sqlite:///{tmp_path / 'optuna.db'}"
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    """URL of a real PostgreSQL, on a socket of its own."""
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri()
+    server.cleanup()
 
 
 def open_studies(url, trials_per_cell=3, ranges=RANGES, default=0.05) -> CellStudies:
@@ -78,6 +87,32 @@ def test_suggestions_do_not_depend_on_interruptions(url, tmp_path):
     other = f"sqlite:///{tmp_path / 'other.db'}"
     pieces = [open_studies(other).next() for _ in range(6)]
     assert pieces == whole
+
+
+def test_studies_in_postgresql_are_those_in_sqlite(url, postgres):
+    url_of_postgres = postgres.replace("postgresql://", "postgresql+psycopg2://")
+    assert drain(open_studies(url_of_postgres)) == drain(open_studies(url))
+    again = open_studies(url_of_postgres)
+    assert not again.has_next()
+    again.tell(CELLS[0], 0, "FINISHED", 0.9)
+    study = optuna.load_study(study_name=f"sweep-1/{CELLS[0].name}", storage=url_of_postgres)
+    assert study.best_value == 0.9
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg2://pas:secret@127.0.0.1:1/pas",
+        "postgresql+psycopg2://pas:secret@no-such-host.invalid/pas",
+        "oracle+nodriver://pas:secret@h/pas",
+    ],
+)
+def test_a_database_out_of_reach_is_told_in_a_sentence_without_its_password(url):
+    with pytest.raises(StudyStorageError) as caught:
+        open_studies(url)
+    assert "the Optuna storage failed" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_outcomes_are_told_truthfully_and_once(url):
