@@ -16,7 +16,15 @@ from pas_trainer.config import (
     content_key,
 )
 from pas_trainer.controls import run_control
-from pas_trainer.data import ClassificationData, DataConfig, load_data, open_sources
+from pas_trainer.data import (
+    ClassificationData,
+    DataConfig,
+    Place,
+    is_remote,
+    load_data,
+    open_sources,
+    set_place,
+)
 from pas_trainer.errors import DataError, DivergenceError, WeightsError
 from pas_trainer.fuse import reparameterize
 from pas_trainer.gates import Gate, GatedNetwork, attach_gates
@@ -49,6 +57,7 @@ __all__ = [
     "Gate",
     "GatedNetwork",
     "OptimizerConfig",
+    "Place",
     "PretrainConfig",
     "SearchConfig",
     "SupernetResult",
@@ -67,6 +76,7 @@ __all__ = [
     "fit_weights",
     "further_epochs",
     "is_first",
+    "is_remote",
     "load_data",
     "load_supernet",
     "load_weights",
@@ -80,6 +90,7 @@ __all__ = [
     "run_annealed",
     "run_control",
     "run_search",
+    "set_place",
     "slice_channels",
     "trace_supernet",
     "train_supernet",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pas_trainer.data.config import DataConfig
+from pas_trainer.data.places import place_of
 from pas_trainer.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif"})
@@ -45,7 +46,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The splits of a data set and what its classes are called."""
+    """The splits of a data set and what its classes are called.
+
+    Attributes:
+        train, validation, test: the splits.
+        classes: their names, in the order of the labels.
+        channels, image_size: of an image.
+        version: hash of the files' content where they came from a store; else empty.
+    """
 
     train: Source
     validation: Source
@@ -53,10 +61,12 @@ class Sources:
     classes: tuple[str, ...]
     channels: int
     image_size: int
+    version: str = ""
 
     def fingerprint(self) -> str:
-        """Hash of what decides the splits' content: names and sizes of files, or the arrays."""
+        """Hash of what decides the splits' content: names, sizes and version, or the arrays."""
         digest = hashlib.sha256(repr((self.classes, self.image_size)).encode())
+        digest.update(self.version.encode())
         for split in (self.train, self.validation, self.test):
             digest.update(repr(list(split.labels)).encode())
             if isinstance(split.images, np.ndarray):
@@ -85,7 +95,9 @@ def open_sources(config: DataConfig) -> Sources:
     train = train.subset(sorted(order[held_out:]))
     if not len(train):
         raise DataError(f"validation {config.validation} leaves no image to train on")
-    return Sources(train, validation, test, classes, channels, config.image_size or size)
+    version = place_of(config.root).version if config.root else ""
+    size = config.image_size or size
+    return Sources(train, validation, test, classes, channels, size, version)
 
 
 def decode(path: Path, channels: int = 3) -> Image.Image:
@@ -140,7 +152,7 @@ def _read_cifar10(config: DataConfig) -> _Read:
 
 def _read_imagefolder(config: DataConfig) -> _Read:
     assert config.root is not None
-    root = Path(config.root)
+    root = place_of(config.root).folder
     if not root.is_dir():
         raise DataError(f"data folder {root} does not exist; set data.root to where the images are")
     test_folder = next((root / n for n in ("test", "val") if (root / n).is_dir()), root / "test")
