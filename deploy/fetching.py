@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from deploy.object_store import BadReadError, ObjectReader, ObjectStore, RemoteObject
 from pas_trainer import DataError
@@ -76,18 +78,18 @@ class Fetcher:
             "again"
         )
 
-    def check_shards(self, shards: Sequence[RemoteObject]) -> None:
-        """Check that no two shards hold the same file: which one stays would be chance.
+    def check_disjoint(self, items: Sequence[RemoteObject]) -> None:
+        """Check that no two objects bring the same file: which one stays would be chance.
 
         Raises:
             DataError: naming them.
         """
         holder: dict[str, RemoteObject] = {}
-        for shard in shards:
-            for name in self._part(shard, "names").read_text().splitlines():
-                if (other := holder.setdefault(name, shard)) is not shard:
+        for item in items:
+            for name in self._names(item):
+                if (other := holder.setdefault(name, item)) is not item:
                     raise DataError(
-                        f"objects {self._store.name(other)} and {self._store.name(shard)} both "
+                        f"objects {self._store.name(other)} and {self._store.name(item)} both "
                         f"hold {name}; remove it from one of them"
                     )
 
@@ -120,13 +122,13 @@ class Fetcher:
             target.parent.mkdir(parents=True, exist_ok=True)
             (draft / name).replace(target)
         listed = self._part(item, "listing")
-        listed.write_text("".join(f"{name}\n" for name in names))
+        listed.write_bytes(b"\0".join(os.fsencode(name) for name in names))
         listed.replace(self._part(item, "names"))
         shutil.rmtree(draft)
 
     def _extract(self, reader: ObjectReader, folder: Path) -> list[str]:
         """Extract the images of an archive and return their paths."""
-        names = []
+        names: dict[str, None] = {}  # of two members of one name the later counts
         counted = _Counted(reader, self._count)
         with tarfile.open(fileobj=counted, mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:
@@ -134,8 +136,16 @@ class Fetcher:
                 if member.isdir() or not is_image(name):
                     continue
                 archive.extract(member, folder, filter=_plain_file)
-                names.append(name)
-        return names
+                names[name] = None
+            _check_end(archive.fileobj)
+        return list(names)
+
+    def _names(self, item: RemoteObject) -> list[str]:
+        """Return the files that a fetched object brought."""
+        if not is_shard(item.path):
+            return [item.path]
+        listed = self._part(item, "names").read_bytes()
+        return [os.fsdecode(name) for name in listed.split(b"\0") if name]
 
     def _part(self, item: RemoteObject, kind: str) -> Path:
         name = hashlib.sha256(item.path.encode()).hexdigest()[:24]
@@ -154,12 +164,27 @@ class _Counted:
         return piece
 
 
+def _check_end(stream: Any) -> None:
+    """Check that an archive ends where its members do; tarfile takes damage for the end.
+
+    Raises:
+        tarfile.TarError: there is no end mark (blocks of zeros), or something follows it.
+    """
+    num_zeros = 0
+    while piece := stream.read(2**16):
+        if piece.strip(b"\0"):
+            raise tarfile.ReadError("it is damaged, or something follows its end")
+        num_zeros += len(piece)
+    if not num_zeros:
+        raise tarfile.ReadError("its end is missing")
+
+
 def _plain_file(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
     """Let plain files inside the folder pass; see :func:`tarfile.data_filter`.
 
     Raises:
         tarfile.TarError: it is anything else.
     """
-    if not member.isreg() or member.issparse():
-        raise tarfile.ExtractError(f"{member.name!r} is a link or no plain file")
+    if not member.isreg() or member.issparse() or ".." in member.name.split("/"):
+        raise tarfile.FilterError(f"{member.name!r} is no plain file with a plain path")
     return tarfile.data_filter(member, folder)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -70,9 +69,10 @@ class NodeCache:
         ``None`` if it has not been staged whole.
         """
         folder = self.folder(version)
+        if not self.is_complete(version):
+            self.release(version)
+            return None
         if folder not in _in_use:
-            if not self.is_complete(version):
-                return None
             lock = _locked(self._lock(version), fcntl.LOCK_SH)
             assert lock is not None
             if not self.is_complete(version):  # evicted meanwhile
@@ -114,10 +114,11 @@ class NodeCache:
         """
         sizes = {name: self._size(name) for name in self._versions()}
         total, free = sum(sizes.values()) + need, shutil.disk_usage(self.root).free
-        allowed = math.inf if limit is None else limit
-        excess = max(total - allowed, need + SPARE_BYTES - free)
+        excess = need + SPARE_BYTES - free
+        if limit is not None:
+            excess = max(excess, total - limit)
         with contextlib.ExitStack() as locks:
-            victims = []
+            victims: list[str] = []
             for name in sorted(set(sizes) - {version}, key=self._last_used):
                 if excess <= sum(sizes[victim] for victim in victims):
                     break

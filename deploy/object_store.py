@@ -128,22 +128,28 @@ class ObjectStore:
     @contextlib.contextmanager
     def _told(self, item: RemoteObject | None = None) -> Iterator[None]:
         """Turn what boto3 raises into one sentence."""
-        what = self.name(item) if item else f"data.root is {self.uri}, but it"
+        what = self._subject(item)
         try:
             yield
         except _NO_CREDENTIALS as error:
             raise DataError(self._no_credentials(error)) from None
-        except _UNREACHABLE:
+        except _UNREACHABLE as error:
             raise DataError(
-                f"data.root is {self.uri}, but the store at {self._endpoint} cannot be reached; "
-                "check AWS_ENDPOINT_URL and the network"
+                f"data.root is {self.uri}, but the store at {self._endpoint} cannot be reached "
+                f"({type(error).__name__}); check AWS_ENDPOINT_URL and the network"
             ) from None
         except aws.ClientError as error:
-            raise DataError(self._refusal(error, what)) from None
+            raise DataError(self._refusal(error, item)) from None
         except aws.BotoCoreError as error:
             raise DataError(f"{what} cannot be read: {error}") from None
 
-    def _refusal(self, error: aws.ClientError, what: str) -> str:
+    def _subject(self, item: RemoteObject | None) -> str:
+        if item is None:
+            return f"data.root is {self.uri}, but it"
+        return f"object {self.name(item)}"
+
+    def _refusal(self, error: aws.ClientError, item: RemoteObject | None) -> str:
+        what = self._subject(item)
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if code == "NoSuchBucket":
@@ -151,7 +157,7 @@ class ObjectStore:
                 f"data.root is {self.uri}, but there is no bucket {self._bucket} at "
                 f"{self._endpoint}; create it, or correct data.root or AWS_ENDPOINT_URL"
             )
-        if status in {404, 412}:
+        if item is not None and status in {404, 412}:
             return f"{what} has changed while it was being staged; run the same command again"
         if code in _REFUSED_KEYS:
             return (

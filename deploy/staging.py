@@ -77,26 +77,31 @@ def stage(
             cannot be reached, an object is corrupt, the content is another than expected, or the
             disk is too small.
     """
-    node = NodeCache(cache)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        if version is not None and (folder := node.use(version)) is not None:
-            return folder
-        store = ObjectStore(uri, THREADS)
-        objects = _images_and_shards(store)
-        found = version_of(objects)
-        if version not in {None, found}:
-            raise DataError(
-                f"data.root is {uri}, whose objects have changed since the sweep was planned; "
-                "run the same command again to go on with the new ones"
-            )
-        while (folder := node.use(found)) is None:
-            with node.only_stager(lambda: progress(StagingProgress(waiting=True))):
-                if not node.is_complete(found):
-                    _Staging(store, node, objects, found, progress).run(limit_bytes)
-        return folder
+        return _staged(uri, NodeCache(cache), limit_bytes, version, progress)
     except OSError as error:
         raise DataError(_storage_sentence(error, cache)) from error
+
+
+def _staged(
+    uri: str, node: NodeCache, limit_bytes: int | None, version: str | None, progress: Progress
+) -> Path:
+    node.root.mkdir(parents=True, exist_ok=True)
+    if version is not None and (folder := node.use(version)) is not None:
+        return folder
+    store = ObjectStore(uri, THREADS)
+    objects = _images_and_shards(store)
+    found = version_of(objects)
+    if version not in {None, found}:
+        raise DataError(
+            f"data.root is {uri}, whose objects have changed since the sweep was planned; "
+            "run the same command again to go on with the new ones"
+        )
+    while (folder := node.use(found)) is None:
+        with node.only_stager(lambda: progress(StagingProgress(waiting=True))):
+            if not node.is_complete(found):
+                _Staging(store, node, objects, found, progress).run(limit_bytes)
+    return folder
 
 
 def version_of(objects: Sequence[RemoteObject]) -> str:
@@ -130,7 +135,7 @@ class _Staging:
         self._folder.mkdir(exist_ok=True)
         self._node.parts(self._version).mkdir(exist_ok=True)
         self._fetch(missing)
-        self._fetcher.check_shards([item for item in self._objects if is_shard(item.path)])
+        self._fetcher.check_disjoint(self._objects)
         if not (self._folder / "train").is_dir():
             raise DataError(
                 f"data.root is {self._store.uri}, whose shards hold no images "
