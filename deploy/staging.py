@@ -192,7 +192,8 @@ def _images_and_shards(store: ObjectStore) -> list[RemoteObject]:
         others = f"{len(every)} others, such as {every[0].path}" if every else "nothing at all"
         raise DataError(
             f"data.root is {store.uri}, but there are no images train/<class>/* and "
-            f"test/<class>/* and no .tar objects below it ({others}); correct data.root or upload"
+            f"test/<class>/* and no .tar objects below it ({others}); correct data.root or "
+            "upload them"
         )
     for item in objects:
         if PurePosixPath(item.path).as_posix() != item.path or ".." in item.path.split("/"):
