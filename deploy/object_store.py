@@ -141,7 +141,9 @@ class ObjectStore:
         except aws.ClientError as error:
             raise DataError(self._refusal(error, item)) from None
         except aws.BotoCoreError as error:
-            raise DataError(f"{what} cannot be read: {error}") from None
+            raise DataError(
+                f"{what} cannot be read: {error}; check data.root and AWS_ENDPOINT_URL"
+            ) from None
 
     def _subject(self, item: RemoteObject | None) -> str:
         if item is None:
@@ -170,7 +172,10 @@ class ObjectStore:
                 f"{what} may not be read with these credentials ({code}); "
                 "grant them s3:ListBucket on the bucket and s3:GetObject on its objects"
             )
-        return f"{what} cannot be read: the store at {self._endpoint} answers {code}"
+        return (
+            f"{what} cannot be read: the store at {self._endpoint} answers {code}; "
+            "check data.root, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION"
+        )
 
     def _no_credentials(self, error: Exception) -> str:
         return (

@@ -102,8 +102,7 @@ def test_an_endpoint_that_is_no_address(object_store, tmp_path, monkeypatch):
 def test_a_key_that_is_no_plain_path(object_store, tmp_path, name):
     uri = object_store.upload({**FILES, name: png(0)})
     assert sentence(uri, tmp_path) == (
-        f"object {uri}/{name} cannot be staged, since its key is no plain path; "
-        "rename or remove it"
+        f"object {uri}/{name} cannot be staged, since its key is no plain path; rename or remove it"
     )
 
 
