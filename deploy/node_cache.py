@@ -174,7 +174,7 @@ def disk_bytes(folder: Path) -> int:
 
 def _locked(path: Path, how: int) -> IO[str] | None:
     """Open a file with a lock, which ends when it is closed; ``None`` if that is not to be had."""
-    file = path.open("a")
+    file = path.open("a+")
     try:
         fcntl.flock(file, how)
     except BlockingIOError:

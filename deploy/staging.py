@@ -8,6 +8,7 @@ folder, so that changed data is another folder.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import threading
@@ -89,18 +90,18 @@ def _staged(
     node.root.mkdir(parents=True, exist_ok=True)
     if version is not None and (folder := node.use(version)) is not None:
         return folder
-    store = ObjectStore(uri, THREADS)
-    objects = _images_and_shards(store)
-    found = version_of(objects)
-    if version not in {None, found}:
-        raise DataError(
-            f"data.root is {uri}, whose objects have changed since the sweep was planned; "
-            "run the same command again to go on with the new ones"
-        )
-    while (folder := node.use(found)) is None:
-        with node.only_stager(lambda: progress(StagingProgress(waiting=True))):
-            if not node.is_complete(found):
-                _Staging(store, node, objects, found, progress).run(limit_bytes)
+    with contextlib.closing(ObjectStore(uri, THREADS)) as store:
+        objects = _images_and_shards(store)
+        found = version_of(objects)
+        if version not in {None, found}:
+            raise DataError(
+                f"data.root is {uri}, whose objects have changed since the sweep was planned; "
+                "run the same command again to go on with the new ones"
+            )
+        while (folder := node.use(found)) is None:
+            with node.only_stager(lambda: progress(StagingProgress(waiting=True))):
+                if not node.is_complete(found):
+                    _Staging(store, node, objects, found, progress).run(limit_bytes)
     return folder
 
 

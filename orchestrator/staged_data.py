@@ -64,5 +64,5 @@ def _cache_limit() -> int | None:
 def _shown(progress: StagingProgress) -> str:
     if progress.waiting:
         return "waiting for another process of this node"
-    fetched, size = (n / 2**30 for n in (progress.fetched_bytes, progress.num_bytes))
-    return f"{progress.objects} of {progress.num_objects} objects, {fetched:.2f} of {size:.2f} GiB"
+    fetched, size = (n >> 20 for n in (progress.fetched_bytes, progress.num_bytes))
+    return f"{progress.objects} of {progress.num_objects} objects, {fetched} of {size} MiB"

@@ -53,3 +53,11 @@ def place_of(root: str) -> Place:
             "start it with a pas command, or call deploy.stage and set_place first"
         )
     return _places[root]
+
+
+def address_of(path: Path) -> str:
+    """Return how its owner knows a file: below its remote root, if it was brought from there."""
+    for root, place in reversed(_places.items()):
+        if path.is_relative_to(place.folder):
+            return "/".join([root.rstrip("/"), *path.relative_to(place.folder).parts])
+    return str(path)

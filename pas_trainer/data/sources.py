@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pas_trainer.data.config import DataConfig
-from pas_trainer.data.places import place_of
+from pas_trainer.data.places import address_of, place_of
 from pas_trainer.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif"})
@@ -111,7 +111,7 @@ def decode(path: Path, channels: int = 3) -> Image.Image:
             return image.convert("RGB" if channels == 3 else "L")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise DataError(
-            f"cannot decode image {path} ({type(error).__name__}); "
+            f"cannot decode image {address_of(path)} ({type(error).__name__}); "
             "replace or remove it and run the same command again"
         ) from error
 
@@ -160,22 +160,24 @@ def _read_imagefolder(config: DataConfig) -> _Read:
     test, test_classes = _read_class_folders(test_folder)
     if classes != test_classes:
         odd = sorted(set(classes) ^ set(test_classes))
-        raise DataError(f"{root}/train and {test_folder} differ in class folders: {odd[:5]}")
+        folders = f"{address_of(root / 'train')} and {address_of(test_folder)}"
+        raise DataError(f"{folders} differ in class folders: {odd[:5]}")
     return train, test, classes, 3, config.image_size or 0
 
 
 def _read_class_folders(folder: Path) -> tuple[Source, tuple[str, ...]]:
+    shown = address_of(folder)
     if not folder.is_dir():
-        raise DataError(f"data folder {folder} does not exist; it must hold one folder per class")
+        raise DataError(f"data folder {shown} does not exist; it must hold one folder per class")
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir())
     if len(classes) < 2:
-        raise DataError(f"data folder {folder} has {len(classes)} class folders; at least 2 needed")
+        raise DataError(f"data folder {shown} has {len(classes)} class folders; at least 2 needed")
     images: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(classes):
         files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise DataError(f"class folder {folder / name} has no images; fill or remove it")
+            raise DataError(f"class folder {shown}/{name} has no images; fill or remove it")
         images.extend(files)
         labels.extend([index] * len(files))
     return Source(images, labels), tuple(classes)

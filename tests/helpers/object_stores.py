@@ -8,6 +8,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -47,6 +48,12 @@ def tar(files: dict[str, bytes], *odd: tarfile.TarInfo) -> bytes:
         for member in odd:
             archive.addfile(member)
     return out.getvalue()
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder: path -> content."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 class DisturbedStore:

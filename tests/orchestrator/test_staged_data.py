@@ -53,7 +53,7 @@ def test_a_plan_is_that_of_the_same_images_in_a_folder(uri, tmp_path):
     assert staged.supernet_training.data.root == uri
     assert describe(staged)["data_version"] == staged.data_version
     assert "data_version" not in describe(local)
-    assert told[-1].startswith(f"data: staging {uri}, 26 of 26 objects, 0.00 of 0.00 GiB")
+    assert told[-1].startswith(f"data: staging {uri}, 26 of 26 objects, 0 of 0 MiB")
 
 
 def test_what_is_the_same_everywhere_does_not_depend_on_the_cache(uri, tmp_path, monkeypatch):
@@ -82,6 +82,18 @@ def test_the_supernet_follows_the_content(uri, object_store):
     assert not load_data(sweep(uri).data).train.images.equal(images)
     bring_data(sweep(uri).data, before.data_version)
     assert load_data(sweep(uri).data).train.images.equal(images)
+
+
+def test_what_is_wrong_with_the_images_is_told_by_their_address(uri, object_store):
+    for label in ("cat", "dog"):
+        object_store.put(uri, f"train/{label}/odd.png", b"no image")
+    config = sweep(uri)
+    make_plan(config)
+    with pytest.raises(DataError, match=rf"cannot decode image {uri}/train/\w+/odd.png \("):
+        load_data(config.data)
+    object_store.put(uri, "train/cow/1.png", b"")
+    with pytest.raises(UserError, match=f"data: {uri}/train and {uri}/test differ in class fol"):
+        make_plan(config)
 
 
 def test_what_cannot_be_staged_is_told_before_anything_else(uri):
