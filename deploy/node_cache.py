@@ -57,11 +57,11 @@ class NodeCache:
 
     def complete(self, version: str, about: dict[str, Any]) -> None:
         """Mark it as staged whole; ``about`` must give its ``bytes``."""
-        shutil.rmtree(self.parts(version), ignore_errors=True)
         os.sync()  # files before the mark, should the power fail
         draft = self.root / f"{version}.json.draft"
         draft.write_text(json.dumps(about, indent=1))
         draft.replace(self._marker(version))
+        shutil.rmtree(self.parts(version), ignore_errors=True)
 
     def use(self, version: str) -> Path | None:
         """Return the folder of a data set, which stays there until this process ends.
