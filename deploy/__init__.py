@@ -1,4 +1,4 @@
-"""What leaves a trial: its package, its measured latency, its way into the model registry."""
+"""What leaves a trial: package, latency, registry; and the data that it needs on its node."""
 
 from deploy.latency import measure_latency_ms
 from deploy.package import (
@@ -18,6 +18,7 @@ from deploy.registry import (
     load_promoted,
     promote_package,
 )
+from deploy.staging import StagingProgress, stage
 
 __all__ = [
     "CONTENT_HASH_TAG",
@@ -27,6 +28,7 @@ __all__ = [
     "PackageError",
     "ParityError",
     "PromotedModel",
+    "StagingProgress",
     "check_parity",
     "content_hash",
     "load_architecture",
@@ -35,4 +37,5 @@ __all__ = [
     "measure_latency_ms",
     "promote_package",
     "save_package",
+    "stage",
 ]

@@ -13,6 +13,7 @@ from pas_trainer import (
     AnnealedConfig,
     ControlConfig,
     ControlKind,
+    DataConfig,
     OptimizerConfig,
     TrialConfig,
     derive_seed,
@@ -79,6 +80,7 @@ class TrialJob:
         supernet_folder: trained supernet.
         folder: where checkpoint, package and result go.
         num_threads: torch threads.
+        data_version: content of images that are staged on the worker's node; else empty.
         looser: with annealed budgets, the networks found on the way to this one, loosest first;
             this job trains them all, and each has its record and folder.
     """
@@ -92,12 +94,19 @@ class TrialJob:
     supernet_folder: Path
     folder: Path
     num_threads: int
+    data_version: str = ""
     looser: tuple[TrialJob, ...] = ()
 
     @property
     def steps(self) -> tuple[TrialJob, ...]:
         """What ends with a record of its own, in this order: usually the job alone."""
         return (*self.looser, self)
+
+    @property
+    def data(self) -> DataConfig:
+        """The images it trains on."""
+        config = self.config
+        return config.data if isinstance(config, TrialConfig) else config.trial.data
 
     @property
     def control(self) -> ControlKind | None:

@@ -187,7 +187,8 @@ def latency(
 
     config = load_sweep(file, overrides or [])
     check_target(config.latency)
-    plan = make_plan(config)
+    with err.status("data") as progress:
+        plan = make_plan(config, progress.update)
     table = measure_table(plan, Home.from_environment(), err)
     write_table_file(plan, table, out_file)
     document = {"table": str(out_file), "device": table.device}

@@ -78,4 +78,5 @@ class SweepJobs:
             supernet_folder=self._home.supernet(self._plan.supernet_key),
             folder=self._home.trial(sweep.sweep_id, trial_id),
             num_threads=worker_threads(sweep.resources.per_worker["CPU"]),
+            data_version=self._plan.data_version,
         )

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
+from pas_trainer import is_remote
 from search_space import is_weights_file
 
 SMOKE = {
@@ -98,12 +99,15 @@ def _assign(document: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
-    """Make the paths of the sweep file absolute; they are relative to its folder."""
+    """Make the paths of the sweep file absolute; they are relative to its folder.
+
+    Addresses (``s3://...``) stay as they are.
+    """
     for section, key in (("data", "root"), ("supernet", "weights"), ("latency", "table")):
         values = document.get(section)
         value = values.get(key) if isinstance(values, dict) else None
         is_path = isinstance(value, str) and (key != "weights" or is_weights_file(value))
-        if isinstance(values, dict) and isinstance(value, str) and is_path:
+        if isinstance(values, dict) and isinstance(value, str) and is_path and not is_remote(value):
             values[key] = str((folder / Path(value).expanduser()).resolve())
 
 

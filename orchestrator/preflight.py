@@ -13,18 +13,21 @@ from orchestrator.cells import cells_of, controls_of
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
 from orchestrator.home import Home
+from orchestrator.staged_data import Tell, bring_data
 from orchestrator.supernet_check import (
     check_weights,
     layout,
     supernet_and_graph,
 )
 from pas_trainer import (
+    DataConfig,
     DataError,
     SupernetTraining,
     content_key,
     further_epochs,
     open_sources,
 )
+from pas_trainer.data.sources import Sources
 from search_space import ChannelGraph, LatencyTable, check_feasible
 
 MIB = 2**20
@@ -46,6 +49,7 @@ class Plan:
         num_train, num_validation, num_test: images per split.
         latency_table: what limits on latency go by; ``None`` without such limits, and in a dry
             run that found none.
+        data_version: of images that are staged on every node; else empty.
     """
 
     config: SweepConfig
@@ -59,6 +63,7 @@ class Plan:
     num_validation: int
     num_test: int
     latency_table: LatencyTable | None = None
+    data_version: str = ""
 
     @property
     def limits(self) -> dict[float, float]:
@@ -69,16 +74,19 @@ class Plan:
         return {limit: budget.budget(limit).absolute(self.graph) for limit in budget.numbers}
 
 
-def make_plan(config: SweepConfig) -> Plan:
+def make_plan(config: SweepConfig, tell: Tell = lambda _: None) -> Plan:
     """Check search space and data (nothing is decoded or trained) and return the plan.
+
+    Images on an object store are staged on this node.
+
+    Args:
+        config: the sweep.
+        tell: called with lines on the progress of that.
 
     Raises:
         UserError: naming the field and what is wrong with it.
     """
-    try:
-        sources = open_sources(config.data)
-    except DataError as error:
-        raise UserError(f"data: {error}") from None
+    sources = _sources(config.data, tell=tell)
     supernet, graph = supernet_and_graph(config.supernet, sources)
     left_at_random, weights = check_weights(config.supernet, supernet, len(sources.classes))
     try:
@@ -106,6 +114,7 @@ def make_plan(config: SweepConfig) -> Plan:
         num_train=len(sources.train),
         num_validation=len(sources.validation),
         num_test=len(sources.test),
+        data_version=sources.version,
     )
     check_budgets(plan)
     workers = config.resources.workers_per_trial
@@ -217,20 +226,29 @@ def describe(plan: Plan) -> dict[str, object]:
         "train_images": plan.num_train,
         "validation_images": plan.num_validation,
         "test_images": plan.num_test,
+        **({"data_version": plan.data_version} if plan.data_version else {}),
     }
 
 
-def sweep_graph(config: SweepConfig) -> ChannelGraph:
+def sweep_graph(config: SweepConfig, data_version: str = "") -> ChannelGraph:
     """Return the channel graph of a sweep's supernet.
+
+    Args:
+        config: the sweep.
+        data_version: of the images it was planned with, as :attr:`Plan.data_version`.
 
     Raises:
         UserError: the data folder is not as it was.
     """
+    return supernet_and_graph(config.supernet, _sources(config.data, data_version))[1]
+
+
+def _sources(data: DataConfig, version: str = "", tell: Tell = lambda _: None) -> Sources:
     try:
-        sources = open_sources(config.data)
+        bring_data(data, version, tell)
+        return open_sources(data)
     except DataError as error:
         raise UserError(f"data: {error}") from None
-    return supernet_and_graph(config.supernet, sources)[1]
 
 
 def _without_places(training: SupernetTraining) -> dict[str, object]:

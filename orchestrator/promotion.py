@@ -85,9 +85,10 @@ def promote(
         raise UserError(
             f"the files of sweep {sweep_id!r} are not in {home.root}; set PAS_HOME to its home"
         )
-    config = parse_sweep(json.loads(path.read_text())["config"], str(path))
+    recorded = json.loads(path.read_text())
+    config = parse_sweep(recorded["config"], str(path))
     resource = config.budget.resource
-    graph = sweep_graph(config)
+    graph = sweep_graph(config, recorded["plan"].get("data_version", ""))
     if resource == "latency_ms":
         graph = latency_graph(graph, path.parent)
     record = choose(records, resource, limit, graph.count(resource))

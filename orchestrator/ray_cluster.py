@@ -22,6 +22,7 @@ import ray
 from orchestrator.config import ResourceConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.memory import is_out_of_memory
+from orchestrator.staged_data import bring_data
 from orchestrator.worker import stopping_sentence, worker_threads
 from pas_trainer import (
     DataError,
@@ -95,12 +96,15 @@ class _SupernetActor:
     def __init__(self) -> None:
         self._reports: list[EpochReport] = []
 
-    def train(self, config: SupernetTraining, folder: Path, num_threads: int) -> SupernetResult:
+    def train(
+        self, config: SupernetTraining, folder: Path, num_threads: int, data_version: str
+    ) -> SupernetResult:
         import torch
 
         from pas_trainer import train_supernet
 
         torch.set_num_threads(num_threads)
+        bring_data(config.data, data_version)
         return train_supernet(config, folder, self._reports.append)
 
     def reports(self) -> list[EpochReport]:
@@ -117,8 +121,16 @@ def train_supernet_on_cluster(
     folder: Path,
     resources: ResourceConfig,
     show: Callable[[EpochReport], None],
+    data_version: str = "",
 ) -> SupernetResult:
     """Train the supernet as one actor on the cluster; ``show`` is called with each report.
+
+    Args:
+        config: what the supernet depends on.
+        folder: where it is kept.
+        resources: of a trial.
+        show: called with each report.
+        data_version: content of images that are staged on the actor's node; else empty.
 
     Raises:
         SweepStoppedError: the images or the recipe cannot be used; resumable.
@@ -128,7 +140,7 @@ def train_supernet_on_cluster(
     actor = _RemoteSupernetActor.options(
         num_cpus=num_cpus, num_gpus=resources.gpus_per_trial
     ).remote()
-    result = actor.train.remote(config, folder, worker_threads(num_cpus))
+    result = actor.train.remote(config, folder, worker_threads(num_cpus), data_version)
     shown = 0
     try:
         while True:

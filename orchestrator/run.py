@@ -80,7 +80,8 @@ def prepare(
         check_server(tracking_uri(config, home))
     except TrackingError as error:
         raise UserError(f"tracking.uri: {error}") from None
-    plan = make_plan(config)
+    with console.status("data") as status:
+        plan = make_plan(config, status.update)
     if address is None:
         check_device(config)
     check_disk(home, plan)
@@ -149,6 +150,7 @@ def _run_on_ray(
             home.supernet(plan.supernet_key),
             config.resources,
             board.supernet_progress,
+            plan.data_version,
         )
         tracker.log_supernet(trained.accuracy, trained.test_accuracy)
         folder = home.sweep(config.sweep_id) / "ray"

@@ -34,7 +34,8 @@ def search_one(config: SweepConfig, home: Home, console: Console) -> tuple[Trial
         UserError: bad input.
         SweepStoppedError: the data or the disk gave out; the same call goes on.
     """
-    plan = make_plan(config)
+    with console.status("data") as status:
+        plan = make_plan(config, status.update)
     check_device(config)
     check_disk(home, plan)
     (cell,) = cells_of(config)
@@ -52,6 +53,7 @@ def search_one(config: SweepConfig, home: Home, console: Console) -> tuple[Trial
         supernet_folder=home.supernet(plan.supernet_key),
         folder=folder,
         num_threads=worker_threads(config.resources.cpus_per_trial),
+        data_version=plan.data_version,
     )
     stopped: list[str] = []
     with ProgressBoard(console, config.sweep_id, [cell], 1) as board:

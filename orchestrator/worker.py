@@ -17,6 +17,7 @@ from orchestrator.cells import TrialJob
 from orchestrator.home import write_json
 from orchestrator.memory import free_memory, in_smaller_parts, is_out_of_memory, trial_of
 from orchestrator.records import TrialRecord, TrialStatus
+from orchestrator.staged_data import bring_data
 from pas_trainer import (
     AnnealedConfig,
     ControlConfig,
@@ -56,6 +57,7 @@ def train_job(job: TrialJob, report: Report) -> None:
             write_result(job.steps[step], _finished(job.steps[step], result))
 
     config, supernet, folder = job.config, job.supernet_folder, job.folder
+    bring_data(job.data, job.data_version)
     if isinstance(config, AnnealedConfig):
         run_annealed(config, supernet, found, report=on_epoch, checkpoint_folder=folder)
         return

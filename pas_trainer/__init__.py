@@ -17,7 +17,15 @@ from pas_trainer.config import (
     content_key,
 )
 from pas_trainer.controls import run_control
-from pas_trainer.data import ClassificationData, DataConfig, load_data, open_sources
+from pas_trainer.data import (
+    ClassificationData,
+    DataConfig,
+    Place,
+    is_remote,
+    load_data,
+    open_sources,
+    set_place,
+)
 from pas_trainer.errors import DataError, DivergenceError, WeightsError
 from pas_trainer.fuse import reparameterize
 from pas_trainer.gates import Gate, GatedNetwork, attach_gates
@@ -50,6 +58,7 @@ __all__ = [
     "Gate",
     "GatedNetwork",
     "OptimizerConfig",
+    "Place",
     "PretrainConfig",
     "SearchConfig",
     "SupernetResult",
@@ -69,6 +78,7 @@ __all__ = [
     "fit_weights",
     "further_epochs",
     "is_first",
+    "is_remote",
     "load_data",
     "load_supernet",
     "load_weights",
@@ -82,6 +92,7 @@ __all__ = [
     "run_annealed",
     "run_control",
     "run_search",
+    "set_place",
     "slice_channels",
     "trace_supernet",
     "train_supernet",

@@ -10,6 +10,40 @@ settings.register_profile("long", max_examples=500, deadline=None, print_blob=Tr
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
+_STORE_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/nowhere",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+}
+
+
+@pytest.fixture(scope="session")
+def _object_store():
+    from object_stores import DisturbedStore
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _STORE_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        store = DisturbedStore()
+        yield store
+        store.stop()
+
+
+@pytest.fixture
+def object_store(_object_store, monkeypatch):
+    """An S3 endpoint that the environment names, undisturbed."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {**_STORE_ENVIRONMENT, "AWS_ENDPOINT_URL": _object_store.url}.items():
+        monkeypatch.setenv(name, value)
+    _object_store.calm()
+    yield _object_store
+    _object_store.calm()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()

@@ -10,6 +10,7 @@ import torch
 
 from pas_trainer.data.batches import Batch, MemorySplit, Split, load_split
 from pas_trainer.data.config import DATASETS, DataConfig
+from pas_trainer.data.places import Place, is_remote, place_of, set_place
 from pas_trainer.data.sources import open_sources
 
 CPU = torch.device("cpu")
@@ -18,7 +19,18 @@ _DEVICE_SHARE = 0.25
 _STATISTICS_IMAGES = 4096
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-__all__ = ["DATASETS", "Batch", "ClassificationData", "DataConfig", "load_data", "open_sources"]
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "ClassificationData",
+    "DataConfig",
+    "Place",
+    "is_remote",
+    "load_data",
+    "open_sources",
+    "place_of",
+    "set_place",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +55,6 @@ class ClassificationData:
     std: tuple[float, ...]
 
 
-@lru_cache(maxsize=2)
 def load_data(config: DataConfig, device: torch.device = CPU) -> ClassificationData:
     """Index, split and (where they fit in memory) decode a data set; kept for the next call.
 
@@ -54,6 +65,14 @@ def load_data(config: DataConfig, device: torch.device = CPU) -> ClassificationD
     Raises:
         DataError: naming the folder or the file that cannot be used.
     """
+    return _load_data(config, device, place_of(config.root) if config.root else None)
+
+
+@lru_cache(maxsize=2)
+def _load_data(
+    config: DataConfig, device: torch.device, _place: Place | None
+) -> ClassificationData:
+    """As :func:`load_data`; other files in the place of a root are loaded anew."""
     sources = open_sources(config)
     train = load_split(sources.train, sources, config, augment=config.augment)
     mean, std = _statistics(train)

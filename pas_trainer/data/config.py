@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from pas_trainer.data.places import is_remote
 
 DATASETS = ("digits", "cifar10", "imagefolder")
 
@@ -15,7 +18,8 @@ class DataConfig:
     """``digits`` (8x8, bundled with scikit-learn), ``cifar10`` (torchvision's files) or
     ``imagefolder`` (``root/train/<class>/*`` and ``root/test/<class>/*`` or ``root/val/...``)."""
     root: str | None = None
-    """Folder of the data set; not needed for digits."""
+    """Folder of the data set, not needed for digits; for ``imagefolder`` also
+    ``s3://bucket/prefix``."""
     image_size: int | None = None
     """Height and width in pixels the images are brought to; ``imagefolder`` needs it."""
     validation: float = 0.1
@@ -39,6 +43,7 @@ class DataConfig:
             raise ValueError(f"name is {self.name!r}; known: {', '.join(DATASETS)}")
         if self.name != "digits" and self.root is None:
             raise ValueError(f"root is missing; {self.name} needs the folder of its files")
+        self._check_address()
         if self.name == "imagefolder" and self.image_size is None:
             raise ValueError("image_size is missing; imagefolder needs it")
         if self.image_size is not None and not 8 <= self.image_size <= 4096:
@@ -53,3 +58,21 @@ class DataConfig:
             raise ValueError(f"memory_gib is {self.memory_gib}; it must be at least 0")
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}; it must be at least 0")
+
+    def _check_address(self) -> None:
+        """Check a root that is no folder; what may be a secret is not repeated."""
+        if self.root is None or not is_remote(self.root):
+            return
+        scheme, _, rest = self.root.partition("://")
+        bucket = rest.split("/")[0]
+        if "@" in bucket:
+            raise ValueError(
+                "root must not hold credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        if scheme != "s3" or self.name != "imagefolder":
+            raise ValueError(
+                f"root is {self.root!r}; {self.name} reads "
+                + ("a folder or s3://bucket/prefix" if self.name == "imagefolder" else "a folder")
+            )
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}", bucket):
+            raise ValueError(f"root is {self.root!r}; write s3://bucket/prefix")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pas_trainer.data.config import DataConfig
+from pas_trainer.data.places import address_of, place_of
 from pas_trainer.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif"})
@@ -45,7 +46,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The splits of a data set and what its classes are called."""
+    """The splits of a data set and what its classes are called.
+
+    Attributes:
+        train, validation, test: the splits.
+        classes: their names, in the order of the labels.
+        channels, image_size: of an image.
+        version: hash of the files' content where they came from a store; else empty.
+    """
 
     train: Source
     validation: Source
@@ -53,10 +61,12 @@ class Sources:
     classes: tuple[str, ...]
     channels: int
     image_size: int
+    version: str = ""
 
     def fingerprint(self) -> str:
-        """Hash of what decides the splits' content: names and sizes of files, or the arrays."""
+        """Hash of what decides the splits' content: names, sizes and version, or the arrays."""
         digest = hashlib.sha256(repr((self.classes, self.image_size)).encode())
+        digest.update(self.version.encode())
         for split in (self.train, self.validation, self.test):
             digest.update(repr(list(split.labels)).encode())
             if isinstance(split.images, np.ndarray):
@@ -85,7 +95,9 @@ def open_sources(config: DataConfig) -> Sources:
     train = train.subset(sorted(order[held_out:]))
     if not len(train):
         raise DataError(f"validation {config.validation} leaves no image to train on")
-    return Sources(train, validation, test, classes, channels, config.image_size or size)
+    version = place_of(config.root).version if config.root else ""
+    size = config.image_size or size
+    return Sources(train, validation, test, classes, channels, size, version)
 
 
 def decode(path: Path, channels: int = 3) -> Image.Image:
@@ -99,7 +111,7 @@ def decode(path: Path, channels: int = 3) -> Image.Image:
             return image.convert("RGB" if channels == 3 else "L")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise DataError(
-            f"cannot decode image {path} ({type(error).__name__}); "
+            f"cannot decode image {address_of(path)} ({type(error).__name__}); "
             "replace or remove it and run the same command again"
         ) from error
 
@@ -140,7 +152,7 @@ def _read_cifar10(config: DataConfig) -> _Read:
 
 def _read_imagefolder(config: DataConfig) -> _Read:
     assert config.root is not None
-    root = Path(config.root)
+    root = place_of(config.root).folder
     if not root.is_dir():
         raise DataError(f"data folder {root} does not exist; set data.root to where the images are")
     test_folder = next((root / n for n in ("test", "val") if (root / n).is_dir()), root / "test")
@@ -148,22 +160,24 @@ def _read_imagefolder(config: DataConfig) -> _Read:
     test, test_classes = _read_class_folders(test_folder)
     if classes != test_classes:
         odd = sorted(set(classes) ^ set(test_classes))
-        raise DataError(f"{root}/train and {test_folder} differ in class folders: {odd[:5]}")
+        folders = f"{address_of(root / 'train')} and {address_of(test_folder)}"
+        raise DataError(f"{folders} differ in class folders: {odd[:5]}")
     return train, test, classes, 3, config.image_size or 0
 
 
 def _read_class_folders(folder: Path) -> tuple[Source, tuple[str, ...]]:
+    shown = address_of(folder)
     if not folder.is_dir():
-        raise DataError(f"data folder {folder} does not exist; it must hold one folder per class")
+        raise DataError(f"data folder {shown} does not exist; it must hold one folder per class")
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir())
     if len(classes) < 2:
-        raise DataError(f"data folder {folder} has {len(classes)} class folders; at least 2 needed")
+        raise DataError(f"data folder {shown} has {len(classes)} class folders; at least 2 needed")
     images: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(classes):
         files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise DataError(f"class folder {folder / name} has no images; fill or remove it")
+            raise DataError(f"class folder {shown}/{name} has no images; fill or remove it")
         images.extend(files)
         labels.extend([index] * len(files))
     return Source(images, labels), tuple(classes)

@@ -1,0 +1,131 @@
+"""What boto3 raises, as one sentence each: what is wrong with an object store, and the way out.
+
+Nothing that could be a secret is repeated: neither keys, nor the store's own words (which hold
+them), nor credentials in an endpoint's address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from botocore import exceptions as aws
+
+from pas_trainer import DataError
+
+_UNREACHABLE = (aws.HTTPClientError, aws.ConnectionError)
+_NO_CREDENTIALS = (
+    aws.NoCredentialsError,
+    aws.PartialCredentialsError,
+    aws.CredentialRetrievalError,
+    aws.TokenRetrievalError,
+    aws.ProfileNotFound,
+)
+_REFUSED_KEYS = frozenset(
+    {
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "InvalidToken",
+        "InvalidClientTokenId",
+    }
+)
+
+
+@contextlib.contextmanager
+def setup_errors_told(uri: str) -> Iterator[None]:
+    """Tell what is wrong with boto3's surroundings.
+
+    Args:
+        uri: what is to be read, ``s3://bucket/prefix``.
+
+    Raises:
+        DataError: in one sentence.
+    """
+    try:
+        yield
+    except _NO_CREDENTIALS as error:
+        raise DataError(_no_credentials(uri, error)) from None
+    except (aws.BotoCoreError, ValueError) as error:
+        raise DataError(
+            f"data.root is {uri}, but the store cannot be addressed: {_words(error)}; "
+            "correct AWS_ENDPOINT_URL (http://host:port) or the other AWS_ variables"
+        ) from None
+
+
+@contextlib.contextmanager
+def errors_told(uri: str, endpoint: str, name: str | None = None) -> Iterator[None]:
+    """Tell why something cannot be read.
+
+    Args:
+        uri: what is being read, ``s3://bucket/prefix``.
+        endpoint: address of the store.
+        name: of one object; ``None`` while they are listed.
+
+    Raises:
+        DataError: in one sentence.
+    """
+    parts = urlsplit(endpoint)
+    endpoint = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    what = f"data.root is {uri}, but it" if name is None else f"object {name}"
+    try:
+        yield
+    except _NO_CREDENTIALS as error:
+        raise DataError(_no_credentials(uri, error)) from None
+    except _UNREACHABLE as error:
+        raise DataError(
+            f"data.root is {uri}, but the store at {endpoint} cannot be reached "
+            f"({type(error).__name__}); check AWS_ENDPOINT_URL and the network"
+        ) from None
+    except aws.ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", "unknown"))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if name is not None and status in {404, 412} and code != "NoSuchBucket":
+            code = "changed"
+        raise DataError(_refusal(code, status, uri, endpoint, what)) from None
+    except aws.BotoCoreError as error:
+        raise DataError(
+            f"{what} cannot be read ({type(error).__name__}); check data.root and AWS_ENDPOINT_URL"
+        ) from None
+
+
+def _refusal(code: str, status: int | None, uri: str, endpoint: str, what: str) -> str:
+    """Return the sentence for what the store answered."""
+    if code == "changed":
+        return f"{what} has changed while it was being staged; run the same command again"
+    if code == "NoSuchBucket":
+        bucket = uri.removeprefix("s3://").split("/")[0]
+        return (
+            f"data.root is {uri}, but there is no bucket {bucket} at {endpoint}; "
+            "create it, or correct data.root or AWS_ENDPOINT_URL"
+        )
+    if code in _REFUSED_KEYS:
+        return (
+            f"data.root is {uri}, but the store at {endpoint} refuses the credentials ({code}); "
+            "correct AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the "
+            "machine's role"
+        )
+    if status in {401, 403}:
+        return (
+            f"{what} may not be read with these credentials ({code}); "
+            "grant them s3:ListBucket on the bucket and s3:GetObject on its objects"
+        )
+    return (
+        f"{what} cannot be read: the store at {endpoint} answers {code}; "
+        "check data.root, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION"
+    )
+
+
+def _no_credentials(uri: str, error: Exception) -> str:
+    return (
+        f"data.root is {uri}, but there are no credentials to read it with "
+        f"({type(error).__name__}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give "
+        "this machine a role"
+    )
+
+
+def _words(error: Exception) -> str:
+    """Return what an error says, unless it holds an address with credentials."""
+    text = str(error)
+    return type(error).__name__ if "@" in text else text
