@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deploy import StagingProgress, stage
 from pas_trainer import DataConfig, DataError, Place, is_remote, set_place
+
+if TYPE_CHECKING:
+    from deploy import StagingProgress
 
 Tell = Callable[[str], None]
 """Called with a line for the person who waits."""
@@ -30,6 +33,8 @@ def bring_data(data: DataConfig, version: str = "", tell: Tell = lambda _: None)
     """
     if data.root is None or not is_remote(data.root):
         return
+    from deploy import stage  # not needed for data that is here
+
     root = data.root
     folder = stage(
         root,
