@@ -306,10 +306,8 @@ def test_a_limit_on_latency_goes_by_one_table(pas):
     assert trial["predicted_latency_ms"] <= limit
     uses = trial["predicted_latency_ms"] / limit, trial["num_params"] / (0.8 * 278_474)
     assert max(uses) >= 0.97 * (1 - 1e-3)
-    more = pas.json("extend", "tiny", "--trials", "2", "--strength", "1")
-    assert {t["trial_id"] for t in more["trials"]} == {
-        f"b0.75-s{strength}-{number}" for strength in (1, 10) for number in (0, 1)
-    }
+    more = pas.json("extend", "tiny", "--strength", "1")
+    assert {t["trial_id"] for t in more["trials"]} == {"b0.75-s1-0", "b0.75-s10-0"}
     (kept,) = [t for t in more["trials"] if t["trial_id"] == trial["trial_id"]]
     assert {**kept, "on_front": None} == {**trial, "on_front": None}  # not run twice
     refused = pas("sweep", str(pas.file), *sets, "--set", "seed=1")
