@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=Path("data/cifar10"), help="folder with train/ and test/"
     )
-    parser.add_argument("--setup", choices=SETUPS, default="short")
+    parser.add_argument("--setup", choices=SETUPS, default="cpu")
     parser.add_argument("--supernet", default="resnet")
     parser.add_argument("--finetune-epochs", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at a time")

@@ -97,10 +97,13 @@ def check_unchanged(config: SweepConfig, home: Home) -> None:
     before = recorded_config(home, config.name)
     if before is None or home.record_of(config.sweep_id) is not None:
         return
-    shown = "; ".join(differences(before, config))
+    changed = differences(before, config)
+    if not changed:  # an id of an earlier version
+        return
     raise UserError(
-        f"sweep {before.sweep_id} of this name has other settings: {shown}. Set them back to go "
-        "on with it, or give the new sweep another name, or add --new to run it beside the old one"
+        f"sweep {before.sweep_id} of this name has other settings: {'; '.join(changed)}. Set them "
+        "back to go on with it, or give the new sweep another name, or add --new to run it beside "
+        "the old one"
     )
 
 

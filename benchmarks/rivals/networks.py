@@ -9,12 +9,21 @@ from search_space.repvgg import RepVGG, RepVGGVariant
 
 
 def small_repvgg(num_classes: int, in_channels: int = 3, width: float = 1.0) -> nn.Module:
-    """RepVGG-A's five stages (a stem of the second's width, most blocks in the fourth), 9 blocks.
+    """RepVGG-A's five stages (a stem of the second's width, most blocks in the fourth), 13 blocks.
+
+    Full resolution in the first stage, half of it in each of the next three.
+    """
+    widths = tuple(max(1, round(w * width)) for w in (8, 8, 16, 32, 128))
+    variant = RepVGGVariant((1, 2, 3, 6, 1), widths, (1, 2, 2, 2, 1), 16)
+    return RepVGG(variant, num_classes, in_channels)
+
+
+def narrow_repvgg(num_classes: int, in_channels: int = 3) -> nn.Module:
+    """The same stages with 9 blocks of 6 to 48 channels, at higher resolution.
 
     Full resolution in the first two stages, half of it in the third, a quarter in the last two.
     """
-    widths = tuple(max(1, round(w * width)) for w in (6, 6, 12, 24, 48))
-    variant = RepVGGVariant((1, 2, 2, 3, 1), widths, (1, 1, 2, 2, 1), 16)
+    variant = RepVGGVariant((1, 2, 2, 3, 1), (6, 6, 12, 24, 48), (1, 1, 2, 2, 1), 16)
     return RepVGG(variant, num_classes, in_channels)
 
 
@@ -39,8 +48,8 @@ class BasicBlock(nn.Module):
 
 
 def small_resnet(num_classes: int, in_channels: int = 3, width: float = 1.0) -> nn.Module:
-    """The CIFAR layout of He et al. (CVPR 2016, section 4.2), 14 layers of 6 to 24 channels."""
-    widths = [max(1, round(w * width)) for w in (6, 12, 24)]
+    """The CIFAR layout of He et al. (CVPR 2016, section 4.2) with 14 layers, half as wide."""
+    widths = [max(1, round(w * width)) for w in (8, 16, 32)]
     stem = nn.Conv2d(in_channels, widths[0], 3, 1, 1, bias=False)
     layers: list[nn.Module] = [stem, nn.BatchNorm2d(widths[0]), nn.ReLU()]
     before = widths[0]

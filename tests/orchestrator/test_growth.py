@@ -88,6 +88,12 @@ def test_other_settings_under_the_same_name_are_refused_with_the_difference(home
     check_unchanged(changed, home)
 
 
+def test_the_same_settings_under_an_id_of_an_earlier_version_are_no_change(home):
+    document = {"config": digits().model_dump(mode="json"), "tracking_uri": "sqlite:///x"}
+    write_json(home.sweep("digits-00000000") / "sweep.json", document)
+    check_unchanged(digits(), home)
+
+
 def test_differences_name_settings_that_are_new():
     annealed = digits("budget.schedule=annealed")
     assert "budget.limits: not set -> [0.5]" in differences(digits(), annealed)
