@@ -90,7 +90,7 @@ def test_a_sweep_killed_half_way_ends_as_if_undisturbed(finished, pas):
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not list(pas.home.glob("sweeps/*/trials/*/result.json")):
         assert time.monotonic() < deadline
         assert driver.poll() is None
