@@ -9,3 +9,7 @@ class UserError(Exception):
 
 class SweepStoppedError(UserError):
     """The sweep stopped early in a state from which the same command resumes it."""
+
+
+class WorkerLostError(Exception):
+    """A process that trained a trial is gone, or its node; the trial goes on elsewhere."""

@@ -138,7 +138,7 @@ def train_supernet_on_cluster(
     largest = max(node.get("CPU", 0) for node in _nodes())
     num_cpus = max(resources.per_worker["CPU"], min(8.0, largest))
     actor = _RemoteSupernetActor.options(
-        num_cpus=num_cpus, num_gpus=resources.gpus_per_trial
+        num_cpus=num_cpus, num_gpus=resources.per_worker["GPU"]
     ).remote()
     result = actor.train.remote(config, folder, worker_threads(num_cpus), data_version)
     shown = 0

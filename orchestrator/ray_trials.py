@@ -1,4 +1,4 @@
-"""All trials of a sweep as one Ray Tune run. The only module that knows Tune."""
+"""All trials of a sweep as one Ray Tune run; with ``ray_workers.py`` all that knows Tune."""
 
 from __future__ import annotations
 

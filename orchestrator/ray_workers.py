@@ -6,12 +6,13 @@ Starting the workers takes seconds per trial; a single worker is the Tune trial 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.cells import TrialJob
 from orchestrator.config import ResourceConfig
+from orchestrator.errors import WorkerLostError
 from orchestrator.worker import train_job
-from pas_trainer import DataError, DivergenceError
 
 
 def train_on_workers(job: TrialJob, resources: ResourceConfig) -> None:
@@ -24,11 +25,12 @@ def train_on_workers(job: TrialJob, resources: ResourceConfig) -> None:
         resources: of the trial; each worker has an equal share.
 
     Raises:
+        WorkerLostError: a worker or its node is gone.
         Exception: what the first worker that failed raised.
     """
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import WorkerGroupError
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
     from ray.tune.integration.ray_train import TuneReportCallback
 
     folder = job.folder / "train"  # Ray's own files
@@ -49,16 +51,33 @@ def train_on_workers(job: TrialJob, resources: ResourceConfig) -> None:
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        raise _cause(error.worker_failures) from None
+        raise cause_of(error.worker_failures) from None
+    except ControllerError as error:
+        raise WorkerLostError(str(error)) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _cause(failures: dict[int, Exception]) -> Exception:
-    """Return what ended the workers: when one fails, the others fail of missing it."""
+def cause_of(failures: Mapping[int, Exception]) -> Exception:
+    """Return what ended the workers: when one fails, the others fail of missing it.
+
+    Args:
+        failures: what each worker that failed raised, by rank; Ray's own errors for lost ones.
+    """
     by_rank = [failures[rank] for rank in sorted(failures)]
-    known = (DataError, DivergenceError, OSError, ValueError)
-    return next((error for error in by_rank if isinstance(error, known)), by_rank[0])
+    own = [error for error in by_rank if not _is_loss(error)]
+    return own[0] if own else WorkerLostError(str(by_rank[0]))
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether an error says that another worker, or this one, is gone."""
+    from ray.exceptions import RayError
+    from ray.train.v2._internal.exceptions import RayTrainError
+    from torch.distributed import DistError
+
+    if isinstance(error, RayError | RayTrainError | DistError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo" in str(error)
 
 
 def _train(config: dict[str, Any]) -> None:

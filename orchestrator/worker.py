@@ -14,6 +14,7 @@ import torch
 
 from deploy import measure_latency_ms, save_package
 from orchestrator.cells import TrialJob
+from orchestrator.errors import WorkerLostError
 from orchestrator.home import write_json
 from orchestrator.memory import free_memory, in_smaller_parts, is_out_of_memory, trial_of
 from orchestrator.records import TrialRecord, TrialStatus
@@ -79,6 +80,9 @@ def run_trial_job(
     (``optimizer.micro_batches``), as long as parts can be halved. What would fail every other
     trial too (unusable images, a full disk) is reported as ``{"stop_sweep": sentence}``; the trial
     then has no result and is resumed later.
+
+    Raises:
+        WorkerLostError: of several workers one was lost; the trial is to be started once more.
     """
     torch.set_num_threads(job.num_threads)
     if (job.folder / RESULT_FILE).exists():
@@ -95,6 +99,8 @@ def _attempt(
     """Train a job; return the one to try instead, if it ran out of memory."""
     try:
         train(job, report)
+    except WorkerLostError:
+        raise  # not the trial's fault
     except (DataError, OSError) as error:
         report({"stop_sweep": stopping_sentence(error)})
     except DivergenceError as error:

@@ -10,6 +10,7 @@ import torch
 
 from orchestrator import worker
 from orchestrator.cells import Cell, TrialJob, trial_config
+from orchestrator.errors import WorkerLostError
 from orchestrator.loading import load_sweep
 from orchestrator.memory import in_smaller_parts, trial_of
 from pas_trainer import (
@@ -123,6 +124,12 @@ def test_controls_and_fronts_are_split_too(job):
         assert smaller is not None
         assert type(smaller.config) is type(config)
         assert trial_of(smaller).optimizer.micro_batches == 2
+
+
+def test_a_lost_worker_leaves_the_trial_to_be_started_again(job, monkeypatch):
+    with pytest.raises(WorkerLostError):
+        run_with(job, monkeypatch, WorkerLostError("gone"))
+    assert worker.read_result(job) is None
 
 
 def test_an_ended_trial_is_not_run_again(job, monkeypatch):
