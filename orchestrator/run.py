@@ -124,7 +124,7 @@ def run_sweep(
                 if sweep.has_work():
                     _run_on_ray(plan, home, sweep, tracker, board, address)
             finally:
-                sweep.account()
+                totals = sweep.account()
             if sweep.stop_reason is not None:
                 raise SweepStoppedError(sweep.stop_reason)
         measured = read_supernet_result(home.supernet(plan.supernet_key))
@@ -135,7 +135,7 @@ def run_sweep(
             supernet,
             sweep.ended_records(),
             sweep.compute_saved(),
-            summary(sweep.ended_records(), sweep.totals(), _currency(config)),
+            summary(sweep.ended_records(), totals, _currency(config)),
             [cell.name for cell in sweep.given_up()],
         )
 

@@ -158,16 +158,18 @@ class Sweep:
         self._tell_ended(job)
         self._redraw_front()
 
-    def totals(self) -> dict[str, float]:
-        """Return what the sweep has used, see :data:`orchestrator.accounting.TOTALS`."""
-        totals = self.meter.usage().totals(self._resources.prices)
-        return totals and totals | {"compute_saved": self.compute_saved()}
+    def account(self) -> dict[str, float]:
+        """Keep what the sweep has used until now, tell the tracking store and return it.
 
-    def account(self) -> None:
-        """Keep what the sweep has used until now and tell the tracking store."""
-        if totals := self.totals():
-            keep_usage(self._usage_file, self.meter.usage())
+        See :data:`orchestrator.accounting.TOTALS`.
+        """
+        usage = self.meter.usage()
+        totals = usage.totals(self._resources.prices)
+        if totals:
+            totals["compute_saved"] = self.compute_saved()
+            keep_usage(self._usage_file, usage)
             self._tracker.log_totals(totals)
+        return totals
 
     def compute_saved(self) -> float:
         """Return the share of the trials' compute that early stopping saved, in [0, 1)."""

@@ -66,6 +66,7 @@ def test_trials_that_do_not_finish_have_seconds_and_a_price_too(tmp_path):
     sweep.trial_done(stopped.trial_id)  # by the scheduler: it has no result
     write_result(broken, failed(broken, "the loss became nan"))
     sweep.trial_done(broken.trial_id)
+    sweep.meter.ended(lost.trial_id, lost=True)
     sweep.trial_lost(lost.trial_id, "its workers died")
     sweep.account()
     tracker.close("FINISHED")
