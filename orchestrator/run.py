@@ -187,7 +187,7 @@ def _currency(config: SweepConfig) -> str:
 def _tracking(plan: Plan, home: Home) -> Iterator[SweepTracker]:
     """Track the sweep; whatever happens inside, end its runs with the status that is true."""
     try:
-        tracker = _tracker(plan, home).start()
+        tracker = tracker_of(plan, home).start()
     except TrackingError as error:
         raise UserError(str(error)) from None
     try:
@@ -203,7 +203,8 @@ def _tracking(plan: Plan, home: Home) -> Iterator[SweepTracker]:
         raise SweepStoppedError(str(error)) from None
 
 
-def _tracker(plan: Plan, home: Home) -> SweepTracker:
+def tracker_of(plan: Plan, home: Home) -> SweepTracker:
+    """Return what tracks the sweep, not started yet."""
     import yaml
 
     config = plan.config

@@ -181,8 +181,10 @@ class Sweep:
 
     def ended_records(self) -> list[TrialRecord]:
         """Return every trial that has ended, with its place on the front."""
-        ended = [r for r in self.records.values() if r.status != "RUNNING"]
-        return mark_front(ended, self._plan.config.budget.resource)
+        return mark_front(self._ended(), self._plan.config.budget.resource)
+
+    def _ended(self) -> list[TrialRecord]:
+        return [record for record in self.records.values() if record.status != "RUNNING"]
 
     def _pruned(self, job: TrialJob) -> TrialRecord:
         progress = self._progress.get(job.trial_id)
@@ -250,7 +252,7 @@ class Sweep:
     def _redraw_front(self) -> None:
         resource = self._plan.config.budget.resource
         full, limits = self._plan.graph.count(resource), list(self._plan.limits.values())
-        self._tracker.update_front(self.ended_records(), resource, full, limits)
+        self._tracker.update_front(self._ended(), resource, full, limits)
 
 
 def _search_epochs(job: TrialJob, step: int) -> int:

@@ -17,7 +17,13 @@ from orchestrator.accounting import booked
 from orchestrator.cells import TrialJob
 from orchestrator.errors import WorkerLostError
 from orchestrator.home import write_json
-from orchestrator.memory import free_memory, in_smaller_parts, is_out_of_memory, trial_of
+from orchestrator.memory import (
+    free_memory,
+    in_smaller_parts,
+    is_out_of_memory,
+    keep_imports_out_of_gc,
+    trial_of,
+)
 from orchestrator.records import TrialRecord, TrialStatus
 from orchestrator.staged_data import bring_data
 from pas_trainer import (
@@ -42,6 +48,9 @@ PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio
 
 Report = Callable[[dict[str, Any]], None]
 """Called with :data:`PROGRESS_KEYS` after each epoch."""
+
+Train = Callable[[TrialJob, Report], None]
+"""Trains what a job asks for and writes its results; see :func:`train_job`."""
 
 
 def train_job(job: TrialJob, report: Report) -> None:
@@ -71,9 +80,7 @@ def train_job(job: TrialJob, report: Report) -> None:
     found(0, result)
 
 
-def run_trial_job(
-    job: TrialJob, report: Report, train: Callable[[TrialJob, Report], None] = train_job
-) -> None:
+def run_trial_job(job: TrialJob, report: Report, train: Train = train_job) -> None:
     """Run one trial and leave its outcome in ``job.folder``.
 
     A trial that diverges, or fails in a way of its own, is recorded as FAILED and returns
@@ -86,6 +93,7 @@ def run_trial_job(
         WorkerLostError: of several workers one was lost; the trial is to be started once more.
     """
     torch.set_num_threads(job.num_threads)
+    keep_imports_out_of_gc()
     if (job.folder / RESULT_FILE).exists():
         return
     smaller: TrialJob | None = job
@@ -94,9 +102,7 @@ def run_trial_job(
         free_memory()
 
 
-def _attempt(
-    job: TrialJob, report: Report, train: Callable[[TrialJob, Report], None]
-) -> TrialJob | None:
+def _attempt(job: TrialJob, report: Report, train: Train) -> TrialJob | None:
     """Train a job; return the one to try instead, if it ran out of memory."""
     try:
         train(job, report)
