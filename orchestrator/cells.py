@@ -80,6 +80,7 @@ class TrialJob:
         supernet_folder: trained supernet.
         folder: where checkpoint, package and result go.
         num_threads: torch threads.
+        cpus, gpus: what it books, for all of its workers together.
         data_version: content of images that are staged on the worker's node; else empty.
         looser: with annealed budgets, the networks found on the way to this one, loosest first;
             this job trains them all, and each has its record and folder.
@@ -94,6 +95,8 @@ class TrialJob:
     supernet_folder: Path
     folder: Path
     num_threads: int
+    cpus: float = 1
+    gpus: float = 0
     data_version: str = ""
     looser: tuple[TrialJob, ...] = ()
 

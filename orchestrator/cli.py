@@ -102,6 +102,7 @@ def extend(
 
 def _run_plan(plan: Plan, home: Home, address: str | None, *, dry_run: bool, as_json: bool) -> None:
     """Show a plan and run it, unless only asked for the plan."""
+    from orchestrator.accounting import summary_text
     from orchestrator.preflight import describe
     from orchestrator.run import run_sweep
     from orchestrator.tables import compare_table, controls_tables, front_table, plan_table
@@ -121,6 +122,7 @@ def _run_plan(plan: Plan, home: Home, address: str | None, *, dry_run: bool, as_
             "supernet_accuracy": outcome.supernet[0],
             "supernet_test_accuracy": outcome.supernet[1],
             "compute_saved": round(outcome.compute_saved, 4),
+            "usage": outcome.usage,
             "given_up": outcome.given_up,
             **plain(records),
         },
@@ -131,8 +133,7 @@ def _run_plan(plan: Plan, home: Home, address: str | None, *, dry_run: bool, as_
             *controls_tables(records, outcome.resource),
         ],
     )
-    if outcome.compute_saved:
-        err.print(f"early stopping saved {outcome.compute_saved:.0%} of the trials' compute")
+    err.print(summary_text(outcome.usage), highlight=False)
     for cell in outcome.given_up:
         failed = plan.config.max_failures_per_cell
         err.print(f"{cell} was given up: {failed} trials failed in a row (max_failures_per_cell)")
@@ -199,7 +200,8 @@ def latency(
 def status(
     sweep: OptionalSweep = None, tracking_uri: TrackingUri = None, as_json: Json = False
 ) -> None:
-    """List the sweeps, or the trials of one."""
+    """List the sweeps, or the trials of one and what they used."""
+    from orchestrator.accounting import summary, summary_text
     from orchestrator.lookup import load_sweep_records, store_of
     from orchestrator.tables import trial_table
     from orchestrator.tracking_reader import list_sweeps
@@ -212,8 +214,15 @@ def status(
         show([{"sweep_id": i.sweep_id, "status": i.status} for i in sweeps], as_json, [table])
         return
     info, records = load_sweep_records(sweep, tracking_uri)
-    document = {"sweep_id": info.sweep_id, "status": info.status, **plain(records)}
-    show(document, as_json, [trial_table(records, f"{info.sweep_id}: {info.status}")])
+    used = summary(records, info.totals, info.currency)
+    document = {
+        "sweep_id": info.sweep_id,
+        "status": info.status,
+        "usage": used,
+        **plain(records),
+    }
+    table = trial_table(records, f"{info.sweep_id}: {info.status}")
+    show(document, as_json, [table, summary_text(used)])
 
 
 @app.command()

@@ -116,6 +116,12 @@ _RemoteSupernetActor = ray.remote(max_restarts=2, max_task_retries=2, max_concur
 )
 
 
+def supernet_booking(resources: ResourceConfig) -> tuple[float, float]:
+    """Return the CPUs and GPUs that the supernet's training books on the connected cluster."""
+    largest = max(node.get("CPU", 0) for node in _nodes())
+    return max(resources.per_worker["CPU"], min(8.0, largest)), resources.per_worker["GPU"]
+
+
 def train_supernet_on_cluster(
     config: SupernetTraining,
     folder: Path,
@@ -135,11 +141,8 @@ def train_supernet_on_cluster(
     Raises:
         SweepStoppedError: the images or the recipe cannot be used; resumable.
     """
-    largest = max(node.get("CPU", 0) for node in _nodes())
-    num_cpus = max(resources.per_worker["CPU"], min(8.0, largest))
-    actor = _RemoteSupernetActor.options(
-        num_cpus=num_cpus, num_gpus=resources.per_worker["GPU"]
-    ).remote()
+    num_cpus, num_gpus = supernet_booking(resources)
+    actor = _RemoteSupernetActor.options(num_cpus=num_cpus, num_gpus=num_gpus).remote()
     result = actor.train.remote(config, folder, worker_threads(num_cpus), data_version)
     shown = 0
     try:

@@ -7,9 +7,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
+from orchestrator.accounting import summary
 from orchestrator.cells import cells_of, controls_of
 from orchestrator.config import SweepConfig
 from orchestrator.errors import SweepStoppedError, UserError
@@ -37,6 +39,7 @@ class SweepOutcome:
         supernet: validation and test accuracy of the supernet, in [0, 1].
         records: every trial and control that has ended, front marked.
         compute_saved: share of the trials' compute that early stopping saved, in [0, 1).
+        usage: what the sweep used, see :func:`orchestrator.accounting.summary`.
         given_up: names of the cells that get no more trials because too many failed in a row.
     """
 
@@ -45,6 +48,7 @@ class SweepOutcome:
     supernet: tuple[float | None, float | None]
     records: list[TrialRecord]
     compute_saved: float
+    usage: dict[str, Any]
     given_up: list[str]
 
 
@@ -116,8 +120,11 @@ def run_sweep(
         with _storage_errors_told(), _tracking(plan, home) as tracker, board:
             sweep = Sweep(plan, home, build_studies(plan, home), tracker, board)
             sweep.catch_up()
-            if sweep.has_work():
-                _run_on_ray(plan, home, sweep, tracker, board, address)
+            try:
+                if sweep.has_work():
+                    _run_on_ray(plan, home, sweep, tracker, board, address)
+            finally:
+                totals = sweep.account()
             if sweep.stop_reason is not None:
                 raise SweepStoppedError(sweep.stop_reason)
         measured = read_supernet_result(home.supernet(plan.supernet_key))
@@ -128,6 +135,7 @@ def run_sweep(
             supernet,
             sweep.ended_records(),
             sweep.compute_saved(),
+            summary(sweep.ended_records(), totals, _currency(config)),
             [cell.name for cell in sweep.given_up()],
         )
 
@@ -140,18 +148,27 @@ def _run_on_ray(
     board: ProgressBoard,
     address: str | None,
 ) -> None:
-    from orchestrator.ray_cluster import ray_session, train_supernet_on_cluster
+    from orchestrator.ray_cluster import (
+        ray_session,
+        supernet_booking,
+        train_supernet_on_cluster,
+    )
     from orchestrator.ray_trials import run_trials
 
     config = plan.config
+    supernet_folder = home.supernet(plan.supernet_key)
     with ray_session(address, config.resources):
+        is_new = read_supernet_result(supernet_folder) is None
         trained = train_supernet_on_cluster(
             plan.supernet_training,
-            home.supernet(plan.supernet_key),
+            supernet_folder,
             config.resources,
             board.supernet_progress,
             plan.data_version,
         )
+        if is_new and trained.seconds is not None:
+            sweep.meter.pretrained(trained.seconds, *supernet_booking(config.resources))
+            sweep.account()
         tracker.log_supernet(trained.accuracy, trained.test_accuracy)
         folder = home.sweep(config.sweep_id) / "ray"
         run_trials(sweep, config.resources, config.scheduler, folder)
@@ -160,6 +177,10 @@ def _run_on_ray(
 def tracking_uri(config: SweepConfig, home: Home) -> str:
     """Return where the sweep's runs go."""
     return config.tracking.uri or home.mlflow_uri
+
+
+def _currency(config: SweepConfig) -> str:
+    return config.resources.prices.currency if config.resources.prices else ""
 
 
 @contextmanager
@@ -198,7 +219,7 @@ def tracker_of(plan: Plan, home: Home) -> SweepTracker:
             for key in ("supernet", "supernet_macs", "supernet_num_params", "num_trials")
         }
         | {"resource": config.budget.resource, "data": config.data.name, "seed": config.seed},
-        tags={},
+        tags={"pas.currency": _currency(config)} if _currency(config) else {},
         artifacts={"sweep.yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)},
         delivered=lambda trial_id: drop_epochs(home.trial(config.sweep_id, trial_id)),
     )

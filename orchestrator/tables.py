@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.table import Table
 
+from orchestrator.accounting import amount
 from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
 
 
@@ -125,8 +127,12 @@ def _cost_table(records: Sequence[TrialRecord], title: str, caption: str, resour
 def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
     """Return one row per trial with its status."""
     table = Table(title=title, title_justify="left")
-    for name in ("trial", "status", "accuracy", "of supernet", "hyper-parameters / error"):
-        table.add_column(name)
+    has_times = any(r.seconds is not None for r in records)
+    has_prices = any(r.price is not None for r in records)
+    known = [*["time"] * has_times, *["price"] * has_prices]
+    for name in ("trial", "status", "accuracy", "of supernet", *known):
+        table.add_column(name, justify="right" if name in known else "left", no_wrap=True)
+    table.add_column("hyper-parameters / error")
     for r in records:
         chosen = ", ".join(f"{k} {v:.4g}" for k, v in r.hyperparameters.items())
         table.add_row(
@@ -134,6 +140,8 @@ def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
             r.status,
             _share(r.accuracy),
             "" if r.macs_ratio is None else f"{r.macs_ratio:.4f}",
+            *[_time(r.seconds)] * has_times,
+            *["" if r.price is None else amount(r.price)] * has_prices,
             r.error or chosen,
         )
     return table
@@ -178,6 +186,10 @@ def _most_accurate(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 def _milliseconds(value: float | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from deploy import measure_latency_ms, save_package
+from orchestrator.accounting import booked
 from orchestrator.cells import TrialJob
 from orchestrator.errors import WorkerLostError
 from orchestrator.home import write_json
@@ -41,7 +42,7 @@ from pas_trainer import (
 RESULT_FILE = "result.json"
 """Written last; a trial folder that holds it is never run again."""
 
-PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio")
+PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio", "seconds")
 """What a worker reports after each epoch, beside ``step``, the index in :attr:`TrialJob.steps`."""
 
 
@@ -193,6 +194,7 @@ def _finished(job: TrialJob, result: TrialResult) -> TrialRecord:
         accuracy=result.accuracy,
         test_accuracy=result.test_accuracy,
         widths=dict(result.widths),
+        **booked(result.seconds, job.cpus, job.gpus),
     )
 
 

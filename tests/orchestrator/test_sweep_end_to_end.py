@@ -72,6 +72,20 @@ def test_nothing_is_left_behind(finished):
     assert not list(finished.home.rglob("*.tmp"))
 
 
+def test_what_was_used_is_told(finished):
+    document = finished.json("status", "tiny")
+    used, trials = document["usage"], document["trials"]
+    for trial in trials:
+        phases = trial["search_seconds"], trial["finetune_seconds"]
+        assert min(phases) > 0
+        assert trial["cpu_seconds"] == pytest.approx(sum(phases))
+    assert 0 < used["utilization"] <= 1
+    assert used["hours"]["pretrain"] > 0
+    assert "lost" not in used["hours"]
+    trained = sum(trial["cpu_seconds"] for trial in trials)
+    assert 3600 * used["cpu_hours"] > trained + 3600 * used["hours"]["pretrain"]
+
+
 def test_running_it_again_runs_nothing(finished):
     before = {p: p.stat().st_mtime_ns for p in finished.home.glob("sweeps/*/trials/*/*")}
     begun = time.monotonic()

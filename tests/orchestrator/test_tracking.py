@@ -70,6 +70,11 @@ def ended(record, status="FINISHED", **fields):
         "macs_ratio": 0.4987654321,
         "num_params": 1234,
         "latency_ms": 0.1 + record.number,
+        "search_seconds": 1.5,
+        "finetune_seconds": 2.25,
+        "cpu_seconds": 7.5,
+        "gpu_seconds": 0.0,
+        "price": 0.01,
         "accuracy": 0.9 + 0.001 * record.number,
         "test_accuracy": 0.88,
         "widths": WIDTHS,
@@ -182,11 +187,14 @@ def test_sweep_run_holds_front_and_description(uri, tmp_path):
     sweep = tracker(uri)
     done = [run_trial(sweep, running(n)) for n in range(2)]
     sweep.log_supernet(0.97, None)
+    sweep.log_totals({"cpu_seconds": 8.5, "utilization": 0.5})
+    sweep.log_totals({"cpu_seconds": 9.5, "utilization": 0.25})
     for count in (1, 2):
         sweep.update_front(done[:count], "macs", 23_000_000_000)
     sweep.close("FINISHED")
     client, info = open_client(uri), find_sweep(uri, "digits")
     assert (info.status, info.resource, info.supernet_cost) == ("FINISHED", "macs", 23e9)
+    assert info.totals == {"cpu_seconds": 9.5, "utilization": 0.25}
     run = client.get_run(info.run_id)
     assert run.data.metrics["supernet_accuracy"] == 0.97
     assert run.data.metrics["best_accuracy/b0.5"] == done[1].accuracy
