@@ -64,7 +64,10 @@ def test_a_sweep_on_postgresql_behind_a_password(pas, server, database, monkeypa
     assert [trial["status"] for trial in status["trials"]] == ["FINISHED", "FINISHED"]
     promoted = pas.json("promote", "tiny", "--budget", "0.5", "--model", "m")
     assert promoted["version"] == 1
-    with psycopg2.connect(studies.replace("+psycopg2", "")) as connection, connection.cursor() as cursor:
+    with (
+        psycopg2.connect(studies.replace("+psycopg2", "")) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute("select state from trials")
         assert cursor.fetchall() == [("COMPLETE",), ("COMPLETE",)]
     assert not (pas.home / "optuna.db").exists()
