@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.table import Table
 
 from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
+from orchestrator.submitted import SweepJob
 
 
 def compare_table(
@@ -137,6 +139,23 @@ def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
             r.error or chosen,
         )
     return table
+
+
+def jobs_table(jobs: Sequence[SweepJob], title: str) -> Table:
+    """Return one row per submitted job with its state, the latest first."""
+    table = Table(title=title, title_justify="left")
+    for name in ("job", "state", "began", "ended", "last words"):
+        table.add_column(name, overflow="fold")
+    for job in jobs:
+        table.add_row(
+            job.job_id, job.state, _time(job.start_time_ms), _time(job.end_time_ms), job.message
+        )
+    return table
+
+
+def _time(ms: int | None) -> str:
+    """Local time of milliseconds since 1970."""
+    return f"{datetime.fromtimestamp(ms / 1000):%Y-%m-%d %H:%M:%S}" if ms else ""
 
 
 def plan_table(summary: dict[str, Any]) -> Table:
