@@ -6,7 +6,7 @@
     optuna.db                 studies, unless PAS_OPTUNA_URL names a database
     latency/                  measured operators, one file per device
     supernets/KEY/            trained supernets, by content
-    sweeps/SWEEP_ID/          sweep.json, lock, latency.json where latency is limited,
+    sweeps/SWEEP_ID/          sweep.json, lock, driver.log, latency.json where latency is limited,
                               trials/TRIAL_ID/{checkpoint, package, result.json}
 """
 
