@@ -8,6 +8,10 @@ from urllib.parse import urlsplit
 
 from orchestrator.errors import UserError
 
+LOCKED = (
+    "the cluster at {address} wants its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the "
+    "file ~/.ray/auth_token to the token that it was started with"
+)
 _TIMEOUT_S = 5
 _FORMS = (
     "auto (the cluster of this machine), HOST:PORT of a Ray head, or http(s)://HOST:8265, the "

@@ -19,6 +19,7 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # our own records are 
 
 import ray
 
+from orchestrator.addresses import LOCKED
 from orchestrator.config import ResourceConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.memory import is_out_of_memory
@@ -68,13 +69,15 @@ def ray_session(
 
 
 def _unreachable(address: str | None, error: Exception) -> str:
+    if isinstance(error, ray.exceptions.AuthenticationError):
+        return LOCKED.format(address=address)
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     sentence = f"cannot reach a Ray cluster at {address or 'local'}: {first}"
     if address is None:
         return sentence
     return (
-        f"{sentence}; is one running, of Ray {ray.__version__}? One that wants a token needs "
-        "RAY_AUTH_MODE=token and the token, in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        f"{sentence}. Is one running, of Ray {ray.__version__}? If it wants a token: set "
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file ~/.ray/auth_token to it"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-from orchestrator.addresses import check_address, takes_jobs
+from orchestrator.addresses import LOCKED, check_address, takes_jobs
 from orchestrator.driver import STOP_WAIT_S
 from orchestrator.errors import UserError
 from orchestrator.submitted import SweepJob, metadata_of, sweep_job
@@ -27,10 +27,6 @@ _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
-)
-_LOCKED = (
-    "the cluster at {address} wants its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the "
-    "file ~/.ray/auth_token to the token that the cluster was started with"
 )
 
 
@@ -172,7 +168,7 @@ class JobServer:
         try:
             yield
         except AuthenticationError:
-            raise UserError(_LOCKED.format(address=self._address)) from None
+            raise UserError(LOCKED.format(address=self._address)) from None
         except requests.Timeout:
             raise UserError(f"{where} did not answer within {_TIMEOUT_S} s") from None
         except (requests.RequestException, OSError, RuntimeError, ImportError, ValueError) as error:
