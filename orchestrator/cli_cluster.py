@@ -11,13 +11,13 @@ from rich.table import Table
 from orchestrator.cli_options import JobAddress, Json, OptionalSweep, SweepName, TrackingUri
 from orchestrator.errors import UserError
 from orchestrator.home import Home
-from orchestrator.terminal import INTERRUPTED, err, out, plain, show
+from orchestrator.terminal import BAD_INPUT, DONE, FAILED, INTERRUPTED, err, out, plain, show
 
 if TYPE_CHECKING:
     from orchestrator.ray_jobs import JobServer
     from orchestrator.submitted import SweepJob
 
-_NOT_FOUND = 127
+_SAID = (DONE, FAILED, BAD_INPUT, INTERRUPTED)  # codes with which pas itself has said why
 
 
 def status(
@@ -175,19 +175,15 @@ def run_as_job(
     except KeyboardInterrupt:
         err.print(f"the job goes on; 'pas stop {job.sweep_id} --address …' ends it")
         raise typer.Exit(INTERRUPTED) from None
-    _tell_end(job, with_code=bool(code))
+    _tell_end(job)
     raise typer.Exit(job.outcome)
 
 
-def _tell_end(job: SweepJob, *, with_code: bool) -> None:
-    if job.exit_code == _NOT_FOUND and not with_code:
-        err.print(
-            "the cluster has no 'pas': use an image or environment that has it, or add --code"
-        )
-    elif job.exit_code is None and job.message:  # it did not get so far as to say so itself
-        err.print(job.message, highlight=False, soft_wrap=True, markup=False)
-    elif job.state == "STOPPED":
+def _tell_end(job: SweepJob) -> None:
+    if job.state == "STOPPED":
         err.print("the job was stopped; the same command goes on from here")
+    elif job.message and job.exit_code not in _SAID:
+        err.print(job.message, highlight=False, soft_wrap=True, markup=False)
 
 
 def _print(pieces: Iterator[str], *, as_json: bool = False) -> None:

@@ -18,6 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import UserError
+
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a job
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -27,7 +31,16 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """Return the folder named by ``PAS_HOME``, or ``.pas`` in the working folder."""
+        """Return the folder named by ``PAS_HOME``, or ``.pas`` in the working folder.
+
+        Raises:
+            UserError: it is not named where this is a job of a Ray cluster; its working folder goes.
+        """
+        if not os.environ.get("PAS_HOME") and _RAY_JOB in os.environ:
+            raise UserError(
+                "PAS_HOME is not set in the environment that the cluster was started with; set it "
+                "on all nodes to a folder that all of them see"
+            )
         return cls(Path(os.environ.get("PAS_HOME") or ".pas").expanduser().resolve())
 
     @property

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib
 import shlex
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +20,6 @@ from orchestrator.loading import parse_sweep, read_document, relative_paths
 _PACKAGES = ("search_space", "pas_trainer", "deploy", "orchestrator")
 _MAX_BYTES = 100_000
 """Of a sweep file: it is an argument of a shell, and Linux takes no longer ones than 128 KiB."""
-_HOME_IS_SET = (
-    ': "${PAS_HOME:?is not set in the environment of the cluster; '
-    'set it for all of its nodes, to a folder that all of them see}"'
-)
 
 
 def sweep_entrypoint(
@@ -64,8 +63,7 @@ def sweep_entrypoint(
 def entrypoint(arguments: Sequence[str], *, with_code: bool) -> str:
     """Return the shell command that runs ``pas`` with these arguments on a cluster."""
     pas = ["python", "-m", "orchestrator"] if with_code else ["pas"]
-    words = shlex.join([*pas, *arguments, "--address", "auto"])
-    return f"{_HOME_IS_SET}\nexec {words}"
+    return f"exec {shlex.join([*pas, *arguments, '--address', 'auto'])}"
 
 
 def code_folders(supernet: str | None = None) -> list[str]:
@@ -77,6 +75,18 @@ def code_folders(supernet: str | None = None) -> list[str]:
     found = [importlib.import_module(name).__path__[0] for name in _PACKAGES]
     if supernet is not None and supernet.startswith("import:"):
         top = supernet.split(":")[1].partition(".")[0]
-        own = [path for path in (Path(top), Path(f"{top}.py")) if path.exists()]
-        found += [str(path.resolve()) for path in own[:1]]
+        if Path(top).is_dir():
+            found.append(str(Path(top).resolve()))
+        elif Path(f"{top}.py").is_file():
+            found.append(str(_as_package(Path(f"{top}.py"))))
     return found
+
+
+def _as_package(module: Path) -> Path:
+    """Return a folder that is imported as a module of one file is: jobs take folders alone."""
+    parent = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    package = parent / module.stem
+    package.mkdir()
+    shutil.copy(module, package / "__init__.py")
+    return package

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 _SWEEP_ID, _NAME = "pas.sweep_id", "pas.name"
+_NOT_FOUND = 127, "the cluster has no 'pas': use an image or environment that has it, or --code"
 _ENDED = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 
 
@@ -62,7 +63,9 @@ def sweep_job(info: Any) -> SweepJob | None:
     metadata: Mapping[str, str] = info.metadata or {}
     if info.submission_id is None or _SWEEP_ID not in metadata:
         return None
-    lines = (info.message or "").strip().splitlines()
+    lines = (info.message or "").strip().splitlines() if info.status == "FAILED" else []
+    if info.driver_exit_code == _NOT_FOUND[0]:
+        lines = [_NOT_FOUND[1]]
     return SweepJob(
         job_id=info.submission_id,
         sweep_id=metadata[_SWEEP_ID],
@@ -71,5 +74,5 @@ def sweep_job(info: Any) -> SweepJob | None:
         exit_code=info.driver_exit_code,
         start_time_ms=info.start_time,
         end_time_ms=info.end_time,
-        message=lines[-1] if lines and info.status == "FAILED" else "",
+        message=lines[-1] if lines else "",
     )

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -36,11 +38,11 @@ def shell(tmp_path):
     program.write_text('#!/bin/sh\nfor word; do echo "$word"; done\necho --\nexec cat /dev/stdin\n')
     program.chmod(0o755)
 
-    def run(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(command: str) -> subprocess.CompletedProcess[str]:
         path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.run(
             ["/bin/sh", "-c", command],
-            env={"PATH": path, **environment},
+            env={"PATH": path},
             capture_output=True,
             text=True,
             check=False,
@@ -56,7 +58,7 @@ def submitted(file, *overrides, smoke=False, options=(), with_code=False):
 def test_the_file_reaches_the_cluster_with_its_overrides(file, shell):
     overrides = [f"data.root={yaml.safe_dump(f'/data/{AWKWARD}')}", "strengths=[1, 2]"]
     config, command = submitted(file, *overrides, smoke=True, options=["--new"])
-    done = shell(command, PAS_HOME="/pas")
+    done = shell(command)
     arguments, text = done.stdout.split("\n--\n", 1)
     assert arguments.split("\n") == ["sweep", "/dev/stdin", "--new", "--address", "auto"]
     (file.parent / "there.yaml").write_text(text)
@@ -67,20 +69,11 @@ def test_the_file_reaches_the_cluster_with_its_overrides(file, shell):
     assert there.sweep_id.startswith("tiny-smoke-")
 
 
-def test_a_cluster_without_a_home_folder_is_told(file, shell):
-    _, command = submitted(file)
-    done = shell(command)
-    assert done.returncode == 2
-    assert "PAS_HOME" in done.stderr
-    assert "is not set in the environment of the cluster" in done.stderr
-    assert not done.stdout
-
-
 def test_code_that_travels_is_run_by_name_of_its_package(file):
     _, command = submitted(file, with_code=True)
-    assert "\nexec python -m orchestrator sweep /dev/stdin --address auto <<" in command
+    assert "exec python -m orchestrator sweep /dev/stdin --address auto <<" in command
     command = entrypoint(["extend", "tiny", "--limit=0.8 ms"], with_code=False)
-    assert command.endswith("\nexec pas extend tiny '--limit=0.8 ms' --address auto")
+    assert command == "exec pas extend tiny '--limit=0.8 ms' --address auto"
 
 
 @pytest.mark.parametrize(
@@ -109,16 +102,24 @@ def test_a_file_too_long_for_a_shell_is_refused(file):
         submitted(file, f"data.root=/{'x' * 100_000}")
 
 
-def test_the_folders_that_travel_hold_the_packages_and_the_users_module(tmp_path, monkeypatch):
-    (tmp_path / "mynets.py").write_text("")
+@pytest.mark.parametrize("path", ["mynets.py", "mynets/__init__.py"])
+def test_the_packages_and_the_users_module_can_be_imported_where_they_travel(
+    tmp_path, monkeypatch, path
+):
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text("where = 'mine'")
     monkeypatch.chdir(tmp_path)
-    folders = code_folders("import:mynets.deep:build")
-    assert folders == [*code_folders("repvgg_tiny"), str(tmp_path / "mynets.py")]
+    folders = [Path(folder) for folder in code_folders("import:mynets:build")]
+    assert [folder.name for folder in folders[:-1]] == [Path(f).name for f in code_folders("vgg")]
+    there = tmp_path / "there"  # Ray copies each folder under its name
+    for folder in folders:
+        shutil.copytree(folder, there / folder.name)
     done = subprocess.run(
-        [sys.executable, "-c", "import orchestrator.cli; print(orchestrator.__path__[0])"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(f"{f}/.." for f in folders[:-1])},
+        [sys.executable, "-c", "import orchestrator.cli, mynets; print(mynets.where)"],
+        env={**os.environ, "PYTHONPATH": str(there)},
+        cwd="/",
         capture_output=True,
         text=True,
         check=True,
     )
-    assert os.path.samefile(done.stdout.strip(), folders[3])  # noqa: PTH121
+    assert done.stdout == "mine\n"

@@ -44,3 +44,9 @@ def test_a_job_that_runs_has_not_ended():
 def test_other_peoples_jobs_are_left_out():
     assert sweep_job(info(metadata=None)) is None
     assert sweep_job(info(submission_id=None)) is None
+
+
+def test_a_cluster_without_the_program_is_told():
+    job = sweep_job(info(status=JobStatus.FAILED, driver_exit_code=127, message="sh: not found"))
+    assert job is not None
+    assert "--code" in job.message
