@@ -34,7 +34,7 @@ class Home:
         """Return the folder named by ``PAS_HOME``, or ``.pas`` in the working folder.
 
         Raises:
-            UserError: it is not named where this is a job of a Ray cluster; its working folder goes.
+            UserError: it is not named, in a job of a Ray cluster (whose working folder goes).
         """
         if not os.environ.get("PAS_HOME") and _RAY_JOB in os.environ:
             raise UserError(
