@@ -23,6 +23,7 @@ from orchestrator.submitted import SweepJob, metadata_of, sweep_job
 
 _TIMEOUT_S = 10
 _POLL_S = 0.5
+_AWAY_S = 60
 _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -137,21 +138,31 @@ class JobServer:
         shown = 0
         while True:
             skip = shown
-            with self._told(), _Tail(self._client, job_id) as tail:
-                for piece in tail:
-                    new, skip = piece[skip:], max(0, skip - len(piece))
-                    shown += len(new)
-                    if new:
-                        yield new
-            if self.job(job_id).has_ended:
+            for piece in _tail(self._client, job_id):
+                new, skip = piece[skip:], max(0, skip - len(piece))
+                shown += len(new)
+                if new:
+                    yield new
+            if self._patiently(job_id).has_ended:
                 return
             time.sleep(_POLL_S)
 
     def ended(self, job_id: str) -> SweepJob:
         """Wait for a job's end."""
-        while not (job := self.job(job_id)).has_ended:
+        while not (job := self._patiently(job_id)).has_ended:
             time.sleep(_POLL_S)
         return job
+
+    def _patiently(self, job_id: str) -> SweepJob:
+        """As :meth:`job`; a server that is away for a while is asked again."""
+        deadline = time.monotonic() + _AWAY_S
+        while True:
+            try:
+                return self.job(job_id)
+            except UserError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_S)
 
     def stop(self, job_id: str) -> SweepJob:
         """End a job as Ctrl-C does and wait for that; ended ones stay as they are."""
@@ -181,28 +192,22 @@ class JobServer:
             raise UserError(f"{where} cannot be used: {first[:300]}") from None
 
 
-class _Tail:
-    """Ray's asynchronous log, as an iterator; a lost connection ends it."""
+def _tail(client: Any, job_id: str) -> Iterator[str]:
+    """Yield Ray's asynchronous log; a lost connection ends it."""
+    import aiohttp
 
-    def __init__(self, client: Any, job_id: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._pieces = client.tail_job_logs(job_id)
+    pieces = client.tail_job_logs(job_id)
 
-    def __enter__(self) -> _Tail:
-        return self
+    async def next_piece() -> str:
+        return str(await anext(pieces))
 
-    def __exit__(self, *_error: object) -> None:
-        self._loop.run_until_complete(self._pieces.aclose())
-        self._loop.close()
-
-    def __iter__(self) -> Iterator[str]:
-        import aiohttp
-
+    with asyncio.Runner() as runner:
         while True:
             try:
-                yield str(self._loop.run_until_complete(anext(self._pieces)))
+                piece = runner.run(next_piece())
             except (StopAsyncIteration, RuntimeError, OSError, aiohttp.ClientError):
                 return
+            yield piece
 
 
 @contextmanager
