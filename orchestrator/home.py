@@ -6,7 +6,8 @@
     optuna.db                 studies, unless PAS_OPTUNA_URL names a database
     latency/                  measured operators, one file per device
     supernets/KEY/            trained supernets, by content
-    sweeps/SWEEP_ID/          sweep.json, usage.json, lock, latency.json where latency is limited,
+    sweeps/SWEEP_ID/          sweep.json, usage.json, lock, driver.log,
+                              latency.json where latency is limited,
                               trials/TRIAL_ID/{checkpoint, package, result.json}
 """
 
@@ -18,6 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import UserError
+
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a job
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -27,7 +32,16 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """Return the folder named by ``PAS_HOME``, or ``.pas`` in the working folder."""
+        """Return the folder named by ``PAS_HOME``, or ``.pas`` in the working folder.
+
+        Raises:
+            UserError: it is not named, in a job of a Ray cluster (whose working folder goes).
+        """
+        if not os.environ.get("PAS_HOME") and _RAY_JOB in os.environ:
+            raise UserError(
+                "PAS_HOME is not set in the environment that the cluster was started with; set it "
+                "on all nodes to a folder that all of them see"
+            )
         return cls(Path(os.environ.get("PAS_HOME") or ".pas").expanduser().resolve())
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # Read by Ray when a session or a Tune run starts.
@@ -19,6 +19,7 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # our own records are 
 
 import ray
 
+from orchestrator.addresses import LOCKED
 from orchestrator.config import ResourceConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.memory import is_out_of_memory
@@ -35,8 +36,15 @@ from pas_trainer import (
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, resources: ResourceConfig) -> Iterator[None]:
+def ray_session(
+    address: str | None, resources: ResourceConfig, code: Sequence[str] = ()
+) -> Iterator[None]:
     """Connect to a cluster, or start a local one; check that one trial fits into it.
+
+    Args:
+        address: of the cluster; ``None``: a local one.
+        resources: of a trial.
+        code: folders of packages that travel to every worker.
 
     Raises:
         UserError: the cluster cannot be reached, or is too small for one trial.
@@ -48,16 +56,29 @@ def ray_session(address: str | None, resources: ResourceConfig) -> Iterator[None
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
+            runtime_env={"py_modules": list(code)} if code else None,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot reach a Ray cluster at {address or 'local'}: {first}") from None
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UserError(_unreachable(address, error)) from None
     try:
         if trials_at_once(resources) == 0:
             raise UserError(_too_small(resources))
         yield
     finally:
         ray.shutdown()
+
+
+def _unreachable(address: str | None, error: Exception) -> str:
+    if isinstance(error, ray.exceptions.AuthenticationError):
+        return LOCKED.format(address=address)
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    sentence = f"cannot reach a Ray cluster at {address or 'local'}: {first}"
+    if address is None:
+        return sentence
+    return (
+        f"{sentence}. Is one running, of Ray {ray.__version__}? If it wants a token: set "
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file ~/.ray/auth_token to it"
+    )
 
 
 def trials_at_once(resources: ResourceConfig) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +12,13 @@ from rich.console import Console
 from orchestrator.accounting import summary
 from orchestrator.cells import cells_of, controls_of
 from orchestrator.config import SweepConfig
+from orchestrator.driver import (
+    INTERRUPTS,
+    arm_termination,
+    driver_log,
+    only_driver,
+    terminate_as_interrupt,
+)
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.growth import check_unchanged, with_recorded_cells
 from orchestrator.home import Home, write_json
@@ -93,16 +98,32 @@ def prepare(
 
 
 def run_sweep(
-    plan: Plan, home: Home, console: Console, *, address: str | None = None
+    plan: Plan,
+    home: Home,
+    console: Console,
+    *,
+    address: str | None = None,
+    code: Sequence[str] = (),
 ) -> SweepOutcome:
     """Run the sweep, or what is left of it, to its end.
+
+    Args:
+        plan: the sweep.
+        home: where state is.
+        console: for progress.
+        address: of a Ray cluster; ``None``: this machine.
+        code: folders of packages that travel to the workers.
 
     Raises:
         SweepStoppedError: it stopped early; the same call resumes it.
         KeyboardInterrupt: it was interrupted; runs are closed as KILLED, the same call resumes it.
     """
     config = plan.config
-    with _only_driver(home, config.sweep_id), _terminate_as_interrupt():
+    with (
+        terminate_as_interrupt(),
+        only_driver(home, config.sweep_id),
+        driver_log(home, config.sweep_id) as log,
+    ):
         keep_table(plan, home.sweep(config.sweep_id))
         write_json(
             home.sweep(config.sweep_id) / "sweep.json",
@@ -115,14 +136,14 @@ def run_sweep(
         title = f"{config.sweep_id} on {config.data.name}, {config.supernet.name}"
         num_controls = len(controls_of(config, plan.limits))
         board = ProgressBoard(
-            console, title, cells_of(config), config.trials_per_cell, num_controls
+            console, title, cells_of(config), config.trials_per_cell, num_controls, log
         )
         with _storage_errors_told(), _tracking(plan, home) as tracker, board:
             sweep = Sweep(plan, home, build_studies(plan, home), tracker, board)
             sweep.catch_up()
             try:
                 if sweep.has_work():
-                    _run_on_ray(plan, home, sweep, tracker, board, address)
+                    _run_on_ray(plan, home, sweep, tracker, board, address, code)
             finally:
                 totals = sweep.account()
             if sweep.stop_reason is not None:
@@ -147,6 +168,7 @@ def _run_on_ray(
     tracker: SweepTracker,
     board: ProgressBoard,
     address: str | None,
+    code: Sequence[str],
 ) -> None:
     from orchestrator.ray_cluster import (
         ray_session,
@@ -157,7 +179,8 @@ def _run_on_ray(
 
     config = plan.config
     supernet_folder = home.supernet(plan.supernet_key)
-    with ray_session(address, config.resources):
+    with ray_session(address, config.resources, code):
+        arm_termination()
         is_new = read_supernet_result(supernet_folder) is None
         trained = train_supernet_on_cluster(
             plan.supernet_training,
@@ -193,7 +216,7 @@ def _tracking(plan: Plan, home: Home) -> Iterator[SweepTracker]:
     try:
         yield tracker
     except BaseException as error:
-        status: SweepStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        status: SweepStatus = "KILLED" if isinstance(error, INTERRUPTS) else "FAILED"
         with suppress(TrackingError):  # what is under way says more
             tracker.close(status)
         raise
@@ -231,32 +254,3 @@ def _storage_errors_told() -> Iterator[None]:
         yield
     except OSError as error:
         raise SweepStoppedError(stopping_sentence(error)) from error
-
-
-@contextmanager
-def _only_driver(home: Home, sweep_id: str) -> Iterator[None]:
-    """Hold the sweep's lock; the kernel drops it with the process, however that ends."""
-    folder = home.sweep(sweep_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"sweep {sweep_id} is being run by another process; follow it with 'pas status'"
-            ) from None
-        yield
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a sweep as Ctrl-C does."""
-
-    def interrupt(_signum: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from rich.table import Table
 
 from orchestrator.accounting import amount
 from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
+from orchestrator.submitted import SweepJob
 
 
 def compare_table(
@@ -140,11 +141,28 @@ def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
             r.status,
             _share(r.accuracy),
             "" if r.macs_ratio is None else f"{r.macs_ratio:.4f}",
-            *[_time(r.seconds)] * has_times,
+            *[_duration(r.seconds)] * has_times,
             *["" if r.price is None else amount(r.price)] * has_prices,
             r.error or chosen,
         )
     return table
+
+
+def jobs_table(jobs: Sequence[SweepJob], title: str) -> Table:
+    """Return one row per submitted job with its state, the latest first."""
+    table = Table(title=title, title_justify="left")
+    for name in ("job", "state", "began", "ended", "last words"):
+        table.add_column(name, overflow="fold")
+    for job in jobs:
+        table.add_row(
+            job.job_id, job.state, _time(job.start_time_ms), _time(job.end_time_ms), job.message
+        )
+    return table
+
+
+def _time(ms: int | None) -> str:
+    """Local time of milliseconds since 1970."""
+    return f"{datetime.fromtimestamp(ms / 1000):%Y-%m-%d %H:%M:%S}" if ms else ""
 
 
 def plan_table(summary: dict[str, Any]) -> Table:
@@ -188,7 +206,7 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _time(seconds: float | None) -> str:
+def _duration(seconds: float | None) -> str:
     return "" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 

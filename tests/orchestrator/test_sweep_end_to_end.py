@@ -186,13 +186,18 @@ def test_an_interrupted_sweep_says_so_and_leaves_no_run_running(pas):
     assert "RUNNING" not in {t.info.status for t in trials}
 
 
-def test_two_drivers_exclude_each_other(pas):
+def test_two_drivers_exclude_each_other_and_the_first_can_be_stopped(pas):
     first = pas.start_until("supernet: epoch", "sweep", str(pas.file))
     second = pas("sweep", str(pas.file))
-    first.kill()
-    first.wait()
     assert second.returncode == 2
     assert "is being run by another process" in second.stderr
+    assert pas.json("stop", "tiny")["was_running"]
+    first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert runs_of(pas)[1].info.status == "KILLED"
+    log = pas("logs", "tiny").stdout.splitlines()
+    assert "supernet: epoch 1/" in log[1]
+    assert log[-1].endswith("driver ends: interrupted")
 
 
 def test_tables_agree_with_the_records(finished):
