@@ -76,7 +76,7 @@ def _slots(options: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 def _rate(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Trials without work, tracked in SQLite by either."""
-    count = options.trials or 300
+    count = options.trials or 120
     ours = run(sweep_of(LIMITS, STRENGTHS, count // 12, 1), folder / "ours", no_work)
     theirs = tune_with_mlflow(count, folder / "theirs", reuse_actors=False)
     reused = tune_with_mlflow(count, folder / "reused", reuse_actors=True)
