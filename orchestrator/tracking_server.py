@@ -85,6 +85,7 @@ def open_client(uri: str) -> MlflowClient:
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # we tell, and retry
     from mlflow import MlflowClient
 
     database = sqlite_path(uri)

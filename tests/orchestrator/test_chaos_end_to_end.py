@@ -5,9 +5,11 @@ A short form by default; ``make chaos`` runs the long one (``PAS_CHAOS_FAULTS``)
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
+import subprocess
 
 import pytest
 from chaos import Stage
@@ -114,3 +116,43 @@ def check_files(home, like):
         return sorted(str(path.relative_to(root)) for path in ours)
 
     assert files(home) == files(like)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.skipif(not IS_LONG, reason="part of make chaos")
+def test_a_full_disk_stops_the_sweep_and_loses_nothing(finished, pas, small_disk):
+    pas.home = small_disk / "home"
+    driver = pas.start_until("finetune 2/", "sweep", str(pas.file))
+    assert driver.stderr is not None
+    with (small_disk / "filler").open("wb", buffering=0) as filler:
+        with contextlib.suppress(OSError):
+            while filler.write(bytes(2**20)):
+                pass
+        errors = driver.stderr.read()
+        assert driver.wait() == 2, errors
+    assert "disk is full" in errors
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    (small_disk / "filler").unlink()
+    again = pas("sweep", str(pas.file))
+    assert again.returncode == 0, again.stderr
+    assert weights_of(pas) == weights_of(finished)
+    check_runs(
+        f"sqlite:///{pas.home}/mlflow.db", [p.name for p in pas.home.glob("sweeps/*/trials/*")]
+    )
+    check_files(pas.home, finished.home)
