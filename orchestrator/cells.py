@@ -81,6 +81,8 @@ class TrialJob:
         folder: where checkpoint, package and result go.
         num_threads: torch threads.
         data_version: content of images that are staged on the worker's node; else empty.
+        storage: address of the object store that files are brought from and to, if nodes do not
+            share the home folder; then the folders above are those of the driver.
         looser: with annealed budgets, the networks found on the way to this one, loosest first;
             this job trains them all, and each has its record and folder.
     """
@@ -95,6 +97,7 @@ class TrialJob:
     folder: Path
     num_threads: int
     data_version: str = ""
+    storage: str | None = None
     looser: tuple[TrialJob, ...] = ()
 
     @property
@@ -103,10 +106,20 @@ class TrialJob:
         return (*self.looser, self)
 
     @property
+    def trial(self) -> TrialConfig:
+        """The trial that the configuration holds: itself, a control's, or the first of a front."""
+        return self.config if isinstance(self.config, TrialConfig) else self.config.trial
+
+    def with_trial(self, trial: TrialConfig) -> TrialJob:
+        """Return the job with another :attr:`trial`."""
+        if isinstance(self.config, TrialConfig):
+            return dataclasses.replace(self, config=trial)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, trial=trial))
+
+    @property
     def data(self) -> DataConfig:
         """The images it trains on."""
-        config = self.config
-        return config.data if isinstance(config, TrialConfig) else config.trial.data
+        return self.trial.data
 
     @property
     def control(self) -> ControlKind | None:

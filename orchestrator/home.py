@@ -7,7 +7,11 @@
     latency/                  measured operators, one file per device
     supernets/KEY/            trained supernets, by content
     sweeps/SWEEP_ID/          sweep.json, lock, latency.json where latency is limited,
-                              trials/TRIAL_ID/{checkpoint, package, result.json}
+                              trials/TRIAL_ID/{trial.json, checkpoint.pt} while it runs, then
+                              {architecture.json, result.json}, and weights while they are kept
+
+With ``storage.uri`` the last two lie on an object store, under the same paths; of what workers
+write, the home folder then has what is small.
 """
 
 from __future__ import annotations
@@ -17,6 +21,17 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+RESULT_FILE = "result.json"
+"""Of a trial: written last; a trial whose folder holds it is never run again."""
+
+TRIAL_FILE = "trial.json"
+"""Of a trial that has begun: its record so far, with the hyper-parameters."""
+
+CHECKPOINT_FILE = "checkpoint.pt"
+
+TABLE_FILE = "latency.json"
+"""Of a sweep: the latency table that all its trials go by, never measured again."""
 
 
 @dataclass(frozen=True, slots=True)

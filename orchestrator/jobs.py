@@ -79,4 +79,5 @@ class SweepJobs:
             folder=self._home.trial(sweep.sweep_id, trial_id),
             num_threads=worker_threads(sweep.resources.per_worker["CPU"]),
             data_version=self._plan.data_version,
+            storage=sweep.storage.uri,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,11 +19,14 @@ from orchestrator.preflight import Plan, check_device, check_disk, describe, mak
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
 from orchestrator.spool import drop_epochs
+from orchestrator.storage import prepare_storage
 from orchestrator.sweep import Sweep, build_studies
+from orchestrator.sweep_files import files_of
+from orchestrator.sweep_lock import only_driver
 from orchestrator.tracking import SweepStatus, SweepTracker, TrackingError
 from orchestrator.tracking_server import check_server
 from orchestrator.worker import stopping_sentence
-from pas_trainer import read_supernet_result
+from pas_trainer import DataError, read_supernet_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def prepare(
     Raises:
         UserError: one sentence on the first thing that is wrong.
     """
+    prepare_storage(config, home, dry_run=dry_run)
     if not new:
         check_unchanged(config, home)
     config = with_recorded_cells(config, home)
@@ -98,7 +101,8 @@ def run_sweep(
         KeyboardInterrupt: it was interrupted; runs are closed as KILLED, the same call resumes it.
     """
     config = plan.config
-    with _only_driver(home, config.sweep_id), _terminate_as_interrupt():
+    lock = only_driver(home, config.sweep_id, config.storage.uri)
+    with lock as taken_over, _terminate_as_interrupt():
         keep_table(plan, home.sweep(config.sweep_id))
         write_json(
             home.sweep(config.sweep_id) / "sweep.json",
@@ -113,11 +117,13 @@ def run_sweep(
         board = ProgressBoard(
             console, title, cells_of(config), config.trials_per_cell, num_controls
         )
-        with _storage_errors_told(), _tracking(plan, home) as tracker, board:
-            sweep = Sweep(plan, home, build_studies(plan, home), tracker, board)
+        files = files_of(home, config.sweep_id, config.storage.uri)
+        with _storage_errors_told(), _tracking(plan, home) as tracker, files, board:
+            sweep = Sweep(plan, home, files, build_studies(plan, home), tracker, board, taken_over)
             sweep.catch_up()
             if sweep.has_work():
                 _run_on_ray(plan, home, sweep, tracker, board, address)
+                sweep.tidy()
             if sweep.stop_reason is not None:
                 raise SweepStoppedError(sweep.stop_reason)
         measured = read_supernet_result(home.supernet(plan.supernet_key))
@@ -151,6 +157,7 @@ def _run_on_ray(
             config.resources,
             board.supernet_progress,
             plan.data_version,
+            config.storage.uri,
         )
         tracker.log_supernet(trained.accuracy, trained.test_accuracy)
         folder = home.sweep(config.sweep_id) / "ray"
@@ -207,23 +214,8 @@ def _tracker(plan: Plan, home: Home) -> SweepTracker:
 def _storage_errors_told() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (DataError, OSError) as error:
         raise SweepStoppedError(stopping_sentence(error)) from error
-
-
-@contextmanager
-def _only_driver(home: Home, sweep_id: str) -> Iterator[None]:
-    """Hold the sweep's lock; the kernel drops it with the process, however that ends."""
-    folder = home.sweep(sweep_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"sweep {sweep_id} is being run by another process; follow it with 'pas status'"
-            ) from None
-        yield
 
 
 @contextmanager

@@ -6,6 +6,7 @@ MLflow follow it, and :meth:`Sweep.catch_up` brings them level after a crash bet
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any, Protocol
 
@@ -15,11 +16,13 @@ from orchestrator.jobs import SweepJobs
 from orchestrator.pareto import mark_front
 from orchestrator.preflight import Plan
 from orchestrator.records import TrialRecord
+from orchestrator.retention import Retention
 from orchestrator.savings import share_saved, spent_and_saved
 from orchestrator.spool import Epoch, keep_epoch, kept_epochs
-from orchestrator.studies import CellStudies
+from orchestrator.studies import CellStudies, Suggestion
+from orchestrator.sweep_files import HomeFiles
 from orchestrator.tracking import SweepTracker
-from orchestrator.worker import end_rest, failed, pruned, read_result, started
+from orchestrator.worker import end_rest, failed, left_records, pruned, read_result, started
 from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig, read_supernet_result
 
 PHASES = ("search", "finetune", "control")
@@ -41,6 +44,15 @@ class Watcher(Protocol):
 class Sweep:
     """One sweep while it runs.
 
+    Args:
+        plan: of the sweep.
+        home: where state is.
+        files: of the sweep.
+        studies: its Optuna studies.
+        tracker: of its runs.
+        watcher: shows a person what happens.
+        taken_over: set once another driver runs the sweep.
+
     Attributes:
         records: every trial handed out so far, by trial id.
         stop_reason: set when the sweep must stop early, in one sentence.
@@ -50,13 +62,16 @@ class Sweep:
         self,
         plan: Plan,
         home: Home,
+        files: HomeFiles,
         studies: CellStudies,
         tracker: SweepTracker,
         watcher: Watcher,
+        taken_over: threading.Event,
     ) -> None:
-        self._plan, self._home = plan, home
+        self._plan, self._home, self._files = plan, home, files
         self._studies, self._tracker, self._watcher = studies, tracker, watcher
-        self._make = SweepJobs(plan, home)
+        self._make, self._taken_over = SweepJobs(plan, home), taken_over
+        self._retention = Retention(files, plan.config.storage.keep)
         self._jobs: dict[str, TrialJob] = {}
         self._again: list[TrialJob] = []
         self._controls: list[TrialJob] = []
@@ -66,10 +81,41 @@ class Sweep:
 
     def catch_up(self) -> None:
         """Take over what earlier runs of this sweep left: tell what ended, queue what did not."""
+        self._files.begin()
+        self._files.pull_supernet(self._plan.supernet_key)
+        self._restore_studies()
         self._again = self._take_over([self._make.trial(s) for s in self._studies.every()])
         controls = controls_of(self._plan.config, self._plan.limits)
         self._controls = self._take_over([self._make.control(control) for control in controls])
+        self.tidy()
         self._redraw_front()
+
+    def _restore_studies(self) -> None:
+        """Tell studies that were lost of the trials that have left records."""
+        config, home = self._plan.config, self._home
+        known = {step.trial_id for s in self._studies.every() for step in self._make.trial(s).steps}
+        loosest = studied_cells(config, self._plan.limits)[0].budget
+        separate = config.budget.schedule == "separate"
+        self._studies.restore(
+            Suggestion(
+                Cell(record.budget if separate else loosest, record.strength),
+                record.number,
+                record.hyperparameters,
+            )
+            for record in left_records(home.sweep(config.sweep_id), known)
+            if record.control is None
+        )
+
+    def tidy(self) -> None:
+        """Delete what trials that have ended leave behind, whoever was killed before."""
+        self._retention.tidy(self.ended_records())
+
+    def _stop_if_taken_over(self) -> None:
+        if self._taken_over.is_set():
+            self.stop_reason = self.stop_reason or (
+                "another driver has taken it over, since this one could not reach storage.uri for "
+                "too long"
+            )
 
     def _take_over(self, jobs: list[TrialJob]) -> list[TrialJob]:
         """Tell of the jobs that have ended and return the others."""
@@ -85,6 +131,7 @@ class Sweep:
 
     def next_job(self) -> TrialJob | None:
         """Return the next trial to run, controls last; ``None`` when no more are to be started."""
+        self._stop_if_taken_over()
         if self.stop_reason is not None:
             return None
         if self._again:
@@ -107,6 +154,7 @@ class Sweep:
 
     def epoch_done(self, trial_id: str, progress: dict[str, Any]) -> None:
         """Pass on what a worker reported."""
+        self._stop_if_taken_over()
         if "stop_sweep" in progress:
             self.stop_reason = self.stop_reason or progress["stop_sweep"]
             return
@@ -114,6 +162,7 @@ class Sweep:
         step = job.steps[progress["step"]]
         self._progress[step.trial_id] = progress
         if step.trial_id not in self.records:  # the one before has ended
+            self._files.pull(job.steps[: progress["step"]])
             self._tell_ended(job)
             self._redraw_front()
             self._step_started(step)
@@ -131,16 +180,20 @@ class Sweep:
 
     def trial_done(self, trial_id: str) -> None:
         """A worker has returned, or the scheduler has stopped it early."""
+        self._stop_if_taken_over()
         job = self._jobs[trial_id]
+        self._files.pull(job.steps)
         if self.stop_reason is None:
-            end_rest(job, self._pruned)
+            self._files.push(end_rest(job, self._pruned))
         self._tell_ended(job)
         self._redraw_front()
 
     def trial_lost(self, trial_id: str, sentence: str) -> None:
         """A worker died too often: the trial has failed."""
         job = self._jobs[trial_id]
-        end_rest(job, lambda step: failed(step, sentence))
+        self._files.pull(job.steps)
+        self._files.push(end_rest(job, lambda step: failed(step, sentence)))
+        self._files.flush()  # its worker is to find that out
         self._tell_ended(job)
         self._redraw_front()
 
@@ -208,11 +261,14 @@ class Sweep:
             artifacts["architecture.json"] = architecture.read_text()
         self._tracker.trial_finished(record, artifacts)
         self._watcher.trial_ended(record)
+        self._retention.ended(record)
 
     def _redraw_front(self) -> None:
         resource = self._plan.config.budget.resource
         full, limits = self._plan.graph.count(resource), list(self._plan.limits.values())
-        self._tracker.update_front(self.ended_records(), resource, full, limits)
+        records = self.ended_records()
+        self._retention.apply(records)
+        self._tracker.update_front(records, resource, full, limits)
 
 
 def _search_epochs(job: TrialJob, step: int) -> int:

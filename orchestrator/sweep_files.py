@@ -1,0 +1,227 @@
+"""The files of a sweep, as its driver sees them: in the home folder, or on an object store.
+
+In the home folder the driver reads what workers write. From an object store it brings what is
+small: results and architectures, all at the start and then those of each trial that ends. What it
+writes itself goes to the store in the background.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from deploy import ARCHITECTURE_FILE, TRAINING_WEIGHTS_FILE, WEIGHTS_FILE
+from deploy.stored_files import Outbox, download, patiently
+from orchestrator.cells import TrialJob
+from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TABLE_FILE, TRIAL_FILE, Home, write_text
+from orchestrator.storage import CONNECTIONS, KEYS, open_store
+
+WEIGHTS = (WEIGHTS_FILE, TRAINING_WEIGHTS_FILE)
+_STATES = (CHECKPOINT_FILE, TRIAL_FILE)
+_RESULTS = (ARCHITECTURE_FILE, RESULT_FILE)
+
+
+class HomeFiles:
+    """In the home folder, which every node sees. Use as a context manager.
+
+    Args:
+        home: where it is.
+        sweep_id: which sweep.
+    """
+
+    def __init__(self, home: Home, sweep_id: str) -> None:
+        self._home, self._sweep_id = home, sweep_id
+        self._trials = home.sweep(sweep_id) / "trials"
+
+    def __enter__(self) -> HomeFiles:
+        """Begin."""
+        shutil.rmtree(self._home.sweep(self._sweep_id) / "ray", ignore_errors=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End; after an error nothing is waited for."""
+
+    def begin(self) -> None:
+        """Bring here what an earlier driver has not seen, and hand over what this one has."""
+
+    def pull_supernet(self, key: str) -> None:
+        """Bring the supernet's measures here, if it has been trained."""
+
+    def pull(self, steps: Iterable[TrialJob]) -> None:
+        """Bring the results of steps here, as far as there are any."""
+
+    def push(self, steps: Iterable[TrialJob]) -> None:
+        """Hand over the results of steps that were written here."""
+
+    def flush(self) -> None:
+        """Wait until all that was handed over is kept."""
+
+    def drop_weights(self, trial_id: str) -> None:
+        """Delete the weights of a trial's network."""
+        for name in WEIGHTS:
+            (self._trials / trial_id / name).unlink(missing_ok=True)
+
+    def tidy(self, keeps_weights: Callable[[str], bool]) -> None:
+        """Delete what trials that have ended leave behind, but for the weights of some."""
+        for result in self._trials.glob(f"*/{RESULT_FILE}"):
+            folder = result.parent
+            for path in [folder / name for name in _STATES] + list(folder.glob("*.tmp")):
+                path.unlink(missing_ok=True)
+            if not keeps_weights(folder.name):
+                self.drop_weights(folder.name)
+
+    @contextlib.contextmanager
+    def package(self, trial_id: str) -> Iterator[Path]:
+        """Give a folder with the package of a trial.
+
+        Raises:
+            DataError: the store cannot be read.
+        """
+        yield self._trials / trial_id
+
+
+class StoreFiles(HomeFiles):
+    """On an object store.
+
+    Args:
+        home: of the driver.
+        sweep_id: which sweep.
+        uri: address of the store.
+
+    Raises:
+        DataError: from most methods, if the store refuses for good; while it is away, they wait.
+    """
+
+    def __init__(self, home: Home, sweep_id: str, uri: str) -> None:
+        super().__init__(home, sweep_id)
+        self._store = open_store(uri)
+        self._outbox = Outbox(self._store)
+        self._key = KEYS.sweep(sweep_id).as_posix()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End, once the store has everything, unless after an error."""
+        with contextlib.closing(self._outbox):
+            if kind is None:
+                self._outbox.flush()
+
+    def begin(self) -> None:
+        """List once; fetch results that are not here and records of what has begun."""
+        for name in ("sweep.json", TABLE_FILE):
+            path = self._home.sweep(self._sweep_id) / name
+            if path.exists():
+                self._outbox.write(f"{self._key}/{name}", path)
+        stored = self._listing()
+        missing = [
+            path
+            for trial_id, names in stored.items()
+            for path in _worth_fetching(trial_id, names)
+            if not (self._trials / path).exists()
+        ]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            # Results last: one that is here says that the rest of its trial is.
+            for wanted in (False, True):
+                list(
+                    pool.map(self._fetch, [p for p in missing if (p.name == RESULT_FILE) == wanted])
+                )
+        for result in self._trials.glob(f"*/{RESULT_FILE}"):
+            if RESULT_FILE not in stored.get(result.parent.name, ()):
+                self._hand_over(result)
+        self._outbox.flush()
+
+    def pull_supernet(self, key: str) -> None:
+        """See the base class."""
+        self._fetch_to(
+            (KEYS.supernet(key) / "supernet.json").as_posix(),
+            self._home.supernet(key) / "supernet.json",
+        )
+
+    def pull(self, steps: Iterable[TrialJob]) -> None:
+        """See the base class."""
+        for step in steps:
+            if not (step.folder / RESULT_FILE).exists():
+                for name in _RESULTS:
+                    self._fetch(PurePosixPath(step.trial_id) / name)
+
+    def push(self, steps: Iterable[TrialJob]) -> None:
+        """See the base class."""
+        for step in steps:
+            self._hand_over(step.folder / RESULT_FILE)
+            for name in _STATES:
+                self._outbox.delete(f"{self._key}/trials/{step.trial_id}/{name}")
+
+    def flush(self) -> None:
+        """See the base class."""
+        self._outbox.flush()
+
+    def drop_weights(self, trial_id: str) -> None:
+        """See the base class."""
+        for name in WEIGHTS:
+            self._outbox.delete(f"{self._key}/trials/{trial_id}/{name}")
+
+    def tidy(self, keeps_weights: Callable[[str], bool]) -> None:
+        """See the base class."""
+        super().tidy(lambda _: True)
+        self._outbox.flush()
+        for trial_id, names in self._listing().items():
+            if RESULT_FILE not in names:
+                continue
+            for name in names.intersection(_STATES):
+                self._outbox.delete(f"{self._key}/trials/{trial_id}/{name}")
+            if names.intersection(WEIGHTS) and not keeps_weights(trial_id):
+                self.drop_weights(trial_id)
+
+    @contextlib.contextmanager
+    def package(self, trial_id: str) -> Iterator[Path]:
+        """See the base class."""
+        below = f"{self._key}/trials/{trial_id}/"
+        with tempfile.TemporaryDirectory() as folder:
+            for item in self._store.objects(below):
+                if item.path[len(below) :] in (ARCHITECTURE_FILE, *WEIGHTS):
+                    download(self._store, item, Path(folder) / item.path[len(below) :])
+            yield Path(folder)
+
+    def _listing(self) -> dict[str, set[str]]:
+        """Return the names of the files of each trial."""
+        below, found = f"{self._key}/trials/", dict[str, set[str]]()
+        for item in patiently(lambda: self._store.objects(below)):
+            trial_id, _, name = item.path[len(below) :].partition("/")
+            found.setdefault(trial_id, set()).add(name)
+        return found
+
+    def _fetch(self, path: PurePosixPath) -> None:
+        """Fetch a small file of a trial, if there is one."""
+        self._fetch_to(f"{self._key}/trials/{path}", self._trials / path)
+
+    def _fetch_to(self, key: str, target: Path) -> None:
+        found = patiently(lambda: self._store.read(key))
+        if found is not None:
+            write_text(target, found.content.decode())
+
+    def _hand_over(self, result: Path) -> None:
+        """Write a result to the store, and before it what belongs to it."""
+        folder = result.parent
+        for name in _RESULTS:
+            if (folder / name).exists():
+                self._outbox.write(f"{self._key}/trials/{folder.name}/{name}", folder / name)
+
+
+def files_of(home: Home, sweep_id: str, storage: str | None) -> HomeFiles:
+    """Return the files of a sweep.
+
+    Args:
+        home: of the driver.
+        sweep_id: which sweep.
+        storage: address of the object store; ``None``: the home folder.
+    """
+    if storage is None:
+        return HomeFiles(home, sweep_id)
+    return StoreFiles(home, sweep_id, storage)
+
+
+def _worth_fetching(trial_id: str, names: Collection[str]) -> list[PurePosixPath]:
+    wanted = _RESULTS if RESULT_FILE in names else (TRIAL_FILE,)
+    return [PurePosixPath(trial_id) / name for name in wanted if name in names]
