@@ -28,10 +28,10 @@ from deploy.store_errors import (
 )
 
 CONNECT_S, READ_S, ATTEMPTS = 3, 5, 3
-"""For listing, which comes first: a store that does not answer is given up after 3 x 5 s."""
+"""For what is small, and comes first: a store that does not answer is given up after 3 x 5 s."""
 
 FETCH_S, FETCH_ATTEMPTS = 20, 6
-"""For reading from a store that has answered: it may be slow, or ask for patience."""
+"""For what may be large, with a store that has answered: it may be slow, or ask for patience."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ class ObjectStore:
         self._prefix = f"{prefix}/" if prefix else ""
         with setup_errors_told(uri, use):
             session = boto3.session.Session()
-            self._lister = session.client("s3", config=_config(READ_S, ATTEMPTS, 1))
+            self._quick = session.client("s3", config=_config(READ_S, ATTEMPTS, connections))
             config = _config(FETCH_S, FETCH_ATTEMPTS, connections)
-            self._client = session.client("s3", config=config)
-        self._endpoint = str(self._lister.meta.endpoint_url)
+            self._bulk = session.client("s3", config=config)
+        self._endpoint = str(self._quick.meta.endpoint_url)
 
     def objects(self, below: str = "") -> list[RemoteObject]:
         """List all objects, without those that only stand for a folder, in order.
@@ -82,7 +82,7 @@ class ObjectStore:
         Raises:
             DataError: the bucket or the permission is missing, or the store cannot be reached.
         """
-        pages = self._lister.get_paginator("list_objects_v2")
+        pages = self._quick.get_paginator("list_objects_v2")
         with self._told():
             return sorted(
                 RemoteObject(item["Key"][len(self._prefix) :], item["Size"], item["ETag"])
@@ -97,7 +97,7 @@ class ObjectStore:
         Raises:
             DataError: as :meth:`objects`.
         """
-        pages = self._lister.get_paginator("list_objects_v2")
+        pages = self._quick.get_paginator("list_objects_v2")
         start = self._prefix + below
         with self._told():
             return [
@@ -113,7 +113,7 @@ class ObjectStore:
             DataError: it has changed since it was listed, or cannot be read.
         """
         with self._told(item.path):
-            response = self._client.get_object(**self._at(item.path), IfMatch=item.etag)
+            response = self._bulk.get_object(**self._at(item.path), IfMatch=item.etag)
         return ObjectReader(response, item)
 
     def read(self, path: str) -> SmallObject | None:
@@ -124,9 +124,9 @@ class ObjectStore:
         """
         with self._told(path):
             try:
-                response = self._client.get_object(**self._at(path))
+                response = self._quick.get_object(**self._at(path))
                 content = response["Body"].read()
-            except self._client.exceptions.NoSuchKey:
+            except self._quick.exceptions.NoSuchKey:
                 return None
             except (aws.FlexibleChecksumError, *BROKEN_OFF):
                 raise StoreAwayError(f"{self._address(path)} broke off while being read") from None
@@ -143,7 +143,7 @@ class ObjectStore:
             DataError: it cannot be written.
         """
         with self._told(path):
-            self._client.put_object(**self._at(path), Body=content)
+            self._bulk.put_object(**self._at(path), Body=content)
 
     def write_over(self, path: str, content: bytes, etag: str | None) -> str | None:
         """Write an object in place of the one with this ETag (``None``: only if there is none).
@@ -157,7 +157,7 @@ class ObjectStore:
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         with self._told(path):
             try:
-                answer = self._client.put_object(**self._at(path), Body=content, **condition)
+                answer = self._quick.put_object(**self._at(path), Body=content, **condition)
             except aws.ClientError as error:
                 # 409: somebody else writes it now; 404: nothing is there any more.
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] in {404, 409, 412} and (
@@ -174,12 +174,12 @@ class ObjectStore:
             DataError: that is not possible.
         """
         with self._told(path):
-            self._client.delete_object(**self._at(path))
+            self._bulk.delete_object(**self._at(path))
 
     def close(self) -> None:
         """Drop the connections."""
-        self._lister.close()
-        self._client.close()
+        self._quick.close()
+        self._bulk.close()
 
     def name(self, item: RemoteObject) -> str:
         """Return the whole address of an object."""

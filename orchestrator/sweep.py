@@ -19,10 +19,10 @@ from orchestrator.records import TrialRecord
 from orchestrator.retention import Retention
 from orchestrator.savings import share_saved, spent_and_saved
 from orchestrator.spool import Epoch, keep_epoch, kept_epochs
-from orchestrator.studies import CellStudies, Suggestion
+from orchestrator.studies import CellStudies
 from orchestrator.sweep_files import HomeFiles
 from orchestrator.tracking import SweepTracker
-from orchestrator.worker import end_rest, failed, left_records, pruned, read_result, started
+from orchestrator.worker import end_rest, failed, pruned, read_result, started
 from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig, read_supernet_result
 
 PHASES = ("search", "finetune", "control")
@@ -83,28 +83,13 @@ class Sweep:
         """Take over what earlier runs of this sweep left: tell what ended, queue what did not."""
         self._files.begin()
         self._files.pull_supernet(self._plan.supernet_key)
-        self._restore_studies()
+        known = [step.trial_id for s in self._studies.every() for step in self._make.trial(s).steps]
+        self._studies.restore(self._make.left_by_trials(set(known)))
         self._again = self._take_over([self._make.trial(s) for s in self._studies.every()])
         controls = controls_of(self._plan.config, self._plan.limits)
         self._controls = self._take_over([self._make.control(control) for control in controls])
         self.tidy()
         self._redraw_front()
-
-    def _restore_studies(self) -> None:
-        """Tell studies that were lost of the trials that have left records."""
-        config, home = self._plan.config, self._home
-        known = {step.trial_id for s in self._studies.every() for step in self._make.trial(s).steps}
-        loosest = studied_cells(config, self._plan.limits)[0].budget
-        separate = config.budget.schedule == "separate"
-        self._studies.restore(
-            Suggestion(
-                Cell(record.budget if separate else loosest, record.strength),
-                record.number,
-                record.hyperparameters,
-            )
-            for record in left_records(home.sweep(config.sweep_id), known)
-            if record.control is None
-        )
 
     def tidy(self) -> None:
         """Delete what trials that have ended leave behind, whoever was killed before."""
@@ -161,10 +146,8 @@ class Sweep:
         job = self._jobs[trial_id]
         step = job.steps[progress["step"]]
         self._progress[step.trial_id] = progress
-        if step.trial_id not in self.records:  # the one before has ended
-            self._files.pull(job.steps[: progress["step"]])
-            self._tell_ended(job)
-            self._redraw_front()
+        self._tell_steps(job, progress["step"])
+        if step.trial_id not in self.records:
             self._step_started(step)
         before = _search_epochs(job, progress["step"]) if progress["phase"] == "finetune" else 0
         metrics = {
@@ -177,6 +160,14 @@ class Sweep:
         keep_epoch(step.folder, epoch)
         self._tracker.log_epoch(step.trial_id, metrics, epoch.step, epoch.time_ms)
         self._watcher.trial_progress(step.trial_id, progress)
+
+    def _tell_steps(self, job: TrialJob, current: int) -> None:
+        """Tell of the steps before the current one, whose networks are trained."""
+        untold = [step for step in job.steps[:current] if not self._has_ended(step)]
+        if untold:
+            self._files.pull(untold, wait=False)  # else at the next report
+            self._tell_ended(job)
+            self._redraw_front()
 
     def trial_done(self, trial_id: str) -> None:
         """A worker has returned, or the scheduler has stopped it early."""

@@ -8,6 +8,7 @@ writes itself goes to the store in the background.
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from deploy import ARCHITECTURE_FILE, TRAINING_WEIGHTS_FILE, WEIGHTS_FILE
+from deploy.store_errors import StoreAwayError
 from deploy.stored_files import Outbox, download, patiently
 from orchestrator.cells import TrialJob
 from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TABLE_FILE, TRIAL_FILE, Home, write_text
@@ -51,8 +53,13 @@ class HomeFiles:
     def pull_supernet(self, key: str) -> None:
         """Bring the supernet's measures here, if it has been trained."""
 
-    def pull(self, steps: Iterable[TrialJob]) -> None:
-        """Bring the results of steps here, as far as there are any."""
+    def pull(self, steps: Iterable[TrialJob], *, wait: bool = True) -> None:
+        """Bring the results of steps here, as far as there are any.
+
+        Args:
+            steps: of jobs.
+            wait: until a store that is away has come back.
+        """
 
     def push(self, steps: Iterable[TrialJob]) -> None:
         """Hand over the results of steps that were written here."""
@@ -115,18 +122,8 @@ class StoreFiles(HomeFiles):
             if path.exists():
                 self._outbox.write(f"{self._key}/{name}", path)
         stored = self._listing()
-        missing = [
-            path
-            for trial_id, names in stored.items()
-            for path in _worth_fetching(trial_id, names)
-            if not (self._trials / path).exists()
-        ]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            # Results last: one that is here says that the rest of its trial is.
-            for wanted in (False, True):
-                list(
-                    pool.map(self._fetch, [p for p in missing if (p.name == RESULT_FILE) == wanted])
-                )
+            list(pool.map(lambda item: self._catch_up(*item), stored.items()))
         for result in self._trials.glob(f"*/{RESULT_FILE}"):
             if RESULT_FILE not in stored.get(result.parent.name, ()):
                 self._hand_over(result)
@@ -134,17 +131,17 @@ class StoreFiles(HomeFiles):
 
     def pull_supernet(self, key: str) -> None:
         """See the base class."""
-        self._fetch_to(
-            (KEYS.supernet(key) / "supernet.json").as_posix(),
-            self._home.supernet(key) / "supernet.json",
-        )
+        measures = self._read((KEYS.supernet(key) / "supernet.json").as_posix())
+        if measures is not None:
+            write_text(self._home.supernet(key) / "supernet.json", measures)
 
-    def pull(self, steps: Iterable[TrialJob]) -> None:
+    def pull(self, steps: Iterable[TrialJob], *, wait: bool = True) -> None:
         """See the base class."""
-        for step in steps:
-            if not (step.folder / RESULT_FILE).exists():
-                for name in _RESULTS:
-                    self._fetch(PurePosixPath(step.trial_id) / name)
+        away = () if wait else (StoreAwayError,)
+        with contextlib.suppress(*away):
+            for step in steps:
+                if not (step.folder / RESULT_FILE).exists():
+                    self._fetch_result(PurePosixPath(step.trial_id), wait=wait)
 
     def push(self, steps: Iterable[TrialJob]) -> None:
         """See the base class."""
@@ -184,6 +181,15 @@ class StoreFiles(HomeFiles):
                     download(self._store, item, Path(folder) / item.path[len(below) :])
             yield Path(folder)
 
+    def _catch_up(self, trial_id: str, names: Collection[str]) -> None:
+        trial = PurePosixPath(trial_id)
+        if (self._trials / trial / RESULT_FILE).exists():
+            return
+        if RESULT_FILE in names:
+            self._fetch_result(trial, wait=True)
+        elif TRIAL_FILE in names:
+            self._fetch(trial / TRIAL_FILE)
+
     def _listing(self) -> dict[str, set[str]]:
         """Return the names of the files of each trial."""
         below, found = f"{self._key}/trials/", dict[str, set[str]]()
@@ -192,14 +198,23 @@ class StoreFiles(HomeFiles):
             found.setdefault(trial_id, set()).add(name)
         return found
 
-    def _fetch(self, path: PurePosixPath) -> None:
-        """Fetch a small file of a trial, if there is one."""
-        self._fetch_to(f"{self._key}/trials/{path}", self._trials / path)
+    def _fetch_result(self, trial: PurePosixPath, *, wait: bool) -> None:
+        """Fetch result and architecture of a trial, if it has ended; the result is the last."""
+        result = self._read(f"{self._key}/trials/{trial / RESULT_FILE}", wait=wait)
+        if result is not None:
+            self._fetch(trial / ARCHITECTURE_FILE, wait=wait)
+            write_text(self._trials / trial / RESULT_FILE, result)
 
-    def _fetch_to(self, key: str, target: Path) -> None:
-        found = patiently(lambda: self._store.read(key))
-        if found is not None:
-            write_text(target, found.content.decode())
+    def _fetch(self, path: PurePosixPath, *, wait: bool = True) -> None:
+        """Fetch a small file of a trial, if there is one."""
+        text = self._read(f"{self._key}/trials/{path}", wait=wait)
+        if text is not None:
+            write_text(self._trials / path, text)
+
+    def _read(self, key: str, *, wait: bool = True) -> str | None:
+        read = functools.partial(self._store.read, key)
+        found = patiently(read) if wait else read()
+        return None if found is None else found.content.decode()
 
     def _hand_over(self, result: Path) -> None:
         """Write a result to the store, and before it what belongs to it."""
@@ -220,8 +235,3 @@ def files_of(home: Home, sweep_id: str, storage: str | None) -> HomeFiles:
     if storage is None:
         return HomeFiles(home, sweep_id)
     return StoreFiles(home, sweep_id, storage)
-
-
-def _worth_fetching(trial_id: str, names: Collection[str]) -> list[PurePosixPath]:
-    wanted = _RESULTS if RESULT_FILE in names else (TRIAL_FILE,)
-    return [PurePosixPath(trial_id) / name for name in wanted if name in names]
