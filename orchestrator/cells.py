@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,13 @@ class TrialJob:
     def control(self) -> ControlKind | None:
         """Which control it is, if it is one."""
         return self.config.kind if isinstance(self.config, ControlConfig) else None
+
+
+Report = Callable[[dict[str, Any]], None]
+"""Called with :data:`orchestrator.worker.PROGRESS_KEYS` after each epoch."""
+
+Train = Callable[[TrialJob, Report], None]
+"""Trains what a job asks for and writes its results; see :func:`orchestrator.worker.train_job`."""
 
 
 def cells_of(config: SweepConfig) -> list[Cell]:

@@ -19,13 +19,11 @@ from typing import Any
 
 from deploy import ARCHITECTURE_FILE, TRAINING_WEIGHTS_FILE, WEIGHTS_FILE
 from deploy.stored_files import Outbox, download, patiently, share
-from orchestrator.cells import TrialJob
+from orchestrator.cells import Report, Train, TrialJob
 from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TABLE_FILE, TRIAL_FILE, Home
 from orchestrator.staged_data import cache_folder, cache_limit
 from orchestrator.storage import KEYS, open_store
 from pas_trainer import is_first
-
-Report = Callable[[dict[str, Any]], None]
 
 ERROR_FILE = "error.txt"
 SUPERNET_FILES = ("supernet.safetensors", "supernet.json")
@@ -36,7 +34,7 @@ _TRIAL_FILES = (
 _TRIAL_STATES = (TRIAL_FILE, CHECKPOINT_FILE)
 
 
-def on_node(job: TrialJob, report: Report, run: Callable[[TrialJob, Report], None]) -> None:
+def on_node(job: TrialJob, report: Report, run: Train) -> None:
     """Run a job with its files on this node; of several workers the first one keeps them.
 
     Args:

@@ -21,12 +21,12 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher
 
-from orchestrator.cells import TrialJob
+from orchestrator.cells import Train, TrialJob
 from orchestrator.config import ResourceConfig, SchedulerConfig
 from orchestrator.ray_cluster import trials_at_once
 from orchestrator.ray_workers import train_on_workers
 from orchestrator.sweep import Sweep
-from orchestrator.worker import run_trial_job, stopping_sentence
+from orchestrator.worker import run_trial_job, stopping_sentence, train_job
 from pas_trainer import DataError
 
 MAX_WORKER_DEATHS = 3
@@ -34,7 +34,11 @@ MAX_WORKER_DEATHS = 3
 
 
 def run_trials(
-    sweep: Sweep, resources: ResourceConfig, scheduler: SchedulerConfig, folder: Path
+    sweep: Sweep,
+    resources: ResourceConfig,
+    scheduler: SchedulerConfig,
+    folder: Path,
+    train: Train = train_job,
 ) -> None:
     """Run every trial that ``sweep`` has to give, as one Tune run.
 
@@ -43,9 +47,10 @@ def run_trials(
         resources: per trial.
         scheduler: early stopping.
         folder: for Ray's own files; removed afterwards.
+        train: what a worker does for a job, where a trial has one.
     """
     tuner = tune.Tuner(
-        _trainable(resources),
+        _trainable(resources, train),
         tune_config=tune.TuneConfig(
             search_alg=_SweepSearcher(sweep),
             scheduler=_PerCell(scheduler),
@@ -74,12 +79,12 @@ def run_trials(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _trainable(resources: ResourceConfig) -> Any:
+def _trainable(resources: ResourceConfig, train: Train) -> Any:
     """Return what Tune runs: the trial, or what waits for the trial's workers."""
     if resources.workers_per_trial == 1:
 
         def train_here(config: dict[str, Any]) -> None:
-            run_trial_job(config["job"], tune.report)
+            run_trial_job(config["job"], tune.report, train)
 
         own = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
         return tune.with_resources(train_here, own)
@@ -225,6 +230,11 @@ class _PerCell(FIFOScheduler):  # type: ignore[misc]
         self._config = config
         self._cells: dict[str, TrialScheduler] = {}
         self._known: set[str] = set()
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """As FIFO, without going through the thousands of trials that have ended."""
+        live = tune_controller.get_live_trials()
+        return next((trial for trial in live if trial.status == Trial.PENDING), None)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         epoch = result.get("epoch", 0) if result.get("phase") == "finetune" else 0

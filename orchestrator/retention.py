@@ -6,9 +6,9 @@ alone; it never comes back, since a front only grows better.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
+from orchestrator.pareto import mark_front
 from orchestrator.records import TrialRecord
 from orchestrator.sweep_files import HomeFiles
 
@@ -19,41 +19,32 @@ class Retention:
     Args:
         files: of the sweep.
         keep: ``front``, or ``all``: nothing is dropped.
+        resource: what the sweep limits.
     """
 
-    def __init__(self, files: HomeFiles, keep: Literal["front", "all"]) -> None:
-        self._files, self._keep = files, keep
-        self._kept: set[str] = set()
+    def __init__(self, files: HomeFiles, keep: Literal["front", "all"], resource: str) -> None:
+        self._files, self._keep, self._resource = files, keep, resource
+        self._front: list[TrialRecord] = []
+        self._others: set[str] = set()
+        self._is_tidy = False
 
     def ended(self, record: TrialRecord) -> None:
-        """A trial has ended, and may have left weights."""
-        if record.status == "FINISHED" and record.control is None:
-            self._kept.add(record.trial_id)
-
-    def apply(self, records: Iterable[TrialRecord]) -> None:
-        """Drop the weights of the trials that are not on the front.
-
-        Args:
-            records: all that have ended, front marked.
-        """
-        if self._keep == "all":
-            return
-        front = {record.trial_id for record in records if record.on_front}
-        for trial_id in self._kept - front:
-            self._files.drop_weights(trial_id)
-        self._kept &= front
-
-    def tidy(self, records: Iterable[TrialRecord]) -> None:
-        """Delete whatever the trials that have ended need no longer, by what is there.
-
-        Args:
-            records: as above.
-        """
-        keeps = {r.trial_id for r in records if self._is_kept(r)}
-        self._files.tidy(keeps.__contains__)
-        self._kept &= keeps
-
-    def _is_kept(self, record: TrialRecord) -> bool:
+        """A trial has ended; call once for each, before :meth:`tidy` for those of earlier runs."""
         if record.status != "FINISHED":
-            return False
-        return record.on_front or record.control is not None or self._keep == "all"
+            return
+        if record.control is not None or self._keep == "all":
+            self._others.add(record.trial_id)
+            return
+        # Whoever is beaten by one that has left the front is beaten by one that is on it.
+        marked = mark_front([*self._front, record], self._resource)
+        self._front = [r for r in marked if r.on_front]
+        if self._is_tidy:
+            for beaten in marked:
+                if not beaten.on_front:
+                    self._files.drop_weights(beaten.trial_id)
+
+    def tidy(self) -> None:
+        """Delete whatever trials that have ended need no longer, by what is there."""
+        keeps = {r.trial_id for r in self._front} | self._others
+        self._files.tidy(keeps.__contains__)
+        self._is_tidy = True

@@ -119,7 +119,8 @@ def run_sweep(
         )
         files = files_of(home, config.sweep_id, config.storage.uri)
         with _storage_errors_told(), _tracking(plan, home) as tracker, files, board:
-            sweep = Sweep(plan, home, files, build_studies(plan, home), tracker, board, taken_over)
+            studies = build_studies(plan, home)
+            sweep = Sweep(plan, home, studies, tracker, board, files=files, taken_over=taken_over)
             sweep.catch_up()
             if sweep.has_work():
                 _run_on_ray(plan, home, sweep, tracker, board, address)
@@ -173,7 +174,7 @@ def tracking_uri(config: SweepConfig, home: Home) -> str:
 def _tracking(plan: Plan, home: Home) -> Iterator[SweepTracker]:
     """Track the sweep; whatever happens inside, end its runs with the status that is true."""
     try:
-        tracker = _tracker(plan, home).start()
+        tracker = tracker_of(plan, home).start()
     except TrackingError as error:
         raise UserError(str(error)) from None
     try:
@@ -189,7 +190,8 @@ def _tracking(plan: Plan, home: Home) -> Iterator[SweepTracker]:
         raise SweepStoppedError(str(error)) from None
 
 
-def _tracker(plan: Plan, home: Home) -> SweepTracker:
+def tracker_of(plan: Plan, home: Home) -> SweepTracker:
+    """Return what tracks the sweep, not started yet."""
     import yaml
 
     config = plan.config

@@ -47,10 +47,10 @@ class Sweep:
     Args:
         plan: of the sweep.
         home: where state is.
-        files: of the sweep.
         studies: its Optuna studies.
         tracker: of its runs.
         watcher: shows a person what happens.
+        files: what workers leave; by default in the home folder.
         taken_over: set once another driver runs the sweep.
 
     Attributes:
@@ -62,16 +62,19 @@ class Sweep:
         self,
         plan: Plan,
         home: Home,
-        files: HomeFiles,
         studies: CellStudies,
         tracker: SweepTracker,
         watcher: Watcher,
-        taken_over: threading.Event,
+        *,
+        files: HomeFiles | None = None,
+        taken_over: threading.Event | None = None,
     ) -> None:
+        files = files or HomeFiles(home, plan.config.sweep_id)
         self._plan, self._home, self._files = plan, home, files
         self._studies, self._tracker, self._watcher = studies, tracker, watcher
-        self._make, self._taken_over = SweepJobs(plan, home), taken_over
-        self._retention = Retention(files, plan.config.storage.keep)
+        self._make = SweepJobs(plan, home)
+        self._taken_over = taken_over or threading.Event()
+        self._retention = Retention(files, plan.config.storage.keep, plan.config.budget.resource)
         self._jobs: dict[str, TrialJob] = {}
         self._again: list[TrialJob] = []
         self._controls: list[TrialJob] = []
@@ -93,7 +96,7 @@ class Sweep:
 
     def tidy(self) -> None:
         """Delete what trials that have ended leave behind, whoever was killed before."""
-        self._retention.tidy(self.ended_records())
+        self._retention.tidy()
 
     def _stop_if_taken_over(self) -> None:
         if self._taken_over.is_set():
@@ -198,8 +201,10 @@ class Sweep:
 
     def ended_records(self) -> list[TrialRecord]:
         """Return every trial that has ended, with its place on the front."""
-        ended = [r for r in self.records.values() if r.status != "RUNNING"]
-        return mark_front(ended, self._plan.config.budget.resource)
+        return mark_front(self._ended(), self._plan.config.budget.resource)
+
+    def _ended(self) -> list[TrialRecord]:
+        return [record for record in self.records.values() if record.status != "RUNNING"]
 
     def _pruned(self, job: TrialJob) -> TrialRecord:
         progress = self._progress.get(job.trial_id)
@@ -257,9 +262,7 @@ class Sweep:
     def _redraw_front(self) -> None:
         resource = self._plan.config.budget.resource
         full, limits = self._plan.graph.count(resource), list(self._plan.limits.values())
-        records = self.ended_records()
-        self._retention.apply(records)
-        self._tracker.update_front(records, resource, full, limits)
+        self._tracker.update_front(self._ended(), resource, full, limits)
 
 
 def _search_epochs(job: TrialJob, step: int) -> int:

@@ -14,11 +14,16 @@ from typing import Any
 import torch
 
 from deploy import measure_latency_ms, save_package
-from orchestrator.cells import TrialJob
+from orchestrator.cells import Report, Train, TrialJob
 from orchestrator.errors import WorkerLostError
 from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TRIAL_FILE, write_json
-from orchestrator.memory import free_memory, in_smaller_parts, is_out_of_memory
-from orchestrator.node_files import ERROR_FILE, Report, on_node, with_inputs
+from orchestrator.memory import (
+    free_memory,
+    in_smaller_parts,
+    is_out_of_memory,
+    keep_imports_out_of_gc,
+)
+from orchestrator.node_files import ERROR_FILE, on_node, with_inputs
 from orchestrator.records import TrialRecord, TrialStatus
 from orchestrator.staged_data import bring_data
 from pas_trainer import (
@@ -72,9 +77,7 @@ def train_job(job: TrialJob, report: Report) -> None:
     found(0, result)
 
 
-def run_trial_job(
-    job: TrialJob, report: Report, train: Callable[[TrialJob, Report], None] = train_job
-) -> None:
+def run_trial_job(job: TrialJob, report: Report, train: Train = train_job) -> None:
     """Run one trial and leave its outcome in ``job.folder``, or where the job's storage is.
 
     A trial that diverges, or fails in a way of its own, is recorded as FAILED and returns
@@ -87,13 +90,14 @@ def run_trial_job(
         WorkerLostError: of several workers one was lost; the trial is to be started once more.
     """
     torch.set_num_threads(job.num_threads)
+    keep_imports_out_of_gc()
     try:
         on_node(job, report, partial(_run, train=train))
     except (DataError, OSError) as error:  # the store refuses, or the node's disk is full
         report({"stop_sweep": stopping_sentence(error)})
 
 
-def _run(job: TrialJob, report: Report, train: Callable[[TrialJob, Report], None]) -> None:
+def _run(job: TrialJob, report: Report, train: Train) -> None:
     """Train a job, in smaller parts if need be."""
     if (job.folder / RESULT_FILE).exists():
         return
@@ -103,9 +107,7 @@ def _run(job: TrialJob, report: Report, train: Callable[[TrialJob, Report], None
         free_memory()
 
 
-def _attempt(
-    job: TrialJob, report: Report, train: Callable[[TrialJob, Report], None]
-) -> TrialJob | None:
+def _attempt(job: TrialJob, report: Report, train: Train) -> TrialJob | None:
     """Train a job; return the one to try instead, if it ran out of memory."""
     try:
         train(job, report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from orchestrator.loading import load_sweep
 from orchestrator.preflight import make_plan
 from orchestrator.spool import FILE, Epoch, drop_epochs, keep_epoch, kept_epochs
 from orchestrator.sweep import Sweep, build_studies
-from orchestrator.sweep_files import files_of
 from orchestrator.tracking import SweepTracker
 from orchestrator.tracking_reader import find_sweep
 from orchestrator.tracking_server import open_client
@@ -53,9 +51,7 @@ class Driver:
             artifacts={},
             delivered=lambda trial_id: drop_epochs(home.trial(self.sweep_id, trial_id)),
         ).start()
-        files = files_of(home, self.sweep_id, None)
-        studies = build_studies(plan, home)
-        self.sweep = Sweep(plan, home, files, studies, self.tracker, Unseen(), threading.Event())
+        self.sweep = Sweep(plan, home, build_studies(plan, home), self.tracker, Unseen())
         self.sweep.catch_up()
 
 

@@ -148,47 +148,59 @@ def kept(request, object_store, uri, home):
         yield files, leave, there
 
 
+SMALL = {"architecture.json", "result.json"}
+WHOLE = {*SMALL, *WEIGHTS}
+
+
+def finished(number: int, macs: int, accuracy: float, **more) -> TrialRecord:
+    return record(number, macs=macs, accuracy=accuracy, **more)
+
+
 def test_networks_pushed_off_the_front_lose_their_weights(kept):
     files, leave, there = kept
-    retention = Retention(files, "front")
-    ended = [record(n, on_front=n == 0) for n in range(2)] + [record(2, control="uniform")]
-    for trial in ended:
+    retention = Retention(files, "front", "macs")
+    retention.tidy()
+
+    def end(trial: TrialRecord) -> list[set[str]]:
         leave(trial, *PACKAGE)
         retention.ended(trial)
-    retention.apply(ended)
-    files.flush()
-    small, whole = {"architecture.json", "result.json"}, {*PACKAGE, "result.json"}
-    assert [there(n) for n in range(3)] == [whole, small, whole]
-    leave(record(3), *PACKAGE)
-    retention.ended(record(3))
-    retention.apply([record(0), record(3, on_front=True)])
-    files.flush()
-    assert (there(0), there(3)) == (small, whole)
+        files.flush()
+        return [there(number) for number in range(trial.number + 1)]
+
+    assert end(finished(0, 10, 0.5)) == [WHOLE]
+    assert end(finished(1, 11, 0.5)) == [WHOLE, SMALL]
+    assert end(finished(2, 20, 0.9)) == [WHOLE, SMALL, WHOLE]
+    assert end(finished(3, 10, 0.6)) == [SMALL, SMALL, WHOLE, WHOLE]
+    assert end(finished(4, 9, 0.1, control="uniform"))[2:] == [WHOLE, WHOLE, WHOLE]
+    assert end(finished(5, 9, 0.9)) == [SMALL, SMALL, SMALL, SMALL, WHOLE, WHOLE]
 
 
-def test_what_killed_processes_left_is_tidied(kept):
+def test_what_killed_processes_left_is_tidied(kept, object_store):
     files, leave, there = kept
-    ended = [record(0, on_front=True), record(1), record(2, "FAILED"), record(3, "RUNNING")]
-    states = ("checkpoint.pt", "trial.json")
-    for trial in ended[:3]:
-        leave(trial, *PACKAGE, *states)
-    leave(ended[3], "checkpoint.pt", *WEIGHTS)
-    Retention(files, "front").tidy(ended)
+    ended = [finished(0, 1, 0.9), finished(1, 1, 0.8), record(2, "FAILED")]
+    for trial in ended:
+        leave(trial, *PACKAGE, "checkpoint.pt", "trial.json")
+    leave(record(3, "RUNNING"), "checkpoint.pt", *WEIGHTS)
+    retention = Retention(files, "front", "macs")
+    object_store.calm()
+    for trial in ended:
+        retention.ended(trial)
+    assert object_store.written == []  # what is not there need not be deleted
+    retention.tidy()
     files.flush()
-    small = {"architecture.json", "result.json"}
-    assert [there(n) for n in range(3)] == [{*small, *WEIGHTS}, small, small]
+    assert [there(n) for n in range(3)] == [WHOLE, SMALL, SMALL]
     assert there(3) >= {"checkpoint.pt", *WEIGHTS}  # it goes on
 
 
 def test_all_weights_are_kept_if_so_configured(kept):
     files, leave, there = kept
-    retention = Retention(files, "all")
-    leave(record(0), *PACKAGE, "checkpoint.pt")
-    retention.ended(record(0))
-    retention.apply([record(0)])
-    retention.tidy([record(0)])
+    retention = Retention(files, "all", "macs")
+    for trial in (finished(0, 1, 0.9), finished(1, 1, 0.8)):
+        leave(trial, *PACKAGE, "checkpoint.pt")
+        retention.ended(trial)
+    retention.tidy()
     files.flush()
-    assert there(0) == {*PACKAGE, "result.json"}
+    assert [there(0), there(1)] == [WHOLE, WHOLE]
 
 
 def test_drafts_of_killed_workers_and_of_tune_go(home):

@@ -1,0 +1,1 @@
+"""What ``benchmarks/orchestration.py`` runs: our sweeps, and Ray Tune without us."""
