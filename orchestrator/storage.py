@@ -53,12 +53,24 @@ def prepare_storage(config: SweepConfig, home: Home, *, dry_run: bool) -> None:
             store = ObjectStore(uri, CONNECTIONS, FILES)
             _bring_records(store, config, home)
             if not dry_run:
-                probe = f"probe-{uuid.uuid4().hex}"
-                store.write(probe, b"")
-                store.delete(probe)
+                _check_writing(store)
         except DataError as error:
             raise UserError(str(error)) from None
     _check_unchanged(config, home)
+
+
+def _check_writing(store: ObjectStore) -> None:
+    """Write and delete an object; check that conditions, which the lock needs, are heeded."""
+    probe = f"probe-{uuid.uuid4().hex}"
+    store.write(probe, b"")
+    written = store.write_over(probe, b"", None)
+    store.delete(probe)
+    if written is not None:
+        raise DataError(
+            f"storage.uri is {store.uri}, whose store ignores conditions of writes "
+            "(If-None-Match), by which drivers are kept off a sweep that another one runs; use a "
+            "store, or a version of it, that knows them"
+        )
 
 
 def _bring_records(store: ObjectStore, config: SweepConfig, home: Home) -> None:

@@ -68,6 +68,7 @@ class DisturbedStore:
         disturb: called with the path of an object and its content before it is sent; returns what
             is sent in its place.
         checksums: whether objects come with checksums of their own, beside the ETag.
+        conditions: whether conditions of writes are heeded.
         away: whether every request is answered with 503.
         written: paths of the objects that were written or deleted, in order.
     """
@@ -92,7 +93,7 @@ class DisturbedStore:
         self.fetched: list[str] = []
         self.num_listings = 0
         self.disturb: Callable[[str, bytes], bytes] = lambda _path, content: content
-        self.checksums, self.away = True, False
+        self.checksums, self.conditions, self.away = True, True, False
         self.written: list[str] = []
 
     def client(self, service: str = "s3") -> Any:
@@ -145,6 +146,8 @@ class DisturbedStore:
         if self.away:
             start_response("503 Service Unavailable", [("Content-Length", "0")])
             return [b""]
+        if not self.conditions:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         if environ["REQUEST_METHOD"] in {"PUT", "DELETE"} and path.count("/") > 1:
             with self._lock:
                 self.written.append(path)

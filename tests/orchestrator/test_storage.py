@@ -94,7 +94,14 @@ def test_nothing_is_left_of_the_check(object_store, home):
     prepare_storage(sweep(uri), home, dry_run=True)
     assert object_store.written == []
     prepare_storage(sweep(uri), home, dry_run=False)
-    assert len(object_store.written) == 2
+    assert {path.rpartition("-")[0] for path in object_store.written} == {f"/{uri[5:]}/probe"}
+    assert object_store.objects(uri) == {}
+
+
+def test_a_store_that_cannot_keep_drivers_apart(object_store, home):
+    uri = object_store.upload({}, "x")
+    object_store.conditions = False
+    assert "whose store ignores conditions of writes (If-None-Match)" in sentence(uri, home)
     assert object_store.objects(uri) == {}
 
 
