@@ -98,8 +98,8 @@ def promote(
     try:
         data = load_data(config.data)
         batch = next(data.validation.eval_batches(PARITY_IMAGES))[0]
-        files = files_of(home, sweep_id, config.storage.uri)
-        with files.package(record.trial_id) as folder:
+        stored = files_of(home, sweep_id, config.storage.uri)
+        with stored as files, files.package(record.trial_id) as folder:
             promoted = promote_package(
                 tracking_uri,
                 folder=folder,

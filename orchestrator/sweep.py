@@ -86,9 +86,11 @@ class Sweep:
         """Take over what earlier runs of this sweep left: tell what ended, queue what did not."""
         self._files.begin()
         self._files.pull_supernet(self._plan.supernet_key)
-        known = [step.trial_id for s in self._studies.every() for step in self._make.trial(s).steps]
-        self._studies.restore(self._make.left_by_trials(set(known)))
-        self._again = self._take_over([self._make.trial(s) for s in self._studies.every()])
+        jobs = [self._make.trial(suggestion) for suggestion in self._studies.every()]
+        if lost := list(self._make.left_by_trials({s.trial_id for job in jobs for s in job.steps})):
+            self._studies.restore(lost)
+            jobs = [self._make.trial(suggestion) for suggestion in self._studies.every()]
+        self._again = self._take_over(jobs)
         controls = controls_of(self._plan.config, self._plan.limits)
         self._controls = self._take_over([self._make.control(control) for control in controls])
         self.tidy()

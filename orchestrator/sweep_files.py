@@ -40,15 +40,15 @@ class HomeFiles:
         self._trials = home.sweep(sweep_id) / "trials"
 
     def __enter__(self) -> HomeFiles:
-        """Begin."""
-        shutil.rmtree(self._home.sweep(self._sweep_id) / "ray", ignore_errors=True)
+        """Begin; nothing is done yet."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End; after an error nothing is waited for."""
 
     def begin(self) -> None:
-        """Bring here what an earlier driver has not seen, and hand over what this one has."""
+        """Take over from an earlier driver: what it has not seen, and what it left behind."""
+        shutil.rmtree(self._home.sweep(self._sweep_id) / "ray", ignore_errors=True)
 
     def pull_supernet(self, key: str) -> None:
         """Bring the supernet's measures here, if it has been trained."""
@@ -116,7 +116,8 @@ class StoreFiles(HomeFiles):
                 self._outbox.flush()
 
     def begin(self) -> None:
-        """List once; fetch results that are not here and records of what has begun."""
+        """List once; fetch results that are not here, hand over those that are not there."""
+        super().begin()
         for name in ("sweep.json", TABLE_FILE):
             path = self._home.sweep(self._sweep_id) / name
             if path.exists():

@@ -170,8 +170,10 @@ def read_result(job: TrialJob) -> TrialRecord | None:
 def left_records(sweep: Path, known: Collection[str]) -> Iterator[TrialRecord]:
     """Give what trials have left in a sweep's folder, of trials whose ids are not known."""
     for folder in sorted((sweep / "trials").glob("*")):
+        if folder.name in known:
+            continue
         found = [path for name in (RESULT_FILE, TRIAL_FILE) if (path := folder / name).exists()]
-        if folder.name not in known and found:
+        if found:
             yield TrialRecord(**json.loads(found[0].read_text()))
 
 

@@ -210,6 +210,7 @@ def test_drafts_of_killed_workers_and_of_tune_go(home):
         (folder / name).touch()
     (home.sweep("s-1") / "ray" / "tune").mkdir(parents=True)
     with HomeFiles(home, "s-1") as files:
+        files.begin()
         files.tidy(lambda _: True)
     assert [path.name for path in folder.iterdir()] == ["result.json"]
     assert [path.name for path in home.sweep("s-1").iterdir()] == ["trials"]
