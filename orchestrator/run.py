@@ -160,6 +160,7 @@ def _run_on_ray(
             plan.data_version,
             config.storage.uri,
         )
+        sweep.supernet_trained()
         tracker.log_supernet(trained.accuracy, trained.test_accuracy)
         folder = home.sweep(config.sweep_id) / "ray"
         run_trials(sweep, config.resources, config.scheduler, folder)

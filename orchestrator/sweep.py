@@ -85,7 +85,7 @@ class Sweep:
     def catch_up(self) -> None:
         """Take over what earlier runs of this sweep left: tell what ended, queue what did not."""
         self._files.begin()
-        self._files.pull_supernet(self._plan.supernet_key)
+        self.supernet_trained()
         jobs = [self._make.trial(suggestion) for suggestion in self._studies.every()]
         if lost := list(self._make.left_by_trials({s.trial_id for job in jobs for s in job.steps})):
             self._studies.restore(lost)
@@ -95,6 +95,10 @@ class Sweep:
         self._controls = self._take_over([self._make.control(control) for control in controls])
         self.tidy()
         self._redraw_front()
+
+    def supernet_trained(self) -> None:
+        """Take note of the supernet, if it has been trained."""
+        self._files.pull_supernet(self._plan.supernet_key)
 
     def tidy(self) -> None:
         """Delete what trials that have ended leave behind, whoever was killed before."""

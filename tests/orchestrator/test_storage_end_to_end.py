@@ -46,6 +46,7 @@ def test_a_killed_driver_is_followed_by_one_with_an_empty_home(
         assert 1 <= len(before) < 3
         assert begun not in before
         assert not [*pas.home.rglob("checkpoint*"), *pas.home.rglob("*.safetensors")]
+        assert [*pas.home.glob("supernets/*/supernet.json")]
         shutil.rmtree(pas.home)
 
         second = make_pas(tmp_path / "elsewhere")
