@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: help install demo test lint types unit bench clean
+.PHONY: help install demo test lint types unit chaos bench clean
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -31,6 +31,9 @@ types: $(STAMP)     ## mypy, strict
 
 unit: $(STAMP)      ## the test suite, two files at a time (JOBS=0: one after the other)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+chaos: $(STAMP)     ## twenty kills and outages at random moments, beside an undisturbed sweep; half an hour
+	PAS_CHAOS_FAULTS=20 $(BIN)/python -m pytest -s tests/orchestrator/test_chaos_end_to_end.py
 
 bench: $(STAMP)     ## every benchmark, one after the other; hours, and CIFAR-10 as files in data/cifar10
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'

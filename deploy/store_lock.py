@@ -54,8 +54,7 @@ class StoreLock:
         store: where its object lies.
         path: of that.
         owner: who wants it, for a person.
-        token: unlike any other holder's.
-        dead: token of a holder that is known to be dead; empty: of none.
+        token: unlike that of any other holder that may live: who held it by this one is followed.
         lost: called from another thread, once, if somebody else has taken the lock over.
 
     Raises:
@@ -69,10 +68,9 @@ class StoreLock:
         path: str,
         owner: str,
         token: str,
-        dead: str = "",
         lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self._store, self._path, self._dead, self._lost = store, path, dead, lost
+        self._store, self._path, self._lost = store, path, lost
         self._about = {"owner": owner, "token": token}
         self._renewals = 0
         self._etag: str | None = None
@@ -83,10 +81,8 @@ class StoreLock:
         """Take the lock."""
         if not self._write(None) and not self._is_mine():
             held = self._held()
-            if held is not None:
-                expired = held.age_s >= EXPIRY_S or held.about["token"] == self._dead
-                if not expired:
-                    raise LockHeldError(held.about["owner"], EXPIRY_S - held.age_s)
+            if held is not None and held.age_s < EXPIRY_S:
+                raise LockHeldError(held.about["owner"], EXPIRY_S - held.age_s)
             if not self._write(None if held is None else held.etag) and not self._is_mine():
                 other = self._held()
                 name = "another process" if other is None else other.about["owner"]

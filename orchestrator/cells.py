@@ -80,6 +80,7 @@ class TrialJob:
         supernet_folder: trained supernet.
         folder: where checkpoint, package and result go.
         num_threads: torch threads.
+        cpus, gpus: what it books, for all of its workers together.
         data_version: content of images that are staged on the worker's node; else empty.
         storage: address of the object store that files are brought from and to, if nodes do not
             share the home folder; then the folders above are those of the driver.
@@ -96,6 +97,8 @@ class TrialJob:
     supernet_folder: Path
     folder: Path
     num_threads: int
+    cpus: float = 1
+    gpus: float = 0
     data_version: str = ""
     storage: str | None = None
     looser: tuple[TrialJob, ...] = ()

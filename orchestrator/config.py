@@ -113,6 +113,26 @@ class LatencyConfig(_Section):
         return LatencyTarget(**self.model_dump(exclude={"seconds", "table"}))
 
 
+_Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class PriceConfig(_Section):
+    """What resources cost, in any one currency."""
+
+    cpu_hour: _Price | None = None
+    """One CPU for an hour."""
+    gpu_hour: _Price | None = None
+    """One GPU for an hour."""
+    currency: Annotated[str, Field(max_length=8)] = ""
+    """Shown behind amounts."""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> PriceConfig:
+        if self.cpu_hour is None and self.gpu_hour is None:
+            raise ValueError("names no price; set cpu_hour, gpu_hour or both")
+        return self
+
+
 class ResourceConfig(_Section):
     """What each trial may use; changing it resumes the same sweep."""
 
@@ -124,6 +144,8 @@ class ResourceConfig(_Section):
     share of the trial's CPUs and GPUs."""
     max_concurrent_trials: Annotated[int, Field(ge=1)] | None = None
     """At most so many trials at once; ``None``: as many as there is room for."""
+    prices: PriceConfig | None = None
+    """``None``: what trials cost is not told."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> ResourceConfig:
@@ -132,6 +154,15 @@ class ResourceConfig(_Section):
             raise ValueError(
                 f"gpus_per_trial is {gpus:g}, which gives {workers} workers no whole GPU each; "
                 f"set it to 0 or a multiple of {workers}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_have_a_price(self) -> ResourceConfig:
+        if self.gpus_per_trial and self.prices and self.prices.gpu_hour is None:
+            raise ValueError(
+                f"gpus_per_trial is {self.gpus_per_trial:g}, but prices has no gpu_hour; set it "
+                "(to 0 if GPUs cost nothing)"
             )
         return self
 

@@ -6,7 +6,8 @@
     optuna.db                 studies, unless PAS_OPTUNA_URL names a database
     latency/                  measured operators, one file per device
     supernets/KEY/            trained supernets, by content
-    sweeps/SWEEP_ID/          sweep.json, lock, latency.json where latency is limited,
+    sweeps/SWEEP_ID/          sweep.json, usage.json, lock, driver.log,
+                              latency.json where latency is limited,
                               trials/TRIAL_ID/{trial.json, checkpoint.pt} while it runs, then
                               {architecture.json, result.json}, and weights while they are kept
 
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import UserError
+
 RESULT_FILE = "result.json"
 """Of a trial: written last; a trial whose folder holds it is never run again."""
 
@@ -33,6 +36,11 @@ CHECKPOINT_FILE = "checkpoint.pt"
 TABLE_FILE = "latency.json"
 """Of a sweep: the latency table that all its trials go by, never measured again."""
 
+USAGE_FILE = "usage.json"
+"""Of a sweep: what it has used so far."""
+
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a job
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -42,7 +50,16 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """Return the folder named by ``PAS_HOME``, or ``.pas`` in the working folder."""
+        """Return the folder named by ``PAS_HOME``, or ``.pas`` in the working folder.
+
+        Raises:
+            UserError: it is not named, in a job of a Ray cluster (whose working folder goes).
+        """
+        if not os.environ.get("PAS_HOME") and _RAY_JOB in os.environ:
+            raise UserError(
+                "PAS_HOME is not set in the environment that the cluster was started with; set it "
+                "on all nodes to a folder that all of them see"
+            )
         return cls(Path(os.environ.get("PAS_HOME") or ".pas").expanduser().resolve())
 
     @property

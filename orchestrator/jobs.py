@@ -88,6 +88,8 @@ class SweepJobs:
             supernet_folder=self._home.supernet(self._plan.supernet_key),
             folder=self._home.trial(sweep.sweep_id, trial_id),
             num_threads=worker_threads(sweep.resources.per_worker["CPU"]),
+            cpus=sweep.resources.cpus_per_trial,
+            gpus=sweep.resources.gpus_per_trial,
             data_version=self._plan.data_version,
             storage=sweep.storage.uri,
         )

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,20 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), *, smoke: bool = False
     Raises:
         UserError: the file is missing, not YAML, or a field is unknown or out of range.
     """
+    document = read_document(path, overrides, smoke=smoke)
+    for _, values, key in _paths(document):
+        values[key] = str((path.parent / Path(values[key]).expanduser()).resolve())
+    return parse_sweep(document, str(path))
+
+
+def read_document(
+    path: Path, overrides: Sequence[str] = (), *, smoke: bool = False
+) -> dict[str, Any]:
+    """Return a sweep file's plain values with the overrides: not validated, paths as written.
+
+    Raises:
+        UserError: the file is missing or not YAML.
+    """
     document = _read_yaml(path)
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -56,8 +70,13 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), *, smoke: bool = False
             if not (as_loaded and key == "pretrain.epochs"):
                 _assign(document, key, value)
         document["name"] = f"{document.get('name', '')}-smoke"
-    _resolve_paths(document, path.parent)
-    return parse_sweep(document, str(path))
+    return document
+
+
+def relative_paths(document: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a sweep file whose path depends on where the file is, or for whom."""
+    paths = [(name, values[key]) for name, values, key in _paths(document)]
+    return [name for name, path in paths if not Path(path).is_absolute()]
 
 
 def parse_sweep(document: Mapping[str, Any], where: str) -> SweepConfig:
@@ -98,17 +117,17 @@ def _assign(document: dict[str, Any], dotted: str, value: Any) -> None:
     document[last] = value
 
 
-def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
-    """Make the paths of the sweep file absolute; they are relative to its folder.
+def _paths(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield the paths of a sweep file: name of the field, its section and its key there.
 
-    Addresses (``s3://...``) stay as they are.
+    Addresses (``s3://...``) are none.
     """
     for section, key in (("data", "root"), ("supernet", "weights"), ("latency", "table")):
         values = document.get(section)
         value = values.get(key) if isinstance(values, dict) else None
         is_path = isinstance(value, str) and (key != "weights" or is_weights_file(value))
         if isinstance(values, dict) and isinstance(value, str) and is_path and not is_remote(value):
-            values[key] = str((folder / Path(value).expanduser()).resolve())
+            yield f"{section}.{key}", values, key
 
 
 def _sentence(error: ValidationError) -> str:

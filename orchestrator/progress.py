@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,7 +30,7 @@ class ProgressBoard:
     """Cells with their best accuracy above, running trials with phase and accuracy below.
 
     Implements :class:`orchestrator.sweep.Watcher`. Use as a context manager; writes to the given
-    console (stderr), so that stdout stays free for results.
+    console (stderr), so that stdout stays free for results. ``log`` gets every line in any case.
     """
 
     def __init__(
@@ -40,10 +40,11 @@ class ProgressBoard:
         cells: Sequence[Cell],
         per_cell: int,
         num_controls: int = 0,
+        log: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._console, self._title = console, title
         self._cells, self._per_cell = list(cells), per_cell
-        self._num_controls = num_controls
+        self._num_controls, self._log = num_controls, log
         self._records: dict[str, TrialRecord] = {}
         self._running: dict[str, dict[str, Any]] = {}
         self._supernet: EpochReport | None = None
@@ -99,6 +100,7 @@ class ProgressBoard:
         self._say(outcome)
 
     def _say(self, line: str) -> None:
+        self._log(line)
         if not self._console.is_terminal:
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # Read by Ray when a session or a Tune run starts.
@@ -19,6 +19,7 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # our own records are 
 
 import ray
 
+from orchestrator.addresses import LOCKED
 from orchestrator.config import ResourceConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.memory import is_out_of_memory
@@ -36,8 +37,15 @@ from pas_trainer import (
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, resources: ResourceConfig) -> Iterator[None]:
+def ray_session(
+    address: str | None, resources: ResourceConfig, code: Sequence[str] = ()
+) -> Iterator[None]:
     """Connect to a cluster, or start a local one; check that one trial fits into it.
+
+    Args:
+        address: of the cluster; ``None``: a local one.
+        resources: of a trial.
+        code: folders of packages that travel to every worker.
 
     Raises:
         UserError: the cluster cannot be reached, or is too small for one trial.
@@ -49,16 +57,29 @@ def ray_session(address: str | None, resources: ResourceConfig) -> Iterator[None
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
+            runtime_env={"py_modules": list(code)} if code else None,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot reach a Ray cluster at {address or 'local'}: {first}") from None
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UserError(_unreachable(address, error)) from None
     try:
         if trials_at_once(resources) == 0:
             raise UserError(_too_small(resources))
         yield
     finally:
         ray.shutdown()
+
+
+def _unreachable(address: str | None, error: Exception) -> str:
+    if isinstance(error, ray.exceptions.AuthenticationError):
+        return LOCKED.format(address=address)
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    sentence = f"cannot reach a Ray cluster at {address or 'local'}: {first}"
+    if address is None:
+        return sentence
+    return (
+        f"{sentence}. Is one running, of Ray {ray.__version__}? If it wants a token: set "
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file ~/.ray/auth_token to it"
+    )
 
 
 def trials_at_once(resources: ResourceConfig) -> int:
@@ -128,6 +149,12 @@ _RemoteSupernetActor = ray.remote(max_restarts=2, max_task_retries=2, max_concur
 )
 
 
+def supernet_booking(resources: ResourceConfig) -> tuple[float, float]:
+    """Return the CPUs and GPUs that the supernet's training books on the connected cluster."""
+    largest = max(node.get("CPU", 0) for node in _nodes())
+    return max(resources.per_worker["CPU"], min(8.0, largest)), resources.per_worker["GPU"]
+
+
 def train_supernet_on_cluster(
     config: SupernetTraining,
     folder: Path,
@@ -149,11 +176,8 @@ def train_supernet_on_cluster(
     Raises:
         SweepStoppedError: the images or the recipe cannot be used; resumable.
     """
-    largest = max(node.get("CPU", 0) for node in _nodes())
-    num_cpus = max(resources.per_worker["CPU"], min(8.0, largest))
-    actor = _RemoteSupernetActor.options(
-        num_cpus=num_cpus, num_gpus=resources.per_worker["GPU"]
-    ).remote()
+    num_cpus, num_gpus = supernet_booking(resources)
+    actor = _RemoteSupernetActor.options(num_cpus=num_cpus, num_gpus=num_gpus).remote()
     result = actor.train.remote(config, folder, worker_threads(num_cpus), data_version, storage)
     shown = 0
     try:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ from pas_trainer import DataError
 
 MAX_WORKER_DEATHS = 3
 """A trial whose workers died more often than this within one epoch has failed."""
+
+ACCOUNT_EVERY_S = 30.0
+"""How often what the sweep has used is kept and told to the tracking store."""
 
 
 def run_trials(
@@ -64,7 +68,7 @@ def run_trials(
             name="tune",
             storage_path=str(folder),
             verbose=0,
-            callbacks=[_SweepCallback(sweep)],
+            callbacks=[_SweepCallback(sweep, resources)],
             stop=_StopWhenTold(sweep),
             failure_config=tune.FailureConfig(max_failures=-1),  # see _SweepCallback
         ),
@@ -161,9 +165,17 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
     not even that ends well, no worker can be had at all.
     """
 
-    def __init__(self, sweep: Sweep) -> None:
-        self._sweep = sweep
+    def __init__(self, sweep: Sweep, resources: ResourceConfig) -> None:
+        self._sweep, self._resources = sweep, resources
+        self._account_due = 0.0
         self._deaths: Counter[str] = Counter()
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **_info: Any) -> None:
+        if time.monotonic() >= self._account_due:
+            self._account_due = time.monotonic() + ACCOUNT_EVERY_S
+            self._sweep.meter.set_slots(trials_at_once(self._resources))
+            with _stop_if_storage_fails(self._sweep):
+                self._sweep.account()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
@@ -192,6 +204,7 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
     ) -> None:
+        self._sweep.meter.ended(_job(trial).trial_id, lost=True)
         self._deaths[trial.trial_id] += 1
         deaths = self._deaths[trial.trial_id]
         if deaths > 2 * MAX_WORKER_DEATHS:

@@ -39,6 +39,11 @@ class TrialRecord:
         training_macs: MACs that its training took, the supernet's included; see
             :mod:`pas_trainer.compute`.
         saved_macs: MACs of training that stopping it early saved.
+        search_seconds, finetune_seconds, control_seconds: wall time on the worker by phase, all
+            starts together; see :class:`pas_trainer.TrialResult`. Of a trial that was stopped or
+            failed, until its last epoch.
+        cpu_seconds, gpu_seconds: what it booked times these seconds.
+        price: of that, if ``resources.prices`` are given.
         accuracy: on the validation split, in [0, 1].
         test_accuracy: on the test split, in [0, 1].
         widths: open channels by channel group.
@@ -65,12 +70,25 @@ class TrialRecord:
     predicted_latency_ms: float | None = None
     training_macs: int | None = None
     saved_macs: int | None = None
+    search_seconds: float | None = None
+    finetune_seconds: float | None = None
+    control_seconds: float | None = None
+    cpu_seconds: float | None = None
+    gpu_seconds: float | None = None
+    price: float | None = None
     accuracy: float | None = None
     test_accuracy: float | None = None
     widths: Mapping[str, int] | None = None
     error: str | None = None
     run_id: str | None = None
     on_front: bool = False
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time on the worker, all phases together; ``None`` if it is not known."""
+        phases = (self.search_seconds, self.finetune_seconds, self.control_seconds)
+        known = [seconds for seconds in phases if seconds is not None]
+        return sum(known) if known else None
 
     def cost(self, resource: str) -> float | None:
         """Return the cost in a resource, ``None`` until it is known.

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
+from orchestrator.accounting import summary
 from orchestrator.cells import cells_of, controls_of
 from orchestrator.config import SweepConfig
+from orchestrator.driver import (
+    INTERRUPTS,
+    arm_termination,
+    driver_log,
+    only_driver,
+    terminate_as_interrupt,
+)
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.growth import check_unchanged, with_recorded_cells
 from orchestrator.home import Home, write_json
@@ -22,7 +30,7 @@ from orchestrator.spool import drop_epochs
 from orchestrator.storage import prepare_storage
 from orchestrator.sweep import Sweep, build_studies
 from orchestrator.sweep_files import files_of
-from orchestrator.sweep_lock import only_driver
+from orchestrator.sweep_lock import only_driver_of_store
 from orchestrator.tracking import SweepStatus, SweepTracker, TrackingError
 from orchestrator.tracking_server import check_server
 from orchestrator.worker import stopping_sentence
@@ -39,6 +47,7 @@ class SweepOutcome:
         supernet: validation and test accuracy of the supernet, in [0, 1].
         records: every trial and control that has ended, front marked.
         compute_saved: share of the trials' compute that early stopping saved, in [0, 1).
+        usage: what the sweep used, see :func:`orchestrator.accounting.summary`.
         given_up: names of the cells that get no more trials because too many failed in a row.
     """
 
@@ -47,6 +56,7 @@ class SweepOutcome:
     supernet: tuple[float | None, float | None]
     records: list[TrialRecord]
     compute_saved: float
+    usage: dict[str, Any]
     given_up: list[str]
 
 
@@ -92,17 +102,33 @@ def prepare(
 
 
 def run_sweep(
-    plan: Plan, home: Home, console: Console, *, address: str | None = None
+    plan: Plan,
+    home: Home,
+    console: Console,
+    *,
+    address: str | None = None,
+    code: Sequence[str] = (),
 ) -> SweepOutcome:
     """Run the sweep, or what is left of it, to its end.
+
+    Args:
+        plan: the sweep.
+        home: where state is.
+        console: for progress.
+        address: of a Ray cluster; ``None``: this machine.
+        code: folders of packages that travel to the workers.
 
     Raises:
         SweepStoppedError: it stopped early; the same call resumes it.
         KeyboardInterrupt: it was interrupted; runs are closed as KILLED, the same call resumes it.
     """
     config = plan.config
-    lock = only_driver(home, config.sweep_id, config.storage.uri)
-    with lock as taken_over, _terminate_as_interrupt():
+    with (
+        terminate_as_interrupt(),
+        only_driver(home, config.sweep_id) as token,
+        only_driver_of_store(config.sweep_id, config.storage.uri, token) as taken_over,
+        driver_log(home, config.sweep_id) as log,
+    ):
         keep_table(plan, home.sweep(config.sweep_id))
         write_json(
             home.sweep(config.sweep_id) / "sweep.json",
@@ -115,16 +141,19 @@ def run_sweep(
         title = f"{config.sweep_id} on {config.data.name}, {config.supernet.name}"
         num_controls = len(controls_of(config, plan.limits))
         board = ProgressBoard(
-            console, title, cells_of(config), config.trials_per_cell, num_controls
+            console, title, cells_of(config), config.trials_per_cell, num_controls, log
         )
         files = files_of(home, config.sweep_id, config.storage.uri)
         with _storage_errors_told(), _tracking(plan, home) as tracker, files, board:
             studies = build_studies(plan, home)
             sweep = Sweep(plan, home, studies, tracker, board, files=files, taken_over=taken_over)
             sweep.catch_up()
-            if sweep.has_work():
-                _run_on_ray(plan, home, sweep, tracker, board, address)
-                sweep.tidy()
+            try:
+                if sweep.has_work():
+                    _run_on_ray(plan, home, sweep, tracker, board, address, code)
+                    sweep.tidy()
+            finally:
+                totals = sweep.account()
             if sweep.stop_reason is not None:
                 raise SweepStoppedError(sweep.stop_reason)
         measured = read_supernet_result(home.supernet(plan.supernet_key))
@@ -135,6 +164,7 @@ def run_sweep(
             supernet,
             sweep.ended_records(),
             sweep.compute_saved(),
+            summary(sweep.ended_records(), totals, _currency(config)),
             [cell.name for cell in sweep.given_up()],
         )
 
@@ -146,21 +176,32 @@ def _run_on_ray(
     tracker: SweepTracker,
     board: ProgressBoard,
     address: str | None,
+    code: Sequence[str],
 ) -> None:
-    from orchestrator.ray_cluster import ray_session, train_supernet_on_cluster
+    from orchestrator.ray_cluster import (
+        ray_session,
+        supernet_booking,
+        train_supernet_on_cluster,
+    )
     from orchestrator.ray_trials import run_trials
 
     config = plan.config
-    with ray_session(address, config.resources):
+    supernet_folder = home.supernet(plan.supernet_key)
+    with ray_session(address, config.resources, code):
+        arm_termination()
+        is_new = read_supernet_result(supernet_folder) is None
         trained = train_supernet_on_cluster(
             plan.supernet_training,
-            home.supernet(plan.supernet_key),
+            supernet_folder,
             config.resources,
             board.supernet_progress,
             plan.data_version,
             config.storage.uri,
         )
         sweep.supernet_trained()
+        if is_new and trained.seconds is not None:
+            sweep.meter.pretrained(trained.seconds, *supernet_booking(config.resources))
+            sweep.account()
         tracker.log_supernet(trained.accuracy, trained.test_accuracy)
         folder = home.sweep(config.sweep_id) / "ray"
         run_trials(sweep, config.resources, config.scheduler, folder)
@@ -169,6 +210,10 @@ def _run_on_ray(
 def tracking_uri(config: SweepConfig, home: Home) -> str:
     """Return where the sweep's runs go."""
     return config.tracking.uri or home.mlflow_uri
+
+
+def _currency(config: SweepConfig) -> str:
+    return config.resources.prices.currency if config.resources.prices else ""
 
 
 @contextmanager
@@ -181,7 +226,7 @@ def _tracking(plan: Plan, home: Home) -> Iterator[SweepTracker]:
     try:
         yield tracker
     except BaseException as error:
-        status: SweepStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        status: SweepStatus = "KILLED" if isinstance(error, INTERRUPTS) else "FAILED"
         with suppress(TrackingError):  # what is under way says more
             tracker.close(status)
         raise
@@ -207,7 +252,7 @@ def tracker_of(plan: Plan, home: Home) -> SweepTracker:
             for key in ("supernet", "supernet_macs", "supernet_num_params", "num_trials")
         }
         | {"resource": config.budget.resource, "data": config.data.name, "seed": config.seed},
-        tags={},
+        tags={"pas.currency": _currency(config)} if _currency(config) else {},
         artifacts={"sweep.yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)},
         delivered=lambda trial_id: drop_epochs(home.trial(config.sweep_id, trial_id)),
     )
@@ -219,17 +264,3 @@ def _storage_errors_told() -> Iterator[None]:
         yield
     except (DataError, OSError) as error:
         raise SweepStoppedError(stopping_sentence(error)) from error
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a sweep as Ctrl-C does."""
-
-    def interrupt(_signum: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.accounting import priced
 from orchestrator.cells import TrialJob, cells_of, trial_config
 from orchestrator.config import SweepConfig
 from orchestrator.errors import SweepStoppedError
@@ -53,6 +54,8 @@ def search_one(config: SweepConfig, home: Home, console: Console) -> tuple[Trial
         supernet_folder=home.supernet(plan.supernet_key),
         folder=folder,
         num_threads=worker_threads(config.resources.cpus_per_trial),
+        cpus=config.resources.cpus_per_trial,
+        gpus=config.resources.gpus_per_trial,
         data_version=plan.data_version,
     )
     stopped: list[str] = []
@@ -74,5 +77,6 @@ def search_one(config: SweepConfig, home: Home, console: Console) -> tuple[Trial
         record = read_result(job)
         if record is None:
             raise SweepStoppedError(stopped[0] if stopped else "the trial left no result")
+        record = priced(record, config.resources.prices)
         board.trial_ended(record)
     return record, folder

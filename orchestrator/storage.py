@@ -16,7 +16,7 @@ from deploy.object_store import ObjectStore
 from deploy.store_errors import FILES
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
-from orchestrator.home import TABLE_FILE, Home, write_text
+from orchestrator.home import TABLE_FILE, USAGE_FILE, Home, write_text
 from pas_trainer import DataError
 
 KEYS = Home(Path())
@@ -74,7 +74,7 @@ def _check_writing(store: ObjectStore) -> None:
 
 
 def _bring_records(store: ObjectStore, config: SweepConfig, home: Home) -> None:
-    """Bring ``sweep.json`` of the sweeps of a name, and the latency table of this one."""
+    """Bring ``sweep.json`` of the sweeps of a name, of this one what else is small."""
     for sweep_id in store.folders("sweeps/"):
         path = home.sweep(sweep_id) / "sweep.json"
         if path.exists() or sweep_id.rpartition("-")[0] != config.name:
@@ -88,11 +88,12 @@ def _bring_records(store: ObjectStore, config: SweepConfig, home: Home) -> None:
         write_text(path, json.dumps(document, indent=1))
         written = time.time() - found.age_s
         os.utime(path, (written, written))
-    table = home.sweep(config.sweep_id) / TABLE_FILE
-    if not table.exists() and config.budget.limits_latency:
-        found = store.read((KEYS.sweep(config.sweep_id) / TABLE_FILE).as_posix())
-        if found is not None:
-            write_text(table, found.content.decode())
+    for name in (TABLE_FILE, USAGE_FILE):
+        path = home.sweep(config.sweep_id) / name
+        if not path.exists():
+            found = store.read((KEYS.sweep(config.sweep_id) / name).as_posix())
+            if found is not None:
+                write_text(path, found.content.decode())
 
 
 def _check_unchanged(config: SweepConfig, home: Home) -> None:

@@ -6,23 +6,26 @@ MLflow follow it, and :meth:`Sweep.catch_up` brings them level after a crash bet
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from typing import Any, Protocol
 
+from orchestrator.accounting import booked, priced
 from orchestrator.cells import Cell, TrialJob, controls_of, studied_cells
-from orchestrator.home import Home
+from orchestrator.home import USAGE_FILE, Home
 from orchestrator.jobs import SweepJobs
 from orchestrator.pareto import mark_front
 from orchestrator.preflight import Plan
 from orchestrator.records import TrialRecord
 from orchestrator.retention import Retention
 from orchestrator.savings import share_saved, spent_and_saved
+from orchestrator.slots import SlotMeter, keep_usage, kept_usage
 from orchestrator.spool import Epoch, keep_epoch, kept_epochs
 from orchestrator.studies import CellStudies
 from orchestrator.sweep_files import HomeFiles
 from orchestrator.tracking import SweepTracker
-from orchestrator.worker import end_rest, failed, pruned, read_result, started
+from orchestrator.worker import end_rest, failed, pruned, read_result, started, write_result
 from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig, read_supernet_result
 
 PHASES = ("search", "finetune", "control")
@@ -55,6 +58,7 @@ class Sweep:
 
     Attributes:
         records: every trial handed out so far, by trial id.
+        meter: how long trials hold their slots.
         stop_reason: set when the sweep must stop early, in one sentence.
     """
 
@@ -79,6 +83,13 @@ class Sweep:
         self._again: list[TrialJob] = []
         self._controls: list[TrialJob] = []
         self._progress: dict[str, dict[str, Any]] = {}
+        self._resources = plan.config.resources
+        self._usage_file = home.sweep(plan.config.sweep_id) / USAGE_FILE
+        self.meter = SlotMeter(
+            kept_usage(self._usage_file),
+            self._resources.cpus_per_trial,
+            self._resources.gpus_per_trial,
+        )
         self.records: dict[str, TrialRecord] = {}
         self.stop_reason: str | None = None
 
@@ -142,6 +153,7 @@ class Sweep:
     def trial_started(self, trial_id: str) -> None:
         """A worker has taken the trial (again, if an earlier worker died)."""
         job = self._jobs[trial_id]
+        self.meter.started(trial_id)
         left = [step for step in job.steps if not self._has_ended(step)]
         if left:  # else it has failed, and its worker will find that out
             self._step_started(left[0])
@@ -153,6 +165,7 @@ class Sweep:
             self.stop_reason = self.stop_reason or progress["stop_sweep"]
             return
         job = self._jobs[trial_id]
+        self.meter.reported(trial_id)
         step = job.steps[progress["step"]]
         self._progress[step.trial_id] = progress
         self._tell_steps(job, progress["step"])
@@ -186,16 +199,32 @@ class Sweep:
         if self.stop_reason is None:
             self._files.push(end_rest(job, self._pruned))
         self._tell_ended(job)
+        self.meter.ended(trial_id, lost=not self._has_ended(job))
         self._redraw_front()
 
     def trial_lost(self, trial_id: str, sentence: str) -> None:
         """A worker died too often: the trial has failed."""
         job = self._jobs[trial_id]
         self._files.pull(job.steps)
-        self._files.push(end_rest(job, lambda step: failed(step, sentence)))
+        ended = end_rest(job, lambda step: self._with_seconds(step, failed(step, sentence)))
+        self._files.push(ended)
         self._files.flush()  # its worker is to find that out
         self._tell_ended(job)
         self._redraw_front()
+
+    def account(self) -> dict[str, float]:
+        """Keep what the sweep has used until now, tell the tracking store and return it.
+
+        See :data:`orchestrator.accounting.TOTALS`.
+        """
+        usage = self.meter.usage()
+        totals = usage.totals(self._resources.prices)
+        if totals:
+            totals["compute_saved"] = self.compute_saved()
+            keep_usage(self._usage_file, usage)
+            self._files.keep(self._usage_file.name)
+            self._tracker.log_totals(totals)
+        return totals
 
     def compute_saved(self) -> float:
         """Return the share of the trials' compute that early stopping saved, in [0, 1)."""
@@ -215,10 +244,18 @@ class Sweep:
     def _pruned(self, job: TrialJob) -> TrialRecord:
         progress = self._progress.get(job.trial_id)
         if progress is None or not isinstance(job.config, TrialConfig):
-            return pruned(job)
+            return self._with_seconds(job, pruned(job))
         full, images = self._plan.graph.count_macs(), self._plan.num_train
         spent, saved = spent_and_saved(job.config, progress, full, images)
-        return pruned(job, training_macs=self._pretrain_macs() + spent, saved_macs=saved)
+        record = pruned(job, training_macs=self._pretrain_macs() + spent, saved_macs=saved)
+        return self._with_seconds(job, record)
+
+    def _with_seconds(self, step: TrialJob, record: TrialRecord) -> TrialRecord:
+        """Add the seconds until the last report, where the record does not tell."""
+        seconds = self._progress.get(step.trial_id, {}).get("seconds")
+        if record.cpu_seconds is not None or not seconds:
+            return record
+        return dataclasses.replace(record, **booked(seconds, step.cpus, step.gpus))
 
     def _pretrain_macs(self) -> int:
         trained = read_supernet_result(self._home.supernet(self._plan.supernet_key))
@@ -247,7 +284,11 @@ class Sweep:
         for step in job.steps:
             record = None if self._has_ended(step) else read_result(step)
             if record is not None:
-                self._tell(step, record)
+                timed = self._with_seconds(step, record)
+                if timed is not record:
+                    write_result(step, timed)
+                    self._files.push([step])
+                self._tell(step, priced(timed, self._resources.prices))
         if job.control is None and all(self._has_ended(step) for step in job.steps):
             ended = [self.records[step.trial_id] for step in job.steps]
             accuracies = [r.accuracy for r in ended if r.accuracy is not None]

@@ -64,6 +64,9 @@ class HomeFiles:
     def push(self, steps: Iterable[TrialJob]) -> None:
         """Hand over the results of steps that were written here."""
 
+    def keep(self, name: str) -> None:
+        """Hand over a file of the sweep's folder, as it is now."""
+
     def flush(self) -> None:
         """Wait until all that was handed over is kept."""
 
@@ -119,9 +122,7 @@ class StoreFiles(HomeFiles):
         """List once; fetch results that are not here, hand over those that are not there."""
         super().begin()
         for name in ("sweep.json", TABLE_FILE):
-            path = self._home.sweep(self._sweep_id) / name
-            if path.exists():
-                self._outbox.write(f"{self._key}/{name}", path)
+            self.keep(name)
         stored = self._listing()
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(lambda item: self._catch_up(*item), stored.items()))
@@ -150,6 +151,12 @@ class StoreFiles(HomeFiles):
             self._hand_over(step.folder / RESULT_FILE)
             for name in _STATES:
                 self._outbox.delete(f"{self._key}/trials/{step.trial_id}/{name}")
+
+    def keep(self, name: str) -> None:
+        """See the base class."""
+        path = self._home.sweep(self._sweep_id) / name
+        if path.exists():
+            self._outbox.write(f"{self._key}/{name}", path)
 
     def flush(self) -> None:
         """See the base class."""

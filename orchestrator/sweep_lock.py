@@ -1,35 +1,31 @@
-"""One driver per sweep: a lock in its folder, and one on the object store where there is one."""
+"""One driver per sweep also where drivers share no home folder, but an object store."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import getpass
 import math
 import os
 import socket
 import threading
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from deploy.store_lock import LockHeldError, StoreLock
 from orchestrator.errors import UserError
-from orchestrator.home import Home
 from orchestrator.storage import KEYS, open_store
 from pas_trainer import DataError
 
 
-@contextlib.contextmanager
-def only_driver(home: Home, sweep_id: str, storage: str | None) -> Iterator[threading.Event]:
-    """Keep other drivers off a sweep.
-
-    The kernel drops the lock of the home folder with the process, however that ends; the one of
-    the store expires. A dead driver of this home folder is known to be dead by the former.
+@contextmanager
+def only_driver_of_store(
+    sweep_id: str, storage: str | None, token: str
+) -> Iterator[threading.Event]:
+    """Hold the sweep's lock on the store; that of a dead driver expires.
 
     Args:
-        home: of the driver.
         sweep_id: which sweep.
-        storage: address of the object store that drivers share; ``None``: they share the home.
+        storage: address of the object store; ``None``: drivers share the home folder.
+        token: from :func:`orchestrator.driver.only_driver`: who held the lock by it is dead.
 
     Yields:
         An event, set if another driver takes over since this one could not reach the store.
@@ -37,36 +33,14 @@ def only_driver(home: Home, sweep_id: str, storage: str | None) -> Iterator[thre
     Raises:
         UserError: another driver runs it, or the store refuses; one sentence.
     """
-    folder = home.sweep(sweep_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"sweep {sweep_id} is being run by another process; follow it with 'pas status'"
-            ) from None
-        taken_over = threading.Event()
-        if storage is None:
-            yield taken_over
-            return
-        file.seek(0)
-        dead, token = file.read(), uuid.uuid4().hex
-        with _held_in_store(sweep_id, storage, token, dead, taken_over.set):
-            file.truncate(0)
-            file.write(token)
-            file.flush()
-            yield taken_over
-
-
-@contextlib.contextmanager
-def _held_in_store(
-    sweep_id: str, storage: str, token: str, dead: str, lost: Callable[[], None]
-) -> Iterator[None]:
+    taken_over = threading.Event()
+    if storage is None:
+        yield taken_over
+        return
     path = (KEYS.sweep(sweep_id) / "lock").as_posix()
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         try:
-            lock = StoreLock(open_store(storage), path, _owner(), token, dead, lost)
+            lock = StoreLock(open_store(storage), path, _owner(), token, taken_over.set)
             stack.enter_context(lock)
         except DataError as error:
             raise UserError(str(error)) from None
@@ -75,7 +49,7 @@ def _held_in_store(
                 f"sweep {sweep_id} is being run by {held.owner}; follow it with 'pas status', or, "
                 f"if that process is dead, run the same command again in {math.ceil(held.wait_s)} s"
             ) from None
-        yield
+        yield taken_over
 
 
 def _owner() -> str:

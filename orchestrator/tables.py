@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from rich.table import Table
 
+from orchestrator.accounting import amount
 from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
+from orchestrator.submitted import SweepJob
 
 
 def compare_table(
@@ -125,8 +128,12 @@ def _cost_table(records: Sequence[TrialRecord], title: str, caption: str, resour
 def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
     """Return one row per trial with its status."""
     table = Table(title=title, title_justify="left")
-    for name in ("trial", "status", "accuracy", "of supernet", "hyper-parameters / error"):
-        table.add_column(name)
+    has_times = any(r.seconds is not None for r in records)
+    has_prices = any(r.price is not None for r in records)
+    known = [*["time"] * has_times, *["price"] * has_prices]
+    for name in ("trial", "status", "accuracy", "of supernet", *known):
+        table.add_column(name, justify="right" if name in known else "left", no_wrap=True)
+    table.add_column("hyper-parameters / error")
     for r in records:
         chosen = ", ".join(f"{k} {v:.4g}" for k, v in r.hyperparameters.items())
         table.add_row(
@@ -134,9 +141,28 @@ def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
             r.status,
             _share(r.accuracy),
             "" if r.macs_ratio is None else f"{r.macs_ratio:.4f}",
+            *[_duration(r.seconds)] * has_times,
+            *["" if r.price is None else amount(r.price)] * has_prices,
             r.error or chosen,
         )
     return table
+
+
+def jobs_table(jobs: Sequence[SweepJob], title: str) -> Table:
+    """Return one row per submitted job with its state, the latest first."""
+    table = Table(title=title, title_justify="left")
+    for name in ("job", "state", "began", "ended", "last words"):
+        table.add_column(name, overflow="fold")
+    for job in jobs:
+        table.add_row(
+            job.job_id, job.state, _time(job.start_time_ms), _time(job.end_time_ms), job.message
+        )
+    return table
+
+
+def _time(ms: int | None) -> str:
+    """Local time of milliseconds since 1970."""
+    return f"{datetime.fromtimestamp(ms / 1000):%Y-%m-%d %H:%M:%S}" if ms else ""
 
 
 def plan_table(summary: dict[str, Any]) -> Table:
@@ -178,6 +204,10 @@ def _most_accurate(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _duration(seconds: float | None) -> str:
+    return "" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 def _milliseconds(value: float | None) -> str:

@@ -173,6 +173,10 @@ class SweepTracker:
         values = {"supernet_accuracy": accuracy, "supernet_test_accuracy": test_accuracy}
         self._queue.put_values({name: v for name, v in values.items() if v is not None})
 
+    def log_totals(self, totals: Mapping[str, float]) -> None:
+        """Log what the sweep has used until now, see :data:`orchestrator.accounting.TOTALS`."""
+        self._queue.put_values(totals)
+
     def close(self, status: SweepStatus, timeout_s: float = 30.0) -> None:
         """Write what is queued, end every run truthfully, stop the thread. Closing twice is fine.
 

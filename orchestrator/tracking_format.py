@@ -13,6 +13,16 @@ import json
 from orchestrator.records import TrialRecord
 from orchestrator.tracking_requests import MAX_TAG_CHARS
 
+TIMES = (
+    "search_seconds",
+    "finetune_seconds",
+    "control_seconds",
+    "cpu_seconds",
+    "gpu_seconds",
+    "price",
+)
+"""What a trial took, as floats."""
+
 _RESULTS = (
     "accuracy",
     "test_accuracy",
@@ -24,6 +34,7 @@ _RESULTS = (
     "predicted_latency_ms",
     "training_macs",
     "saved_macs",
+    *TIMES,
 )
 
 

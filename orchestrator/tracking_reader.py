@@ -9,13 +9,15 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.accounting import TOTALS
 from orchestrator.errors import UserError
 from orchestrator.pareto import mark_front
 from orchestrator.records import TrialRecord
+from orchestrator.tracking_format import TIMES
 from orchestrator.tracking_requests import paged
 from orchestrator.tracking_server import (
     TrackingError,
@@ -39,7 +41,7 @@ __all__ = [
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED")
 _INTEGERS = ("macs", "num_params", "activation_bytes", "training_macs", "saved_macs")
-_FLOATS = ("macs_ratio", "latency_ms", "predicted_latency_ms", "accuracy", "test_accuracy")
+_FLOATS = ("macs_ratio", "latency_ms", "predicted_latency_ms", "accuracy", "test_accuracy", *TIMES)
 
 
 class UnknownSweepError(UserError):
@@ -60,6 +62,8 @@ class SweepInfo:
         start_time_ms: when it first started, milliseconds since 1970.
         supernet_cost: cost of the supernet in ``resource``, once a front was written.
         supernet_accuracy, supernet_test_accuracy: in [0, 1], once it has been trained.
+        totals: what it used, see :data:`orchestrator.accounting.TOTALS`.
+        currency: of its price, if prices are given.
     """
 
     sweep_id: str
@@ -72,6 +76,8 @@ class SweepInfo:
     supernet_cost: float | None = None
     supernet_accuracy: float | None = None
     supernet_test_accuracy: float | None = None
+    totals: Mapping[str, float] = field(default_factory=dict)
+    currency: str = ""
 
 
 def list_sweeps(uri: str) -> list[SweepInfo]:
@@ -187,6 +193,8 @@ def _sweep_info(run: Any) -> SweepInfo:
         supernet_cost=float(cost) if cost else None,
         supernet_accuracy=run.data.metrics.get("supernet_accuracy"),
         supernet_test_accuracy=run.data.metrics.get("supernet_test_accuracy"),
+        totals={name: value for name, value in run.data.metrics.items() if name in TOTALS},
+        currency=tags.get("pas.currency", ""),
     )
 
 

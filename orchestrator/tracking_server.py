@@ -110,10 +110,11 @@ def use_write_ahead_log(uri: str) -> None:
 
 
 def check_server(uri: str, timeout_s: float = 5.0) -> None:
-    """Return if the tracking server behind an ``http(s)://`` URI answers; other URIs pass.
+    """Return if the tracking server behind an ``http(s)://`` URI lets us in; other URIs pass.
 
     Raises:
-        TrackingError: no healthy answer within ``timeout_s`` seconds. Passwords are masked.
+        TrackingError: no healthy answer within ``timeout_s`` seconds, or the environment's
+            credentials are not enough. Passwords are masked.
     """
     if not is_http(uri):
         return
@@ -127,12 +128,30 @@ def check_server(uri: str, timeout_s: float = 5.0) -> None:
         reason = f"cannot be reached ({type(error).__name__})"
     else:
         if answer.ok:
+            _check_credentials(uri)
             return
         reason = f"answered {answer.status_code} to GET /health"
     raise TrackingError(
         f"the tracking server {mask_uri(uri)} {reason}; "
         "start it, or set tracking.uri to null to use a local database"
     )
+
+
+def _check_credentials(uri: str) -> None:
+    """A server that asks for a password answers GET /health without one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        open_client(uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        if error.error_code not in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
+            raise TrackingError(describe(error, uri)) from None
+        given = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        who = f"the password of {given}" if given else "a sweep without a user"
+        raise TrackingError(
+            f"the tracking server {mask_uri(uri)} refuses {who}; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
+        ) from None
 
 
 def is_temporary(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from deploy import measure_latency_ms, save_package
+from orchestrator.accounting import booked
 from orchestrator.cells import Report, Train, TrialJob
 from orchestrator.errors import WorkerLostError
 from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TRIAL_FILE, write_json
@@ -39,7 +40,7 @@ from pas_trainer import (
     run_search,
 )
 
-PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio")
+PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio", "seconds")
 """What a worker reports after each epoch, beside ``step``, the index in :attr:`TrialJob.steps`."""
 
 
@@ -211,6 +212,7 @@ def _finished(job: TrialJob, result: TrialResult) -> TrialRecord:
         accuracy=result.accuracy,
         test_accuracy=result.test_accuracy,
         widths=dict(result.widths),
+        **booked(result.seconds, job.cpus, job.gpus),
     )
 
 

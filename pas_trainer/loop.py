@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -42,6 +42,7 @@ class EpochReport:
         loss: mean training loss over the epoch, all terms.
         accuracy: on the validation split, in [0, 1].
         macs_ratio: the network's MACs (in deploy form, gates counted) over the supernet's.
+        seconds: wall time by phase until now, that of earlier starts included.
     """
 
     phase: Phase
@@ -50,6 +51,7 @@ class EpochReport:
     loss: float
     accuracy: float
     macs_ratio: float
+    seconds: Mapping[str, float] = field(compare=False)
 
 
 Report = Callable[[EpochReport], None]

@@ -26,6 +26,7 @@ from pas_trainer.loop import (
     recalibrate_norms,
 )
 from pas_trainer.optim import build_optimizer
+from pas_trainer.phase_clock import PhaseClock
 from pas_trainer.supernet import load_supernet, read_supernet_result, trace_supernet
 from search_space import Architecture, ChannelGraph, LatencyTable, graph_with_latency
 
@@ -46,6 +47,8 @@ class TrialResult:
             from that; see :mod:`pas_trainer.compute`. ``None`` if the supernet's is not known.
         accuracy: on the validation split, in [0, 1].
         test_accuracy: on the test split, in [0, 1]; measured once, here.
+        seconds: wall time by phase, all starts of the trial together: getting ready counts as the
+            first phase, measuring as the last; what a kill undid does not count.
     """
 
     architecture: Architecture
@@ -60,6 +63,7 @@ class TrialResult:
     training_macs: int | None
     accuracy: float
     test_accuracy: float
+    seconds: Mapping[str, float]
 
 
 def read_latency_table(path: Path) -> LatencyTable:
@@ -90,6 +94,7 @@ class TrialPhases:
         full_macs: MACs of the supernet.
         pretrain_macs: what its training took; ``None`` if its folder does not tell.
         compute: what a trial takes beyond that.
+        clock: how long it takes.
 
     Raises:
         DataError: the images cannot be used.
@@ -99,6 +104,7 @@ class TrialPhases:
     def __init__(
         self, config: TrialConfig, supernet_folder: Path, report: Report, checkpoint: Checkpoint
     ) -> None:
+        self.clock = PhaseClock()
         self.config, self.report, self.checkpoint = config, report, checkpoint
         self.device = pick_device(config.device)
         self.data: ClassificationData = load_data(config.data, self.device)
@@ -167,6 +173,7 @@ class TrialPhases:
             training_macs=training_macs,
             accuracy=accuracy,
             test_accuracy=test_accuracy,
+            seconds=self.clock.lap(),
         )
 
     def _predicted_latency_ms(self, widths: Mapping[str, int]) -> float | None:
@@ -188,6 +195,7 @@ class TrialPhases:
         keep: Mapping[str, Any] | None = None,
     ) -> None:
         """Train ``model`` for a phase, from ``state`` if given; ``keep`` goes into checkpoints."""
+        self.clock.phase = phase
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = build_optimizer(model, self.config.optimizer, learning_rate)
         start = 0
@@ -195,6 +203,7 @@ class TrialPhases:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             start = state["epoch"]
+            self.clock.resume(state.get("seconds", {}))  # missing in earlier versions
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -210,11 +219,13 @@ class TrialPhases:
         for epoch in range(start, num_epochs):
             loss = trainer.train_epoch(epoch)
             accuracy = evaluate(model, self.data.validation, self.data, self.device)
+            seconds = self.clock.lap()
             self.checkpoint.save(
                 phase=phase,
                 epoch=epoch + 1,
                 model=model.state_dict(),
                 optimizer=optimizer.state_dict(),
+                seconds=seconds,
                 **(keep or {}),
             )
             self.report(
@@ -225,5 +236,6 @@ class TrialPhases:
                     loss=loss,
                     accuracy=accuracy,
                     macs_ratio=macs() / self.full_macs,
+                    seconds=seconds,
                 )
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from pas_trainer.loop import (
     pick_device,
 )
 from pas_trainer.optim import build_optimizer, cosine_factor
+from pas_trainer.phase_clock import PhaseClock
 from pas_trainer.weights import load_weights
 from pas_trainer.workers import from_first, is_first
 from search_space import ChannelGraph, SupernetConfig, build_supernet, trace_channels
@@ -41,6 +42,8 @@ class SupernetResult:
             :func:`pas_trainer.weights.load_weights`.
         training_macs: what its training took, see :mod:`pas_trainer.compute`; 0 for given weights
             that are taken as they are. ``None`` in files of earlier versions.
+        seconds: wall time of that, as :attr:`pas_trainer.TrialResult.seconds`; does not make
+            two results different.
     """
 
     macs: int
@@ -49,6 +52,7 @@ class SupernetResult:
     test_accuracy: float
     left_at_random: tuple[str, ...] = ()
     training_macs: int | None = None
+    seconds: float | None = field(default=None, compare=False)
 
 
 def new_supernet(config: SupernetConfig, data: ClassificationData) -> nn.Module:
@@ -87,6 +91,7 @@ def train_supernet(
     done = from_first(lambda: read_supernet_result(folder))
     if done is not None and done.training_macs is not None:
         return done
+    clock = PhaseClock("pretrain")
     device = pick_device(config.device)
     data = load_data(config.data, device)
     epoch_images = images_per_epoch(len(data.train), config.optimizer.batch_size)
@@ -100,13 +105,14 @@ def train_supernet(
         left = load_weights(config.supernet, model, len(data.classes))
     cost = deploy_cost(model, config.supernet, data)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _train(config, model, data, device, folder, report)
+    _train(config, model, data, device, folder, report, clock)
     result = SupernetResult(
         *cost,
         accuracy=evaluate(model, data.validation, data, device),
         test_accuracy=evaluate(model, data.test, data, device),
         left_at_random=left,
         training_macs=training_macs(cost[0], epoch_images, config.pretrain.epochs),
+        seconds=clock.lap()["pretrain"],
     )
     if is_first():
         save_weights(model, folder / "supernet.safetensors")
@@ -167,6 +173,7 @@ def _train(
     device: torch.device,
     folder: Path,
     report: Report,
+    clock: PhaseClock,
 ) -> None:
     optimizer = build_optimizer(model, config.optimizer, config.optimizer.learning_rate)
     trainer = Trainer(
@@ -186,16 +193,25 @@ def _train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["epoch"]
+        clock.resume(state.get("seconds", {}))  # missing in earlier versions
     for epoch in range(start, config.pretrain.epochs):
         loss = trainer.train_epoch(epoch)
-        checkpoint.save(epoch=epoch + 1, model=model.state_dict(), optimizer=optimizer.state_dict())
+        accuracy = evaluate(model, data.validation, data, device)
+        seconds = clock.lap()
+        checkpoint.save(
+            epoch=epoch + 1,
+            model=model.state_dict(),
+            optimizer=optimizer.state_dict(),
+            seconds=seconds,
+        )
         report(
             EpochReport(
                 phase="pretrain",
                 epoch=epoch + 1,
                 num_epochs=config.pretrain.epochs,
                 loss=loss,
-                accuracy=evaluate(model, data.validation, data, device),
+                accuracy=accuracy,
                 macs_ratio=1.0,
+                seconds=seconds,
             )
         )

@@ -66,12 +66,12 @@ def test_a_holder_that_no_longer_renews_it_is_followed_and_finds_out(object_stor
         assert second.renew()  # not taken from it
 
 
-def test_a_holder_that_is_known_to_be_dead_is_followed_at_once(uri):
+def test_a_holder_by_the_same_token_is_followed_at_once(uri):
     lock(uri, "a").__enter__()
-    with pytest.raises(LockHeldError), lock(uri, "b", dead="x"):
+    with pytest.raises(LockHeldError), lock(uri, "b"):
         pass
-    with lock(uri, "b", dead="a"):
-        pass
+    with lock(uri, "a") as mine:
+        assert mine.renew()
 
 
 def test_the_thread_renews_it_and_tells_of_a_loss(object_store, uri, monkeypatch):

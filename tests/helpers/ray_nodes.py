@@ -11,7 +11,9 @@ from ray.cluster_utils import Cluster
 @contextmanager
 def ray_nodes(*cpus: int) -> Iterator[Cluster]:
     """Start a node with each of these numbers of CPUs; the first is the head."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0]})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": False}
+    )
     try:
         for num_cpus in cpus[1:]:
             cluster.add_node(num_cpus=num_cpus)

@@ -66,6 +66,15 @@ class Pas:
         next(line for line in started.stderr if words in line)
         return started
 
+    def start_until_output(self, words: str, *arguments: str) -> subprocess.Popen[str]:
+        """As ``start_until``, once a line on stdout has these words."""
+        started = subprocess.Popen(
+            self.command(*arguments), env=self.environment, stdout=subprocess.PIPE, text=True
+        )
+        assert started.stdout is not None
+        next(line for line in started.stdout if words in line)
+        return started
+
     def json(self, *arguments: str) -> Any:
         done = self(*arguments, "--json")
         assert done.returncode == 0, done.stderr

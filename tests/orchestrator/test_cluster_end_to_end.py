@@ -30,6 +30,8 @@ def test_two_workers_train_each_trial_of_a_sweep(pas, cluster):
     for trial in trials.values():
         assert 0.97 * trial["budget"] <= trial["macs_ratio"] <= trial["budget"]
         assert trial["accuracy"] > 0.5
+        seconds = trial["search_seconds"] + trial["finetune_seconds"]
+        assert trial["cpu_seconds"] == pytest.approx(2 * seconds)
     assert not list(pas.home.rglob("checkpoint.pt"))
     assert not list(pas.home.glob("sweeps/*/trials/*/train"))
     assert by_id(pas.json(*options)) == trials  # nothing is run twice

@@ -45,6 +45,9 @@ def test_a_trial_that_always_kills_its_worker_fails_alone(pas, monkeypatch):
     done = pas("sweep", str(pas.file), *sets, "--json", timeout=300)
     assert done.returncode == 1, done.stderr
     assert "1 of 1 trials failed" in done.stderr
-    (trial,) = pas.json("status", "tiny")["trials"]
+    document = pas.json("status", "tiny")
+    (trial,) = document["trials"]
     assert trial["status"] == "FAILED"
     assert trial["error"] == "its workers died 4 times within one epoch"
+    assert trial["cpu_seconds"] is None
+    assert document["usage"]["hours"]["lost"] > 0

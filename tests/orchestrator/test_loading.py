@@ -80,6 +80,7 @@ def test_only_what_decides_results_changes_the_id():
     config = load_sweep(DIGITS)
     for override in (
         "resources.cpus_per_trial=2",
+        "resources.prices={cpu_hour: 0.04, currency: EUR}",
         "tracking.uri=http://h:1",
         "trials_per_cell=9",
         "controls=[supernet, uniform]",
@@ -150,6 +151,15 @@ def test_only_what_decides_results_changes_the_id():
         ("resources.workers_per_trial=0", ["workers_per_trial is 0"]),
         ("resources.workers_per_trial=3", ["batch_size is 64", "3 workers", "multiple"]),
         ("resources={workers_per_trial: 2, gpus_per_trial: 1}", ["gpus_per_trial is 1", "of 2"]),
+        ("resources.prices={cpu_hour: -1}", ["prices.cpu_hour is -1", "greater than or equal"]),
+        ("resources.prices={cpu_hour: .inf}", ["prices.cpu_hour is inf", "finite"]),
+        ("resources.prices={currency: EUR}", ["resources.prices: names no price", "gpu_hour"]),
+        ("resources.prices={gpu_hours: 1}", ["prices.gpu_hours", "did you mean gpu_hour?"]),
+        ("resources.prices=3", ["resources.prices is 3"]),
+        (
+            "resources={gpus_per_trial: 1, prices: {cpu_hour: 1}}",
+            ["gpus_per_trial is 1, but prices has no gpu_hour"],
+        ),
         ("tracking.uri=http://me:secret@h:1", ["credentials", "MLFLOW_TRACKING_USERNAME"]),
         ("tracking.uri=ftp://h", ["tracking.uri", "http://"]),
         ("name=Bad Name", ["name is 'Bad Name'"]),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import shutil
 import socket
+from contextlib import contextmanager
 
 import pytest
 
+from orchestrator.driver import only_driver
 from orchestrator.errors import UserError
 from orchestrator.growth import recorded_config
 from orchestrator.home import Home, write_json
 from orchestrator.loading import parse_sweep
 from orchestrator.storage import prepare_storage
-from orchestrator.sweep_lock import only_driver
+from orchestrator.sweep_lock import only_driver_of_store
 
 
 def sweep(uri, **sections):
@@ -160,32 +164,35 @@ def test_a_sweep_stays_where_its_files_are(object_store, home):
     prepare_storage(config, home, dry_run=False)
 
 
+@contextmanager
+def driver(home, uri):
+    with (
+        only_driver(home, "s-1") as token,
+        only_driver_of_store("s-1", uri, token) as taken_over,
+    ):
+        yield taken_over
+
+
 def test_drivers_that_share_only_the_store_exclude_each_other(object_store, home, tmp_path):
     uri, elsewhere = object_store.upload({}, "x"), Home(tmp_path / "elsewhere")
-    with only_driver(home, "s-1", uri) as taken_over:
+    with driver(home, uri) as taken_over:
         assert not taken_over.is_set()
-        with pytest.raises(UserError) as error, only_driver(elsewhere, "s-1", uri):
+        with pytest.raises(UserError) as error, driver(elsewhere, uri):
             pass
-        assert f"sweep s-1 is being run by {__import__('getpass').getuser()} on" in str(error.value)
+        assert f"sweep s-1 is being run by {getpass.getuser()} on" in str(error.value)
         assert "is dead, run the same command again in 1" in str(error.value)
-        with (
-            pytest.raises(UserError, match="is being run by another process"),
-            only_driver(home, "s-1", uri),
-        ):
-            pass
-    with only_driver(elsewhere, "s-1", uri):
+    with driver(elsewhere, uri):
         pass
     assert object_store.objects(uri) == {}
 
 
 def test_a_driver_that_was_killed_in_this_home_is_followed_at_once(object_store, home, tmp_path):
-    uri = object_store.upload({}, "x")
-    lock = only_driver(home, "s-1", uri)
-    lock.__enter__()
-    content = object_store.objects(uri)["sweeps/s-1/lock"]
-    lock.__exit__(None, None, None)
+    uri, elsewhere = object_store.upload({}, "x"), Home(tmp_path / "elsewhere")
+    with driver(home, uri):
+        content = object_store.objects(uri)["sweeps/s-1/lock"]
     object_store.put(uri, "sweeps/s-1/lock", content)  # it was killed instead
-    with pytest.raises(UserError), only_driver(Home(tmp_path / "elsewhere"), "s-1", uri):
+    shutil.copytree(home.root, elsewhere.root)
+    with pytest.raises(UserError), driver(elsewhere, uri):
         pass
-    with only_driver(home, "s-1", uri):
+    with driver(home, uri):
         pass

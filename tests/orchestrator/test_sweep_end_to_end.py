@@ -77,6 +77,20 @@ def test_nothing_is_left_behind(finished):
     assert not list(finished.home.rglob("*.tmp"))
 
 
+def test_what_was_used_is_told(finished):
+    document = finished.json("status", "tiny")
+    used, trials = document["usage"], document["trials"]
+    for trial in trials:
+        phases = trial["search_seconds"], trial["finetune_seconds"]
+        assert min(phases) > 0
+        assert trial["cpu_seconds"] == pytest.approx(sum(phases))
+    assert 0 < used["utilization"] <= 1
+    assert used["hours"]["pretrain"] > 0
+    assert "lost" not in used["hours"]
+    trained = sum(trial["cpu_seconds"] for trial in trials)
+    assert 3600 * used["cpu_hours"] > trained + 3600 * used["hours"]["pretrain"]
+
+
 def test_running_it_again_runs_nothing(finished):
     before = {p: p.stat().st_mtime_ns for p in finished.home.glob("sweeps/*/trials/*/*")}
     begun = time.monotonic()
@@ -177,13 +191,18 @@ def test_an_interrupted_sweep_says_so_and_leaves_no_run_running(pas):
     assert "RUNNING" not in {t.info.status for t in trials}
 
 
-def test_two_drivers_exclude_each_other(pas):
+def test_two_drivers_exclude_each_other_and_the_first_can_be_stopped(pas):
     first = pas.start_until("supernet: epoch", "sweep", str(pas.file))
     second = pas("sweep", str(pas.file))
-    first.kill()
-    first.wait()
     assert second.returncode == 2
     assert "is being run by another process" in second.stderr
+    assert pas.json("stop", "tiny")["was_running"]
+    first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert runs_of(pas)[1].info.status == "KILLED"
+    log = pas("logs", "tiny").stdout.splitlines()
+    assert "supernet: epoch 1/" in log[1]
+    assert log[-1].endswith("driver ends: interrupted")
 
 
 def test_tables_agree_with_the_records(finished):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import requests
+from tracking_servers import TrackingServer
 
 from orchestrator import tracking_requests
 from orchestrator.records import TrialRecord
@@ -71,6 +70,11 @@ def ended(record, status="FINISHED", **fields):
         "macs_ratio": 0.4987654321,
         "num_params": 1234,
         "latency_ms": 0.1 + record.number,
+        "search_seconds": 1.5,
+        "finetune_seconds": 2.25,
+        "cpu_seconds": 7.5,
+        "gpu_seconds": 0.0,
+        "price": 0.01,
         "accuracy": 0.9 + 0.001 * record.number,
         "test_accuracy": 0.88,
         "widths": WIDTHS,
@@ -183,11 +187,14 @@ def test_sweep_run_holds_front_and_description(uri, tmp_path):
     sweep = tracker(uri)
     done = [run_trial(sweep, running(n)) for n in range(2)]
     sweep.log_supernet(0.97, None)
+    sweep.log_totals({"cpu_seconds": 8.5, "utilization": 0.5})
+    sweep.log_totals({"cpu_seconds": 9.5, "utilization": 0.25})
     for count in (1, 2):
         sweep.update_front(done[:count], "macs", 23_000_000_000)
     sweep.close("FINISHED")
     client, info = open_client(uri), find_sweep(uri, "digits")
     assert (info.status, info.resource, info.supernet_cost) == ("FINISHED", "macs", 23e9)
+    assert info.totals == {"cpu_seconds": 9.5, "utilization": 0.25}
     run = client.get_run(info.run_id)
     assert run.data.metrics["supernet_accuracy"] == 0.97
     assert run.data.metrics["best_accuracy/b0.5"] == done[1].accuracy
@@ -388,53 +395,16 @@ def test_a_server_that_is_not_there():
     check_server("sqlite:///nowhere.db")
 
 
-def start_server(folder, port):
-    command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers=1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "files")]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = (folder / "server.log").open("a")
-    server = subprocess.Popen(
-        [sys.executable, *command],
-        env=os.environ | quiet,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-
-    def healthy():
-        assert server.poll() is None, (folder / "server.log").read_text()
-        try:
-            return requests.get(f"http://127.0.0.1:{port}/health", timeout=1).ok
-        except requests.RequestException:
-            return False
-
-    try:
-        wait_for(healthy, 60)
-    except BaseException:
-        os.killpg(server.pid, signal.SIGKILL)
-        raise
-    return server
-
-
-def kill_server(server):
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
-
-
 @pytest.mark.slow
 def test_a_server_that_goes_away_loses_nothing(uri, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    http = f"http://127.0.0.1:{port}"
-    server = start_server(tmp_path, port)
+    server = TrackingServer(tmp_path).start()
+    http = server.url
     try:
         sweep = tracker(http)
         done = [run_trial(sweep, running(0))]
         sweep.trial_started(running(1))
         wait_for(lambda: len(load_records(http, SWEEP)) == 2)
-        kill_server(server)
+        server.kill()
         begin = time.monotonic()
         for epoch in range(3):
             sweep.log_epoch(running(1).trial_id, {"loss": 0.5}, epoch)
@@ -444,7 +414,7 @@ def test_a_server_that_goes_away_loses_nothing(uri, tmp_path):
         sweep.update_front(done, "macs", 23_000_000_000)
         assert time.monotonic() - begin < 0.5  # training does not wait
         time.sleep(1.5)
-        server = start_server(tmp_path, port)
+        server.start()
         sweep.close("FINISHED")
         _, runs = assert_clean(http, [record.trial_id for record in done])
         assert runs[done[1].trial_id].data.metrics["loss"] == 0.5
@@ -454,11 +424,10 @@ def test_a_server_that_goes_away_loses_nothing(uri, tmp_path):
 
         lost = tracker(http)
         lost.trial_started(running(9))
-        kill_server(server)
+        server.kill()
         begin = time.monotonic()
         with pytest.raises(TrackingError, match="did not take everything within 2 s"):
             lost.close("FINISHED", timeout_s=2)
         assert time.monotonic() - begin < 4
     finally:
-        if server.poll() is None:
-            kill_server(server)
+        server.kill()

@@ -132,6 +132,7 @@ def test_a_front_that_was_stopped_goes_on_bit_identically(
         assert same(result, front[index])
         assert result.widths == front[index].widths
         assert result.training_macs == front[index].training_macs
+        assert set(result.seconds) == {"search", "finetune"}
     epochs = [(k, *at) for k in range(3) for at in _epochs_of(k)]
     assert reports == epochs[epochs.index((step, phase, epoch)) + 1 :]
 

@@ -96,7 +96,7 @@ def test_a_killed_trial_goes_on_bit_identically(supernet, undisturbed, tmp_path,
     """)
     killed = subprocess.run([sys.executable, "-c", script], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / "checkpoint.pt").exists()
+    before = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["seconds"]
     reports = []
     resumed = run_search(TRIAL, supernet, report=reports.append, checkpoint_folder=tmp_path)
     total = TRIAL.search.epochs + TRIAL.finetune.epochs
@@ -104,6 +104,10 @@ def test_a_killed_trial_goes_on_bit_identically(supernet, undisturbed, tmp_path,
     assert len(reports) == total - done
     assert same_weights(resumed, undisturbed)
     assert resumed.widths == undisturbed.widths
+    if phase == "finetune":
+        assert before["search"] == resumed.seconds["search"]
+    assert 0 < before[phase] <= reports[0].seconds[phase] <= resumed.seconds[phase]
+    assert sum(before.values()) < sum(reports[0].seconds.values())
 
 
 def test_a_supernet_killed_half_way_goes_on_bit_identically(tmp_path):
@@ -122,6 +126,9 @@ def test_a_supernet_killed_half_way_goes_on_bit_identically(tmp_path):
     whole = train_supernet(training, tmp_path / "a")
     with pytest.raises(StoppedError):
         train_supernet(training, tmp_path / "b", stop)
+    state = torch.load(tmp_path / "b" / "checkpoint.pt", weights_only=True)
+    assert state.pop("seconds")["pretrain"] > 0
+    torch.save(state, tmp_path / "b" / "checkpoint.pt")  # as of an earlier version
     assert train_supernet(training, tmp_path / "b") == whole
     first, second = ((tmp_path / n / "supernet.safetensors").read_bytes() for n in "ab")
     assert first == second

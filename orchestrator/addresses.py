@@ -1,0 +1,67 @@
+"""What ``--address`` names, and whether anything answers there. Imports no Ray."""
+
+from __future__ import annotations
+
+import re
+import socket
+from urllib.parse import urlsplit
+
+from orchestrator.errors import UserError
+
+LOCKED = (
+    "the cluster at {address} wants its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the "
+    "file ~/.ray/auth_token to the token that it was started with"
+)
+_TIMEOUT_S = 5
+_FORMS = (
+    "auto (the cluster of this machine), HOST:PORT of a Ray head, or http(s)://HOST:8265, the "
+    "dashboard that takes jobs"
+)
+
+
+def takes_jobs(address: str | None) -> bool:
+    """Whether an address is that of a job server (a Ray dashboard)."""
+    return address is not None and address.startswith(("http://", "https://"))
+
+
+def check_address(address: str | None) -> None:
+    """Check an address as far as that takes seconds: its form, and whether something answers.
+
+    Args:
+        address: ``None`` or ``local``: this machine alone.
+
+    Raises:
+        UserError: no such address, Ray Client's, or nothing answers there.
+    """
+    if address in {None, "local", "auto"}:
+        return
+    assert address is not None
+    if address.startswith("ray://"):
+        host = urlsplit(address).hostname or "HOST"
+        raise UserError(
+            f"--address {address} is Ray Client's, under which Ray Tune cannot keep a sweep's "
+            "driver here; submit the sweep as a job with --address "
+            f"http://{host}:8265, or run it on the head with --address auto"
+        )
+    host, port = _host_and_port(address)
+    try:
+        socket.create_connection((host, port), timeout=_TIMEOUT_S).close()
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise UserError(
+            f"--address {address}: nothing answers at {host} port {port} ({reason}); is the "
+            "cluster up, and is there a way (a tunnel) to that port?"
+        ) from None
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    url = urlsplit(address if takes_jobs(address) else f"tcp://{address}")
+    try:
+        port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    except ValueError:  # out of range
+        port = None
+    if not url.hostname or not port or url.path.strip("/") or not re.fullmatch(r"\S+", address):
+        raise UserError(f"--address {address!r} is no address; it may be {_FORMS}")
+    if url.username or url.password:
+        raise UserError("--address must not hold credentials; Ray's token is RAY_AUTH_TOKEN")
+    return url.hostname, port

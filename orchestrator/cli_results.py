@@ -1,0 +1,110 @@
+"""Commands that show what a sweep found, and use it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from orchestrator.cli_options import Json, Limit, SweepName, TrackingUri
+from orchestrator.home import Home
+from orchestrator.terminal import FAILED, err, plain, show
+
+
+def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
+    """Show the best trial of each cell: budgets x strengths."""
+    from orchestrator.lookup import load_sweep_records
+    from orchestrator.tables import compare_table
+
+    info, records = load_sweep_records(sweep, tracking_uri)
+    document = {
+        "sweep_id": info.sweep_id,
+        "resource": info.resource,
+        "supernet_accuracy": info.supernet_accuracy,
+        "supernet_test_accuracy": info.supernet_test_accuracy,
+        **plain(records),
+    }
+    supernet = (info.supernet_accuracy, info.supernet_test_accuracy)
+    table = compare_table(records, info.resource, info.sweep_id, supernet)
+    show(document, as_json, [table])
+
+
+def pareto(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
+    """Show the front (trials that no other beats in both accuracy and cost) and the controls."""
+    from orchestrator.lookup import load_sweep_records
+    from orchestrator.tables import controls_tables, front_table
+
+    info, records = load_sweep_records(sweep, tracking_uri)
+    shown = [r for r in records if r.on_front or r.control is not None]
+    document = {"sweep_id": info.sweep_id, "resource": info.resource, **plain(shown)}
+    table = front_table(records, f"Pareto front of {info.sweep_id}", info.resource)
+    show(document, as_json, [table, *controls_tables(records, info.resource)])
+
+
+def promote(
+    sweep: SweepName,
+    budget: Limit,
+    model: Annotated[str, typer.Option(help="Registered model's name.")],
+    alias: Annotated[str, typer.Option(help="Alias that moves to the new version.")] = "champion",
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Register the most accurate front member within a budget and move the alias to it."""
+    from orchestrator.lookup import load_sweep_records, store_of
+    from orchestrator.promotion import GateRefusedError
+    from orchestrator.promotion import promote as promote_best
+    from orchestrator.tables import cost_text
+
+    info, records = load_sweep_records(sweep, tracking_uri)
+    try:
+        record, promoted = promote_best(
+            Home.from_environment(),
+            records,
+            limit=budget,
+            model_name=model,
+            alias=alias,
+            tracking_uri=store_of(tracking_uri, sweep),
+        )
+    except GateRefusedError as error:
+        err.print(f"not promoted: {error}", style="red", highlight=False)
+        raise typer.Exit(FAILED) from None
+    document = {
+        "model": promoted.name,
+        "version": promoted.version,
+        "alias": promoted.alias,
+        "model_uri": promoted.model_uri,
+        "parity_error": promoted.parity_error,
+        "resource": info.resource,
+        "cost": record.cost(info.resource),
+        "trial": record.to_json(),
+    }
+    cost = "of supernet" if info.resource == "macs" else info.resource
+    table = Table("model", "version", "alias", "trial", "accuracy", cost, "parity error")
+    table.add_row(
+        promoted.name,
+        str(promoted.version),
+        promoted.alias,
+        record.trial_id,
+        f"{record.accuracy:.4f}",
+        cost_text(record, info.resource),
+        f"{promoted.parity_error:.1e}",
+    )
+    show(document, as_json, [table])
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    as_json: Json = False,
+) -> None:
+    """Serve the MLflow UI of the home folder's store, for this machine only, until Ctrl-C."""
+    from orchestrator.ui import serve_ui
+
+    home = Home.from_environment()
+
+    def ready(url: str) -> None:
+        show({"url": url}, as_json, [f"MLflow UI at {url} (Ctrl-C to stop)"])
+        sys.stdout.flush()
+
+    serve_ui(home, port, ready)

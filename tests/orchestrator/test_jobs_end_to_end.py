@@ -1,0 +1,78 @@
+"""A sweep as a job of a real cluster that wants a token, from a machine without its home folder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ray_head import ray_head
+
+pytestmark = pytest.mark.slow
+
+QUICK = [
+    *("--set", "trials_per_cell=1", "--set", "budget.limits=[0.5]", "--set", "pretrain.epochs=1"),
+    *("--set", "search.epochs=1", "--set", "finetune.recalibration_batches=1"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster_pas(make_pas, tmp_path_factory):
+    """The command line on the cluster's own home folder."""
+    return make_pas(tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture(scope="module")
+def head(cluster_pas):
+    secret = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "do-not-show-me"}
+    with ray_head({"PAS_HOME": str(cluster_pas.home), **secret}) as head:
+        yield head
+
+
+@pytest.fixture
+def token(head, monkeypatch):
+    for name, value in head.token.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_sweep_is_submitted_followed_stopped_and_run_to_its_end(pas, cluster_pas, head, token):
+    there = ["--address", head.jobs]
+    endless = ["sweep", str(pas.file), *there, *QUICK, "--set", "finetune.epochs=100000"]
+    job = pas.json(*endless, "--detach", "--code")
+    assert job["name"] == "tiny"
+    assert job["job_id"] == f"pas-{job['sweep_id']}-1"
+
+    follower = pas.start_until_output("finetune 1/", "logs", "tiny", "--follow", *there)
+    again = pas(*endless, "--detach")
+    assert again.returncode == 2
+    assert f"is being run by job {job['job_id']} already" in again.stderr
+
+    stopped = pas.json("stop", "tiny", *there)
+    assert stopped == {"sweep_id": job["sweep_id"], "job_id": job["job_id"], "was_running": True}
+    assert "interrupted; the same command goes on" in follower.communicate(timeout=60)[0]
+    assert follower.returncode == 0
+    swept = cluster_pas.json("status", job["sweep_id"])
+    assert (swept["status"], swept["trials"][0]["status"]) == ("KILLED", "KILLED")
+
+    outcome = pas.json(
+        "sweep", str(pas.file), *there, *QUICK, "--set", "finetune.epochs=1", "--new"
+    )
+    assert [trial["status"] for trial in outcome["trials"]] == ["FINISHED"]
+    listed = pas("status", "--json", *there)
+    jobs = json.loads(listed.stdout)["jobs"]
+    assert [(job["state"], job["exit_code"]) for job in jobs] == [
+        ("SUCCEEDED", 0),
+        ("STOPPED", None),
+    ]
+    assert "do-not-show-me" not in listed.stdout
+    assert not pas.home.exists()
+
+
+def test_without_the_token_nothing_is_told(pas, head, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))  # without a token in ~/.ray
+    for mode, value in (("disabled", ""), ("token", ""), ("token", "0" * 64)):
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", value)
+        done = pas("status", "--address", head.jobs, timeout=60)
+        assert done.returncode == 2
+        assert "wants its token: set RAY_AUTH_MODE=token" in done.stderr
+        assert "Traceback" not in done.stderr

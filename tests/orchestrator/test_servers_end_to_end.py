@@ -1,0 +1,77 @@
+"""A sweep whose MLflow server asks for a password and keeps runs and users in PostgreSQL.
+
+Optuna's studies are in PostgreSQL too.
+"""
+
+from __future__ import annotations
+
+import pgserver
+import psycopg2
+import pytest
+from tracking_servers import TrackingServer
+
+pytestmark = pytest.mark.slow
+
+ADMIN, PASSWORD = "admin", "correct-horse-battery-9"
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """Make a database on one PostgreSQL; returns its URL."""
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+
+    def create(name: str) -> str:
+        server.psql(f"create database {name}")
+        return server.get_uri(name).replace("postgresql://", "postgresql+psycopg2://")
+
+    yield create
+    server.cleanup()
+
+
+@pytest.fixture
+def server(database, tmp_path):
+    users = tmp_path / "auth.ini"
+    users.write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {database('users')}\n"
+        f"admin_username = {ADMIN}\nadmin_password = {PASSWORD}\n"
+    )
+    server = TrackingServer(
+        tmp_path,
+        database("runs"),
+        ("--app-name=basic-auth",),
+        {"MLFLOW_AUTH_CONFIG_PATH": str(users), "MLFLOW_FLASK_SERVER_SECRET_KEY": "secret-key"},
+    )
+    yield server.start()
+    server.kill()
+
+
+def test_a_sweep_on_postgresql_behind_a_password(pas, server, database, monkeypatch):
+    studies = database("studies")
+    sweep = ("sweep", str(pas.file), "--set", f"tracking.uri={server.url}", "--set")
+    monkeypatch.setenv("PAS_OPTUNA_URL", studies)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+    refused = pas(*sweep, "trials_per_cell=1")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("pas: tracking.uri: ")
+    assert "MLFLOW_TRACKING_PASSWORD" in refused.stderr
+    assert not list(pas.home.glob("supernets/*"))  # no compute was spent
+
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    done = pas(*sweep, "trials_per_cell=1", "--json")
+    assert done.returncode == 0, done.stderr
+    status = pas.json("status", "tiny")
+    assert [trial["status"] for trial in status["trials"]] == ["FINISHED", "FINISHED"]
+    promoted = pas.json("promote", "tiny", "--budget", "0.5", "--model", "m")
+    assert promoted["version"] == 1
+    with (
+        psycopg2.connect(studies.replace("+psycopg2", "")) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("select state from trials")
+        assert cursor.fetchall() == [("COMPLETE",), ("COMPLETE",)]
+    assert not (pas.home / "optuna.db").exists()
+    assert not (pas.home / "mlflow.db").exists()
+    kept = [path.read_bytes() for path in pas.home.rglob("*") if path.is_file()]
+    assert not any(PASSWORD.encode() in content for content in kept)
+    assert PASSWORD not in done.stdout + done.stderr
