@@ -222,7 +222,7 @@ def test_a_trial_in_progress_is_seen_running(uri):
 
 KILLED_DRIVER = """
 import sys
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from test_tracking import tracker, run_trial, running
 sweep = tracker(sys.argv[1])
 run_trial(sweep, running(0))
@@ -236,8 +236,9 @@ time.sleep(600)
 
 
 def test_a_killed_driver_is_followed_truthfully(uri):
+    here = Path(__file__).parent
     driver = subprocess.Popen(
-        [sys.executable, "-c", KILLED_DRIVER, uri, str(Path(__file__).parent)]
+        [sys.executable, "-c", KILLED_DRIVER, uri, here, here.parent / "helpers"]
     )
     try:
         wait_for(lambda: list_sweeps(uri), 40)
