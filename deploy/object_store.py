@@ -69,7 +69,9 @@ class ObjectStore:
         with setup_errors_told(uri, use):
             session = boto3.session.Session()
             self._quick = session.client("s3", config=_config(READ_S, ATTEMPTS, connections))
-            config = _config(FETCH_S, FETCH_ATTEMPTS, connections)
+            # Whoever keeps files is patient itself, see stored_files.
+            attempts = FETCH_ATTEMPTS if use is IMAGES else ATTEMPTS
+            config = _config(FETCH_S, attempts, connections)
             self._bulk = session.client("s3", config=config)
         self._endpoint = str(self._quick.meta.endpoint_url)
 

@@ -18,7 +18,7 @@ from deploy.staging import version_of
 from deploy.store_errors import StoreAwayError
 from pas_trainer import DataError
 
-BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses between attempts while a store is away; the last one is repeated."""
 
 T = TypeVar("T")

@@ -16,7 +16,6 @@ from pas_trainer import DataError
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(store_module, "FETCH_ATTEMPTS", 1)
     monkeypatch.setattr(store_module, "ATTEMPTS", 1)
     monkeypatch.setattr(stored_files, "BACKOFF_S", (0.01,))
 

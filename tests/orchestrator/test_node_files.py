@@ -27,7 +27,6 @@ DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("PAS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(store_module, "FETCH_ATTEMPTS", 1)
     monkeypatch.setattr(store_module, "ATTEMPTS", 1)
     monkeypatch.setattr(stored_files, "BACKOFF_S", (0.01,))
     return tmp_path / "cache"

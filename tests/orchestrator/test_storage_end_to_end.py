@@ -13,7 +13,10 @@ from ray_nodes import ray_nodes
 
 from deploy import content_hash, save_package
 from orchestrator.cells import Cell, trial_config
+from orchestrator.home import Home
 from orchestrator.loading import load_sweep
+from orchestrator.promotion import promote
+from orchestrator.tracking_reader import load_records
 from pas_trainer import TrialResult, run_search
 
 pytestmark = pytest.mark.slow
@@ -65,15 +68,18 @@ def test_a_killed_driver_is_followed_by_one_with_an_empty_home(
     left = dict.fromkeys(trials, frozenset()) | left_of_trials(object_store, uri)
     assert left == {t: PACKAGE if trials[t]["on_front"] else SMALL for t in trials}
     others = {name.rpartition("/")[2] for name in object_store.objects(uri) if "trials" not in name}
-    assert others == {"sweep.json", "supernet.json", "supernet.safetensors"}
+    assert others == {"sweep.json", "usage.json", "supernet.json", "supernet.safetensors"}
     for node in ("node 1", "node 2"):
         assert len(list((tmp_path / node).glob("*/supernet.safetensors"))) == 1
         assert [p.name for p in (tmp_path / node / ".work").iterdir()] == ["lock"]
     assert not list(second.home.rglob("*.safetensors"))
 
     (best, *_) = sorted((t for t in trials.values() if t["on_front"]), key=lambda t: -t["accuracy"])
-    promoted = second.json("promote", "tiny", "--budget", "0.5", "--model", "m")
-    assert promoted["trial"]["trial_id"] == best["trial_id"]
+    home = Home(second.home)
+    options_of_model = {"limit": 0.5, "model_name": "m", "alias": "champion"}
+    records = load_records(home.mlflow_uri, "tiny")
+    promoted, _ = promote(home, records, **options_of_model, tracking_uri=home.mlflow_uri)
+    assert promoted.trial_id == best["trial_id"]
 
     whole = undisturbed(pas.file, options, trials[begun], object_store, uri, tmp_path)
     assert whole.accuracy == trials[begun]["accuracy"]
