@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -25,24 +27,30 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def patiently(call: Callable[[], T], given_up: threading.Event | None = None) -> T:
+def patiently(
+    call: Callable[[], T],
+    given_up: threading.Event | None = None,
+    limit_s: float = math.inf,
+) -> T:
     """Call until the store is there, however long that takes.
 
     Args:
         call: what to do; may be done twice.
         given_up: once set, the next failure is the last.
+        limit_s: so is one after so many seconds.
 
     Raises:
-        StoreAwayError: the store is away and ``given_up`` is set.
+        StoreAwayError: the store is away, and not waited for any longer.
         DataError: what the store refuses for good.
     """
     waiting = given_up or threading.Event()
-    failures = 0
+    failures, end = 0, time.monotonic() + limit_s
     while True:
         try:
             result = call()
         except (StoreAwayError, BadReadError) as error:
-            if waiting.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]):
+            pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+            if waiting.wait(pause) or time.monotonic() > end:
                 raise
             failures += 1
             if failures == 1:
@@ -167,14 +175,16 @@ class Outbox:
         """
         self._put(_Write(path, None))
 
-    def flush(self) -> None:
-        """Wait until the store has everything.
+    def flush(self, limit_s: float | None = None) -> None:
+        """Wait until the store has everything; for so many seconds, if so told.
 
         Raises:
             DataError: it has refused something for good.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._error or not (self._queue or self._current))
+            self._changed.wait_for(
+                lambda: self._error or not (self._queue or self._current), limit_s
+            )
             if self._error is not None:
                 raise self._error
 

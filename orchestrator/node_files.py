@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,9 @@ _TRIAL_FILES = (
     *(WEIGHTS_FILE, TRAINING_WEIGHTS_FILE),
     *(ERROR_FILE, ARCHITECTURE_FILE, RESULT_FILE),
 )
+START_S = 900.0
+"""A store that a node cannot reach for so long when it begins is not waited for any longer."""
+_reached = functools.partial(patiently, limit_s=START_S)
 _TRIAL_STATES = (TRIAL_FILE, CHECKPOINT_FILE)
 
 
@@ -43,7 +47,8 @@ def on_node(job: TrialJob, report: Report, run: Train) -> None:
         run: called with the job, its folders those of this node, and what it shall report to.
 
     Raises:
-        DataError: the store refuses, in one sentence; while it is away, this waits.
+        DataError: the store refuses, or cannot be reached at the start; one sentence. If it goes
+            away later, this waits.
         Exception: what ``run`` raises.
     """
     if job.storage is None:
@@ -88,12 +93,12 @@ def with_inputs(job: TrialJob) -> TrialJob:
         return job
     store, cache, limit = open_store(job.storage), cache_folder(), cache_limit()
     below = f"{KEYS.supernet(job.supernet_folder.name).as_posix()}/"
-    supernet = patiently(lambda: share(store, below, SUPERNET_FILES, cache, limit))
+    supernet = _reached(lambda: share(store, below, SUPERNET_FILES, cache, limit))
     job = dataclasses.replace(job, supernet_folder=supernet)
     if job.trial.latency_table is None:
         return job
     sweep = f"{KEYS.sweep(job.sweep_id).as_posix()}/"
-    table = patiently(lambda: share(store, sweep, [TABLE_FILE], cache, limit)) / TABLE_FILE
+    table = _reached(lambda: share(store, sweep, [TABLE_FILE], cache, limit)) / TABLE_FILE
     return job.with_trial(dataclasses.replace(job.trial, latency_table=str(table)))
 
 
@@ -108,10 +113,10 @@ def pull_trial(job: TrialJob, *names: str) -> None:
     store = open_store(job.storage)
     for step in job.steps:
         key = trial_key(step)
-        for item in patiently(lambda key=key: store.objects(f"{key}/")):  # type: ignore[misc]
+        for item in _reached(lambda key=key: store.objects(f"{key}/")):  # type: ignore[misc]
             target = step.folder / item.path[len(key) + 1 :]
             if target.name in (RESULT_FILE, *names) and not target.exists():
-                patiently(lambda i=item, t=target: download(store, i, t))  # type: ignore[misc]
+                _reached(lambda i=item, t=target: download(store, i, t))  # type: ignore[misc]
 
 
 @contextlib.contextmanager
@@ -123,17 +128,17 @@ def supernet_on_node(storage: str | None, folder: Path) -> Iterator[tuple[Path, 
         folder: of the supernet, in the home folder of the driver.
 
     Raises:
-        DataError: the store refuses; while it is away, this waits.
+        DataError: as :func:`on_node`.
     """
     if storage is None:
         yield folder, lambda: None
         return
     store, key = open_store(storage), KEYS.supernet(folder.name).as_posix()
     with node_folder() as root, contextlib.closing(Outbox(store)) as outbox:
-        for item in patiently(lambda: store.objects(f"{key}/")):
+        for item in _reached(lambda: store.objects(f"{key}/")):
             name = item.path[len(key) + 1 :]
             if name != SUPERNET_FILES[0]:
-                patiently(lambda i=item, n=name: download(store, i, root / n))  # type: ignore[misc]
+                _reached(lambda i=item, n=name: download(store, i, root / n))  # type: ignore[misc]
         pushed = Pushed(outbox, root, key, SUPERNET_FILES, [CHECKPOINT_FILE])
         yield root, pushed.push
         pushed.push()

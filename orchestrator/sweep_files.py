@@ -21,8 +21,10 @@ from deploy.stored_files import Outbox, download, patiently
 from orchestrator.cells import TrialJob
 from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TABLE_FILE, TRIAL_FILE, Home, write_text
 from orchestrator.storage import CONNECTIONS, KEYS, open_store
+from pas_trainer import DataError
 
 WEIGHTS = (WEIGHTS_FILE, TRAINING_WEIGHTS_FILE)
+_SOON_S = 5.0
 _STATES = (CHECKPOINT_FILE, TRIAL_FILE)
 _RESULTS = (ARCHITECTURE_FILE, RESULT_FILE)
 
@@ -113,10 +115,13 @@ class StoreFiles(HomeFiles):
         self._key = KEYS.sweep(sweep_id).as_posix()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End, once the store has everything, unless after an error."""
+        """End, once the store has everything; after an error only if that is soon."""
         with contextlib.closing(self._outbox):
             if kind is None:
                 self._outbox.flush()
+            else:
+                with contextlib.suppress(DataError):  # the next start hands it over
+                    self._outbox.flush(_SOON_S)
 
     def begin(self) -> None:
         """List once; fetch results that are not here, hand over those that are not there."""

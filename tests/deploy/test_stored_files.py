@@ -107,6 +107,12 @@ def test_patience_ends_with_success_or_refusal():
         patiently(call)
 
 
+def test_patience_has_a_limit_where_it_is_given_one(object_store, store):
+    object_store.away = True
+    with pytest.raises(StoreAwayError, match="answers 503"):
+        patiently(store.objects, limit_s=0.05)
+
+
 def test_files_are_brought_once_to_a_node(object_store, tmp_path):
     uri = object_store.upload({"net/a": b"weights", "net/b": b"{}", "net/c": b"no"}, "p")
     store = ObjectStore(uri, 2, FILES)
