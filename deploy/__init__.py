@@ -2,6 +2,9 @@
 
 from deploy.latency import measure_latency_ms
 from deploy.package import (
+    ARCHITECTURE_FILE,
+    TRAINING_WEIGHTS_FILE,
+    WEIGHTS_FILE,
     DeployedClassifier,
     PackageError,
     content_hash,
@@ -21,8 +24,11 @@ from deploy.registry import (
 from deploy.staging import StagingProgress, stage
 
 __all__ = [
+    "ARCHITECTURE_FILE",
     "CONTENT_HASH_TAG",
     "PARITY_ERROR_TAG",
+    "TRAINING_WEIGHTS_FILE",
+    "WEIGHTS_FILE",
     "DeployedClassifier",
     "LoadedModel",
     "PackageError",

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deploy.object_store import BadReadError, ObjectReader, ObjectStore, RemoteObject
+from deploy.object_reader import BadReadError, ObjectReader, RemoteObject
+from deploy.object_store import ObjectStore
 from pas_trainer import DataError
 from pas_trainer.data.sources import IMAGE_SUFFIXES
 

@@ -1,4 +1,4 @@
-"""Data sets staged on one node: named by content, shared by processes, bounded in size.
+"""What is staged on one node: named by content, shared by processes, bounded in size.
 
 ::
 
@@ -7,6 +7,7 @@
     VERSION.lock    held (shared) by every process that uses the files
     VERSION.parts/  drafts, while it is being staged
     staging.lock    held by the one process that stages
+    .work/          files of the trials that run on this node; not counted, not evicted
 
 The kernel drops a lock with the process that held it, however that ends.
 """
@@ -101,13 +102,16 @@ class NodeCache:
         with lock:
             yield
 
-    def make_room(self, version: str, need: int, limit: int | None) -> None:
+    def make_room(
+        self, version: str, need: int, limit: int | None, what: str = "data.root"
+    ) -> None:
         """Evict data sets that nobody uses, least recently used first, until another fits.
 
         Args:
             version: what is to be staged.
             need: bytes of it that are still to be written.
             limit: bytes that the cache may hold in all; ``None``: as the disk has room.
+            what: whose files they are, for the sentence.
 
         Raises:
             DataError: it does not fit, whatever is evicted; then nothing is.
@@ -127,16 +131,17 @@ class NodeCache:
                     locks.enter_context(lock)
                     victims.append(name)
             if excess > sum(sizes[victim] for victim in victims):
-                raise DataError(self._no_room(need, sizes.get(version, 0), free, limit))
+                have = sizes.get(version, 0)
+                raise DataError(self._no_room(what, need + have, free, limit))
             for name in victims:
                 self._evict(name)
 
-    def _no_room(self, need: int, have: int, free: int, limit: int | None) -> str:
+    def _no_room(self, what: str, need: int, free: int, limit: int | None) -> str:
         bounds = f"has {free // MIB} MiB free"
         if limit is not None:
             bounds += f" and may hold {limit // MIB} MiB in all (PAS_CACHE_GIB)"
         return (
-            f"data.root needs {-(-(need + have) // MIB)} MiB on this node, but the cache "
+            f"{what} needs {-(-need // MIB)} MiB on this node, but the cache "
             f"{self.root} {bounds}, data sets in use included; make room, or set PAS_CACHE to a "
             "larger disk"
         )
@@ -148,7 +153,8 @@ class NodeCache:
 
     def _versions(self) -> list[str]:
         """Return what is staged, wholly or in part."""
-        return sorted({p.name.removesuffix(".parts") for p in self.root.iterdir() if p.is_dir()})
+        folders = [p.name for p in self.root.iterdir() if p.is_dir() and p.name[0] != "."]
+        return sorted({name.removesuffix(".parts") for name in folders})
 
     def _last_used(self, version: str) -> float:
         marker, folder = self._marker(version), self.folder(version)

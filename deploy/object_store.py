@@ -1,51 +1,52 @@
-"""Objects below an ``s3://`` address: listed, and read with their checksums checked.
+"""Objects below an ``s3://`` address: listed, read with their checksums checked, written whole.
 
-With ``store_errors.py`` the only module that knows boto3. Credentials come from boto3's own chain
-(environment, files, the machine's role), the endpoint from ``AWS_ENDPOINT_URL``; neither is a
-setting here.
+With ``object_reader.py`` and ``store_errors.py`` all that knows boto3. Credentials come from
+boto3's own chain (environment, files, the machine's role), the endpoint from ``AWS_ENDPOINT_URL``;
+neither is a setting here.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import IO
 
 import boto3
 from botocore import exceptions as aws
 from botocore.config import Config
 
-from deploy.store_errors import errors_told, setup_errors_told
+from deploy.object_reader import BROKEN_OFF, ObjectReader, RemoteObject
+from deploy.store_errors import (
+    IMAGES,
+    StoreAwayError,
+    StoreUse,
+    errors_told,
+    setup_errors_told,
+)
 
 CONNECT_S, READ_S, ATTEMPTS = 3, 5, 3
-"""For listing, which comes first: a store that does not answer is given up after 3 x 5 s."""
+"""For what is small, and comes first: a store that does not answer is given up after 3 x 5 s."""
 
 FETCH_S, FETCH_ATTEMPTS = 20, 6
-"""For reading from a store that has answered: it may be slow, or ask for patience."""
-
-_VERIFIED = ("ChecksumCRC32", "ChecksumSHA1", "ChecksumSHA256", "ChecksumSHA512")
-"""Checksums that botocore compares by itself while an object is read."""
-
-_BROKEN_OFF = (aws.IncompleteReadError, aws.ReadTimeoutError, aws.ResponseStreamingError)
+"""For what may be large, with a store that has answered: it may be slow, or ask for patience."""
 
 
-class BadReadError(Exception):
-    """What arrived is not the object that the store has told of; to be read again."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class RemoteObject:
-    """One object.
+@dataclass(frozen=True, slots=True)
+class SmallObject:
+    """One object, read whole.
 
     Attributes:
-        path: its key below the prefix.
-        size: bytes.
-        etag: the store's mark of its content, in quotes as the store gives it.
+        content: of it.
+        etag: the store's mark of that.
+        age_s: seconds since it was written, by the store's own clock.
     """
 
-    path: str
-    size: int
+    content: bytes
     etag: str
+    age_s: float
 
 
 class ObjectStore:
@@ -53,38 +54,59 @@ class ObjectStore:
 
     Args:
         uri: ``s3://bucket/prefix``.
-        connections: how many threads read at once.
+        connections: how many threads read or write at once.
+        use: what for, which sentences about errors name.
 
     Raises:
         DataError: the endpoint of the environment is no address.
     """
 
-    def __init__(self, uri: str, connections: int) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, connections: int, use: StoreUse = IMAGES) -> None:
+        self.uri, self._use = uri, use
         self._bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         prefix = prefix.rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
-        with setup_errors_told(uri):
+        with setup_errors_told(uri, use):
             session = boto3.session.Session()
-            self._lister = session.client("s3", config=_config(READ_S, ATTEMPTS, 1))
-            config = _config(FETCH_S, FETCH_ATTEMPTS, connections)
-            self._reader = session.client("s3", config=config)
-        self._endpoint = str(self._lister.meta.endpoint_url)
+            self._quick = session.client("s3", config=_config(READ_S, ATTEMPTS, connections))
+            # Whoever keeps files is patient itself, see stored_files.
+            attempts = FETCH_ATTEMPTS if use is IMAGES else ATTEMPTS
+            config = _config(FETCH_S, attempts, connections)
+            self._bulk = session.client("s3", config=config)
+        self._endpoint = str(self._quick.meta.endpoint_url)
 
-    def objects(self) -> list[RemoteObject]:
+    def objects(self, below: str = "") -> list[RemoteObject]:
         """List all objects, without those that only stand for a folder, in order.
+
+        Args:
+            below: only those whose paths begin so.
 
         Raises:
             DataError: the bucket or the permission is missing, or the store cannot be reached.
         """
-        pages = self._lister.get_paginator("list_objects_v2")
-        with errors_told(self.uri, self._endpoint):
+        pages = self._quick.get_paginator("list_objects_v2")
+        with self._told():
             return sorted(
                 RemoteObject(item["Key"][len(self._prefix) :], item["Size"], item["ETag"])
-                for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix)
+                for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + below)
                 for item in page.get("Contents", ())
                 if not item["Key"].endswith("/")
             )
+
+    def folders(self, below: str) -> list[str]:
+        """List what stands between ``below`` and the next slash of the objects' paths.
+
+        Raises:
+            DataError: as :meth:`objects`.
+        """
+        pages = self._quick.get_paginator("list_objects_v2")
+        start = self._prefix + below
+        with self._told():
+            return [
+                item["Prefix"][len(start) : -1]
+                for page in pages.paginate(Bucket=self._bucket, Prefix=start, Delimiter="/")
+                for item in page.get("CommonPrefixes", ())
+            ]
 
     def open(self, item: RemoteObject) -> ObjectReader:
         """Begin to read an object.
@@ -92,64 +114,90 @@ class ObjectStore:
         Raises:
             DataError: it has changed since it was listed, or cannot be read.
         """
-        with errors_told(self.uri, self._endpoint, self.name(item)):
-            response = self._reader.get_object(
-                Bucket=self._bucket, Key=self._prefix + item.path, IfMatch=item.etag
-            )
+        with self._told(item.path):
+            response = self._bulk.get_object(**self._at(item.path), IfMatch=item.etag)
         return ObjectReader(response, item)
+
+    def read(self, path: str) -> SmallObject | None:
+        """Return a small object as it is now, or ``None`` if there is none.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        with self._told(path):
+            try:
+                response = self._quick.get_object(**self._at(path))
+                content = response["Body"].read()
+            except self._quick.exceptions.NoSuchKey:
+                return None
+            except (aws.FlexibleChecksumError, *BROKEN_OFF):
+                raise StoreAwayError(f"{self._address(path)} broke off while being read") from None
+        headers = response["ResponseMetadata"]["HTTPHeaders"]
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else None
+        changed: datetime = response["LastModified"]
+        age_s = max(0.0, (now - changed).total_seconds()) if now else 0.0
+        return SmallObject(content, response["ETag"], age_s)
+
+    def write(self, path: str, content: bytes | IO[bytes]) -> None:
+        """Write an object, at most 5 GiB, whatever is there: it appears whole or not at all.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        with self._told(path):
+            self._bulk.put_object(**self._at(path), Body=content)
+
+    def write_over(self, path: str, content: bytes, etag: str | None) -> str | None:
+        """Write an object in place of the one with this ETag (``None``: only if there is none).
+
+        Returns:
+            Its ETag, or ``None`` if something else is there: then nothing is written.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        with self._told(path):
+            try:
+                answer = self._quick.put_object(**self._at(path), Body=content, **condition)
+            except aws.ClientError as error:
+                # 409: somebody else writes it now; 404: nothing is there any more.
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] in {404, 409, 412} and (
+                    error.response["Error"]["Code"] != "NoSuchBucket"
+                ):
+                    return None
+                raise
+        return str(answer["ETag"])
+
+    def delete(self, path: str) -> None:
+        """Delete an object, if there is one.
+
+        Raises:
+            DataError: that is not possible.
+        """
+        with self._told(path):
+            self._bulk.delete_object(**self._at(path))
 
     def close(self) -> None:
         """Drop the connections."""
-        self._lister.close()
-        self._reader.close()
+        self._quick.close()
+        self._bulk.close()
 
     def name(self, item: RemoteObject) -> str:
         """Return the whole address of an object."""
-        return f"s3://{self._bucket}/{self._prefix}{item.path}"
+        return self._address(item.path)
 
+    def _address(self, path: str) -> str:
+        return f"s3://{self._bucket}/{self._prefix}{path}"
 
-class ObjectReader:
-    """One object as a file that is read once, from beginning to end."""
+    def _at(self, path: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + path}
 
-    def __init__(self, response: dict[str, Any], item: RemoteObject) -> None:
-        self._body, self._item, self._size = response["Body"], item, 0
-        self._md5 = hashlib.md5(usedforsecurity=False) if _has_md5(response) else None
-
-    def read(self, size: int) -> bytes:
-        """Return the next bytes, at most ``size``; none at the end.
-
-        Raises:
-            BadReadError: the connection broke off, or the object's checksum differs.
-        """
-        try:
-            data: bytes = self._body.read(size)
-        except aws.FlexibleChecksumError:
-            raise BadReadError("its checksum differs from the store's") from None
-        except _BROKEN_OFF:
-            raise BadReadError(
-                f"its content broke off after {self._size} of {self._item.size} bytes"
-            ) from None
-        self._size += len(data)
-        if self._md5 is not None:
-            self._md5.update(data)
-        return data
-
-    def finish(self) -> None:
-        """Read what is left and check the whole.
-
-        Raises:
-            BadReadError: size or checksum differ from what the store has told.
-        """
-        while self.read(2**20):
-            pass
-        if self._size != self._item.size:
-            raise BadReadError(f"it has {self._size} bytes instead of {self._item.size}")
-        if self._md5 is not None and self._md5.hexdigest() != self._item.etag.strip('"'):
-            raise BadReadError("its MD5 differs from its ETag")
-
-    def close(self) -> None:
-        """Drop the connection."""
-        self._body.close()
+    @contextmanager
+    def _told(self, path: str | None = None) -> Iterator[None]:
+        name = None if path is None else self._address(path)
+        with errors_told(self.uri, self._endpoint, self._use, name):
+            yield
 
 
 def _config(read_s: float, attempts: int, connections: int) -> Config:
@@ -159,15 +207,3 @@ def _config(read_s: float, attempts: int, connections: int) -> Config:
         retries={"total_max_attempts": attempts, "mode": "standard"},
         max_pool_connections=connections,
     )
-
-
-def _has_md5(response: dict[str, Any]) -> bool:
-    """Whether the ETag is the content's MD5, and nothing better is checked by botocore.
-
-    It is not for objects of several parts, nor for those encrypted with keys of their own.
-    """
-    checked = any("-" not in response.get(name, "-") for name in _VERIFIED)
-    encrypted = "kms" in response.get("ServerSideEncryption", "")
-    etag = response.get("ETag", "").strip('"')
-    own_key = "SSECustomerAlgorithm" in response
-    return len(etag) == 32 and not (checked or encrypted or own_key)

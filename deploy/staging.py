@@ -20,7 +20,8 @@ from pathlib import Path, PurePosixPath
 
 from deploy.fetching import Fetcher, is_image, is_shard
 from deploy.node_cache import NodeCache, disk_bytes
-from deploy.object_store import ObjectStore, RemoteObject
+from deploy.object_reader import RemoteObject
+from deploy.object_store import ObjectStore
 from pas_trainer import DataError
 
 THREADS = 16

@@ -8,11 +8,43 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from botocore import exceptions as aws
 
 from pas_trainer import DataError
+
+
+class StoreAwayError(DataError):
+    """The store cannot be reached, or has no time: what was tried may succeed later."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUse:
+    """What a store is used for, as sentences name it.
+
+    Attributes:
+        field: of the sweep file.
+        verb, done: what is done with objects, and its participle.
+        rights: that credentials need.
+    """
+
+    field: str
+    verb: str
+    done: str
+    rights: str
+
+
+IMAGES = StoreUse(
+    "data.root", "read", "read", "s3:ListBucket on the bucket and s3:GetObject on its objects"
+)
+FILES = StoreUse(
+    "storage.uri",
+    "use",
+    "used",
+    "s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and s3:DeleteObject on its objects",
+)
 
 _UNREACHABLE = (aws.HTTPClientError, aws.ConnectionError)
 _NO_CREDENTIALS = (
@@ -22,6 +54,9 @@ _NO_CREDENTIALS = (
     aws.TokenRetrievalError,
     aws.ProfileNotFound,
 )
+_BUSY = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP statuses of a store that asks for patience."""
+
 _REFUSED_KEYS = frozenset(
     {
         "InvalidAccessKeyId",
@@ -34,11 +69,12 @@ _REFUSED_KEYS = frozenset(
 
 
 @contextlib.contextmanager
-def setup_errors_told(uri: str) -> Iterator[None]:
+def setup_errors_told(uri: str, use: StoreUse) -> Iterator[None]:
     """Tell what is wrong with boto3's surroundings.
 
     Args:
-        uri: what is to be read, ``s3://bucket/prefix``.
+        uri: ``s3://bucket/prefix``.
+        use: what for.
 
     Raises:
         DataError: in one sentence.
@@ -46,36 +82,38 @@ def setup_errors_told(uri: str) -> Iterator[None]:
     try:
         yield
     except _NO_CREDENTIALS as error:
-        raise DataError(_no_credentials(uri, error)) from None
+        raise DataError(_no_credentials(uri, use, error)) from None
     except (aws.BotoCoreError, ValueError) as error:
         raise DataError(
-            f"data.root is {uri}, but the store cannot be addressed: {_words(error)}; "
+            f"{use.field} is {uri}, but the store cannot be addressed: {_words(error)}; "
             "correct AWS_ENDPOINT_URL (http://host:port) or the other AWS_ variables"
         ) from None
 
 
 @contextlib.contextmanager
-def errors_told(uri: str, endpoint: str, name: str | None = None) -> Iterator[None]:
-    """Tell why something cannot be read.
+def errors_told(uri: str, endpoint: str, use: StoreUse, name: str | None = None) -> Iterator[None]:
+    """Tell why something cannot be read or written.
 
     Args:
-        uri: what is being read, ``s3://bucket/prefix``.
+        uri: ``s3://bucket/prefix``.
         endpoint: address of the store.
+        use: what for.
         name: of one object; ``None`` while they are listed.
 
     Raises:
+        StoreAwayError: in one sentence: it may succeed later.
         DataError: in one sentence.
     """
     parts = urlsplit(endpoint)
     endpoint = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    what = f"data.root is {uri}, but it" if name is None else f"object {name}"
+    what = f"{use.field} is {uri}, but it" if name is None else f"object {name}"
     try:
         yield
     except _NO_CREDENTIALS as error:
-        raise DataError(_no_credentials(uri, error)) from None
+        raise DataError(_no_credentials(uri, use, error)) from None
     except _UNREACHABLE as error:
-        raise DataError(
-            f"data.root is {uri}, but the store at {endpoint} cannot be reached "
+        raise StoreAwayError(
+            f"{use.field} is {uri}, but the store at {endpoint} cannot be reached "
             f"({type(error).__name__}); check AWS_ENDPOINT_URL and the network"
         ) from None
     except aws.ClientError as error:
@@ -83,43 +121,46 @@ def errors_told(uri: str, endpoint: str, name: str | None = None) -> Iterator[No
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if name is not None and status in {404, 412} and code != "NoSuchBucket":
             code = "changed"
-        raise DataError(_refusal(code, status, uri, endpoint, what)) from None
+        kind = StoreAwayError if status in _BUSY else DataError
+        raise kind(_refusal(code, status, uri, endpoint, use, what)) from None
     except aws.BotoCoreError as error:
         raise DataError(
-            f"{what} cannot be read ({type(error).__name__}); check data.root and AWS_ENDPOINT_URL"
+            f"{what} cannot be {use.done} ({type(error).__name__}); check {use.field} and "
+            "AWS_ENDPOINT_URL"
         ) from None
 
 
-def _refusal(code: str, status: int | None, uri: str, endpoint: str, what: str) -> str:
+def _refusal(
+    code: str, status: int | None, uri: str, endpoint: str, use: StoreUse, what: str
+) -> str:
     """Return the sentence for what the store answered."""
     if code == "changed":
         return f"{what} has changed while it was being staged; run the same command again"
     if code == "NoSuchBucket":
         bucket = uri.removeprefix("s3://").split("/")[0]
         return (
-            f"data.root is {uri}, but there is no bucket {bucket} at {endpoint}; "
-            "create it, or correct data.root or AWS_ENDPOINT_URL"
+            f"{use.field} is {uri}, but there is no bucket {bucket} at {endpoint}; "
+            f"create it, or correct {use.field} or AWS_ENDPOINT_URL"
         )
     if code in _REFUSED_KEYS:
         return (
-            f"data.root is {uri}, but the store at {endpoint} refuses the credentials ({code}); "
+            f"{use.field} is {uri}, but the store at {endpoint} refuses the credentials ({code}); "
             "correct AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the "
             "machine's role"
         )
     if status in {401, 403}:
         return (
-            f"{what} may not be read with these credentials ({code}); "
-            "grant them s3:ListBucket on the bucket and s3:GetObject on its objects"
+            f"{what} may not be {use.done} with these credentials ({code}); grant them {use.rights}"
         )
     return (
-        f"{what} cannot be read: the store at {endpoint} answers {code}; "
-        "check data.root, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION"
+        f"{what} cannot be {use.done}: the store at {endpoint} answers {code}; "
+        f"check {use.field}, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION"
     )
 
 
-def _no_credentials(uri: str, error: Exception) -> str:
+def _no_credentials(uri: str, use: StoreUse, error: Exception) -> str:
     return (
-        f"data.root is {uri}, but there are no credentials to read it with "
+        f"{use.field} is {uri}, but there are no credentials to {use.verb} it with "
         f"({type(error).__name__}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give "
         "this machine a role"
     )

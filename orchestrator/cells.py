@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,8 @@ class TrialJob:
         num_threads: torch threads.
         cpus, gpus: what it books, for all of its workers together.
         data_version: content of images that are staged on the worker's node; else empty.
+        storage: address of the object store that files are brought from and to, if nodes do not
+            share the home folder; then the folders above are those of the driver.
         looser: with annealed budgets, the networks found on the way to this one, loosest first;
             this job trains them all, and each has its record and folder.
     """
@@ -98,6 +100,7 @@ class TrialJob:
     cpus: float = 1
     gpus: float = 0
     data_version: str = ""
+    storage: str | None = None
     looser: tuple[TrialJob, ...] = ()
 
     @property
@@ -106,15 +109,32 @@ class TrialJob:
         return (*self.looser, self)
 
     @property
+    def trial(self) -> TrialConfig:
+        """The trial that the configuration holds: itself, a control's, or the first of a front."""
+        return self.config if isinstance(self.config, TrialConfig) else self.config.trial
+
+    def with_trial(self, trial: TrialConfig) -> TrialJob:
+        """Return the job with another :attr:`trial`."""
+        if isinstance(self.config, TrialConfig):
+            return dataclasses.replace(self, config=trial)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, trial=trial))
+
+    @property
     def data(self) -> DataConfig:
         """The images it trains on."""
-        config = self.config
-        return config.data if isinstance(config, TrialConfig) else config.trial.data
+        return self.trial.data
 
     @property
     def control(self) -> ControlKind | None:
         """Which control it is, if it is one."""
         return self.config.kind if isinstance(self.config, ControlConfig) else None
+
+
+Report = Callable[[dict[str, Any]], None]
+"""Called with :data:`orchestrator.worker.PROGRESS_KEYS` after each epoch."""
+
+Train = Callable[[TrialJob, Report], None]
+"""Trains what a job asks for and writes its results; see :func:`orchestrator.worker.train_job`."""
 
 
 def cells_of(config: SweepConfig) -> list[Cell]:

@@ -6,6 +6,7 @@ Each component's settings are documented where the component lives (``pas_traine
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -31,6 +32,9 @@ from search_space import (
     check_tunable,
     read_limit,
 )
+
+_S3_PLACE = r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}(/[^/]+)*/?"
+"""Bucket and prefix; two slashes in a row would make other keys than folders have."""
 
 
 class _Section(BaseModel):
@@ -207,8 +211,26 @@ class TrackingConfig(_Section):
 class StorageConfig(_Section):
     """Where checkpoints and searched networks are kept."""
 
-    uri: None = None
-    """``None``: the home folder, which every node must see under the same path."""
+    uri: str | None = None
+    """``None``: the home folder, which every node must see under the same path;
+    ``s3://bucket/prefix``: an object store, which is all that nodes share. Endpoint and credentials
+    come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID...)."""
+    keep: Literal["front", "all"] = "front"
+    """Whose weights are kept: those of the front's members and of controls, or all."""
+
+    @field_validator("uri")
+    @classmethod
+    def _address(cls, uri: str | None) -> str | None:
+        if uri is None:
+            return None
+        scheme, _, rest = uri.partition("://")
+        if "@" in rest.split("/")[0]:
+            raise ValueError(
+                "must not hold credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+            )
+        if scheme != "s3" or not re.fullmatch(_S3_PLACE, rest):
+            raise ValueError(f"is {uri!r}; write s3://bucket/prefix, or null for the home folder")
+        return uri.rstrip("/")
 
 
 class SweepConfig(_Section):

@@ -8,12 +8,13 @@ import os
 import signal
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from orchestrator.errors import UserError
 from orchestrator.home import Home
@@ -40,24 +41,28 @@ class Driver:
 
 
 @contextmanager
-def only_driver(home: Home, sweep_id: str) -> Iterator[None]:
+def only_driver(home: Home, sweep_id: str) -> Iterator[str]:
     """Hold the sweep's lock; the kernel drops it with the process, however that ends.
+
+    Yields:
+        A token of this folder, the same for every driver that holds its lock, and no other's.
 
     Raises:
         UserError: another process holds it.
     """
     folder = home.sweep(sweep_id)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
+    with (folder / "lock").open("a+") as file:
         if not _locked(file, tries=_TRIES):
             raise UserError(
                 f"sweep {sweep_id} is being run by another process; follow it with 'pas status' "
                 "or 'pas logs', end it with 'pas stop'"
             )
+        host, token = socket.gethostname(), _read(file).get("token") or uuid.uuid4().hex
         file.truncate(0)
-        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        file.write(json.dumps({"host": host, "pid": os.getpid(), "token": token}))
         file.flush()
-        yield
+        yield f"{token} {host}:{folder}"  # a copied folder is another one
 
 
 def driver_of(home: Home, sweep_id: str) -> Driver | None:
@@ -66,10 +71,21 @@ def driver_of(home: Home, sweep_id: str) -> Driver | None:
     try:
         with path.open("r+") as file:
             if not _locked(file):
-                return Driver(**json.loads(file.read()))
-    except (FileNotFoundError, json.JSONDecodeError):  # never run, or about to be
+                holder = _read(file)
+                return Driver(holder["host"], holder["pid"]) if holder else None
+    except FileNotFoundError:
         pass
     return None
+
+
+def _read(file: IO[str]) -> dict[str, Any]:
+    """Return what a lock says; nothing if it has never been held, or is about to be."""
+    file.seek(0)
+    try:
+        said: dict[str, Any] = json.loads(file.read())
+    except json.JSONDecodeError:
+        return {}
+    return said
 
 
 def _locked(file: IO[str], tries: int = 1) -> bool:

@@ -8,7 +8,11 @@
     supernets/KEY/            trained supernets, by content
     sweeps/SWEEP_ID/          sweep.json, usage.json, lock, driver.log,
                               latency.json where latency is limited,
-                              trials/TRIAL_ID/{checkpoint, package, result.json}
+                              trials/TRIAL_ID/{trial.json, checkpoint.pt} while it runs, then
+                              {architecture.json, result.json}, and weights while they are kept
+
+With ``storage.uri`` the last two lie on an object store, under the same paths; of what workers
+write, the home folder then has what is small.
 """
 
 from __future__ import annotations
@@ -20,6 +24,20 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UserError
+
+RESULT_FILE = "result.json"
+"""Of a trial: written last; a trial whose folder holds it is never run again."""
+
+TRIAL_FILE = "trial.json"
+"""Of a trial that has begun: its record so far, with the hyper-parameters."""
+
+CHECKPOINT_FILE = "checkpoint.pt"
+
+TABLE_FILE = "latency.json"
+"""Of a sweep: the latency table that all its trials go by, never measured again."""
+
+USAGE_FILE = "usage.json"
+"""Of a sweep: what it has used so far."""
 
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a job
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.cells import (
@@ -19,7 +19,7 @@ from orchestrator.home import Home
 from orchestrator.latency_table import kept_table
 from orchestrator.preflight import Plan
 from orchestrator.studies import Suggestion
-from orchestrator.worker import worker_threads
+from orchestrator.worker import left_records, worker_threads
 from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig
 
 
@@ -49,6 +49,16 @@ class SweepJobs:
             for k, cell in enumerate(cells)
         )
         return dataclasses.replace(last, config=front, looser=tuple(looser))
+
+    def left_by_trials(self, known: Collection[str]) -> Iterator[Suggestion]:
+        """Give what trials were, by what they left here, of those whose ids are not known."""
+        config = self._plan.config
+        (loosest, *_) = from_loose_to_tight(config, self._plan.limits)
+        for record in left_records(self._home.sweep(config.sweep_id), known):
+            if record.control is None:
+                separate = config.budget.schedule == "separate"
+                cell = Cell(record.budget if separate else loosest, record.strength)
+                yield Suggestion(cell, record.number, record.hyperparameters)
 
     def control(self, control: Control) -> TrialJob:
         """Return the job of a control."""
@@ -81,4 +91,5 @@ class SweepJobs:
             cpus=sweep.resources.cpus_per_trial,
             gpus=sweep.resources.gpus_per_trial,
             data_version=self._plan.data_version,
+            storage=sweep.storage.uri,
         )

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from orchestrator.config import LatencyConfig
 from orchestrator.errors import UserError
-from orchestrator.home import Home, write_text
+from orchestrator.home import TABLE_FILE, Home, write_text
 from orchestrator.preflight import Plan, check_budgets
 from pas_trainer import read_latency_table
 from search_space import (
@@ -22,9 +22,6 @@ from search_space import (
 )
 from search_space.latency_target import read_table
 from search_space.operators import network_signature
-
-TABLE_FILE = "latency.json"
-"""In a sweep's folder: the table that all its trials go by, never measured again."""
 
 
 def kept_table(folder: Path) -> Path:

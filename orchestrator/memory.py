@@ -9,7 +9,6 @@ import gc
 import torch
 
 from orchestrator.cells import TrialJob
-from pas_trainer import AnnealedConfig, ControlConfig, OptimizerConfig, TrialConfig
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 """How torch's allocators say so where they raise a plain RuntimeError."""
@@ -27,17 +26,12 @@ def in_smaller_parts(job: TrialJob) -> TrialJob | None:
 
     It starts anew: what was trained before saw other batch-norm statistics.
     """
-    recipe = trial_of(job).optimizer
+    recipe = job.trial.optimizer
     try:
         smaller = dataclasses.replace(recipe, micro_batches=2 * recipe.micro_batches)
     except ValueError:
         return None
-    return dataclasses.replace(job, config=_with_recipe(job.config, smaller))
-
-
-def trial_of(job: TrialJob) -> TrialConfig:
-    """Return the trial that a job's configuration holds."""
-    return job.config if isinstance(job.config, TrialConfig) else job.config.trial
+    return job.with_trial(dataclasses.replace(job.trial, optimizer=smaller))
 
 
 @functools.cache
@@ -52,12 +46,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _with_recipe(
-    config: TrialConfig | ControlConfig | AnnealedConfig, recipe: OptimizerConfig
-) -> TrialConfig | ControlConfig | AnnealedConfig:
-    if isinstance(config, TrialConfig):
-        return dataclasses.replace(config, optimizer=recipe)
-    trial = dataclasses.replace(config.trial, optimizer=recipe)
-    return dataclasses.replace(config, trial=trial)

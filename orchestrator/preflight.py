@@ -159,8 +159,9 @@ def check_device(config: SweepConfig) -> None:
 def check_disk(home: Home, plan: Plan) -> None:
     """Check that the home folder can be written and has room for the sweep.
 
-    Counts per trial and control the package (deploy and training form) and, per running one, a
-    checkpoint with weights and momenta twice (old and new).
+    Counts per trial and control the package (deploy and training form; of all, since any may be on
+    the front) and, per running one, a checkpoint with weights and momenta twice (old and new).
+    Where they are kept on an object store, that must have the room, and each node for its trials.
 
     Raises:
         UserError: naming the folder, the room there is and the room needed.
@@ -174,7 +175,9 @@ def check_disk(home: Home, plan: Plan) -> None:
     network = plan.graph.count_params() * _BYTES_PER_PARAM
     running = os.cpu_count() or 1
     packages = plan.config.num_trials + len(controls_of(plan.config, plan.limits))
-    need = 2 * network * packages + 4 * network * (running + 1) + _SPARE_BYTES
+    need = _SPARE_BYTES
+    if plan.config.storage.uri is None:
+        need += 2 * network * packages + 4 * network * (running + 1)
     free = shutil.disk_usage(home.root).free
     if free < need:
         raise UserError(

@@ -14,6 +14,7 @@ from orchestrator.latency_table import latency_graph
 from orchestrator.loading import parse_sweep
 from orchestrator.preflight import sweep_graph
 from orchestrator.records import TrialRecord
+from orchestrator.sweep_files import files_of
 from pas_trainer import DataError, load_data
 from search_space import Limit, read_limit
 
@@ -97,16 +98,18 @@ def promote(
     try:
         data = load_data(config.data)
         batch = next(data.validation.eval_batches(PARITY_IMAGES))[0]
-        promoted = promote_package(
-            tracking_uri,
-            folder=home.trial(sweep_id, record.trial_id),
-            model_name=model_name,
-            alias=alias,
-            run_id=record.run_id,
-            images=batch.contiguous().to(torch.float32) / 255,
-            tags=_tags(record, resource),
-            allow_import=True,  # the user's own sweep, which has run that code already
-        )
+        stored = files_of(home, sweep_id, config.storage.uri)
+        with stored as files, files.package(record.trial_id) as folder:
+            promoted = promote_package(
+                tracking_uri,
+                folder=folder,
+                model_name=model_name,
+                alias=alias,
+                run_id=record.run_id,
+                images=batch.contiguous().to(torch.float32) / 255,
+                tags=_tags(record, resource),
+                allow_import=True,  # the user's own sweep, which has run that code already
+            )
     except (DataError, PackageError) as error:
         raise UserError(str(error)) from None
     except ParityError as error:

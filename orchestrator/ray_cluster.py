@@ -23,6 +23,7 @@ from orchestrator.addresses import LOCKED
 from orchestrator.config import ResourceConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.memory import is_out_of_memory
+from orchestrator.node_files import supernet_on_node
 from orchestrator.staged_data import bring_data
 from orchestrator.worker import stopping_sentence, worker_threads
 from pas_trainer import (
@@ -118,7 +119,12 @@ class _SupernetActor:
         self._reports: list[EpochReport] = []
 
     def train(
-        self, config: SupernetTraining, folder: Path, num_threads: int, data_version: str
+        self,
+        config: SupernetTraining,
+        folder: Path,
+        num_threads: int,
+        data_version: str,
+        storage: str | None,
     ) -> SupernetResult:
         import torch
 
@@ -126,7 +132,13 @@ class _SupernetActor:
 
         torch.set_num_threads(num_threads)
         bring_data(config.data, data_version)
-        return train_supernet(config, folder, self._reports.append)
+        with supernet_on_node(storage, folder) as (here, push):
+
+            def report(epoch: EpochReport) -> None:
+                push()
+                self._reports.append(epoch)
+
+            return train_supernet(config, here, report)
 
     def reports(self) -> list[EpochReport]:
         return list(self._reports)
@@ -149,6 +161,7 @@ def train_supernet_on_cluster(
     resources: ResourceConfig,
     show: Callable[[EpochReport], None],
     data_version: str = "",
+    storage: str | None = None,
 ) -> SupernetResult:
     """Train the supernet as one actor on the cluster; ``show`` is called with each report.
 
@@ -158,13 +171,14 @@ def train_supernet_on_cluster(
         resources: of a trial.
         show: called with each report.
         data_version: content of images that are staged on the actor's node; else empty.
+        storage: address of the object store that keeps it, if nodes do not share the folder.
 
     Raises:
         SweepStoppedError: the images or the recipe cannot be used; resumable.
     """
     num_cpus, num_gpus = supernet_booking(resources)
     actor = _RemoteSupernetActor.options(num_cpus=num_cpus, num_gpus=num_gpus).remote()
-    result = actor.train.remote(config, folder, worker_threads(num_cpus), data_version)
+    result = actor.train.remote(config, folder, worker_threads(num_cpus), data_version, storage)
     shown = 0
     try:
         while True:

@@ -22,12 +22,13 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher
 
-from orchestrator.cells import TrialJob
+from orchestrator.cells import Train, TrialJob
 from orchestrator.config import ResourceConfig, SchedulerConfig
 from orchestrator.ray_cluster import trials_at_once
 from orchestrator.ray_workers import train_on_workers
 from orchestrator.sweep import Sweep
-from orchestrator.worker import Train, run_trial_job, stopping_sentence, train_job
+from orchestrator.worker import run_trial_job, stopping_sentence, train_job
+from pas_trainer import DataError
 
 MAX_WORKER_DEATHS = 3
 """A trial whose workers died more often than this within one epoch has failed."""
@@ -122,7 +123,7 @@ def _stop_if_storage_fails(sweep: Sweep) -> Iterator[None]:
     """Let the sweep end in order when its records cannot be written."""
     try:
         yield
-    except OSError as error:
+    except (DataError, OSError) as error:
         sweep.stop_reason = sweep.stop_reason or stopping_sentence(error)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.cells import TrialJob
 from orchestrator.config import ResourceConfig
 from orchestrator.errors import WorkerLostError
+from orchestrator.node_files import on_node, pull_trial
 from orchestrator.worker import train_job
 
 
@@ -56,6 +57,7 @@ def train_on_workers(job: TrialJob, resources: ResourceConfig) -> None:
         raise WorkerLostError(str(error)) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        pull_trial(job)  # what the first worker has left of the job's steps
 
 
 def cause_of(failures: Mapping[int, Exception]) -> Exception:
@@ -87,4 +89,4 @@ def _train(config: dict[str, Any]) -> None:
 
     job: TrialJob = config["job"]
     torch.set_num_threads(job.num_threads)
-    train_job(job, train.report)
+    on_node(job, train.report, train_job)

@@ -27,11 +27,14 @@ from orchestrator.preflight import Plan, check_device, check_disk, describe, mak
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
 from orchestrator.spool import drop_epochs
+from orchestrator.storage import prepare_storage
 from orchestrator.sweep import Sweep, build_studies
+from orchestrator.sweep_files import files_of
+from orchestrator.sweep_lock import only_driver_of_store
 from orchestrator.tracking import SweepStatus, SweepTracker, TrackingError
 from orchestrator.tracking_server import check_server
 from orchestrator.worker import stopping_sentence
-from pas_trainer import read_supernet_result
+from pas_trainer import DataError, read_supernet_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ def prepare(
     Raises:
         UserError: one sentence on the first thing that is wrong.
     """
+    prepare_storage(config, home, dry_run=dry_run)
     if not new:
         check_unchanged(config, home)
     config = with_recorded_cells(config, home)
@@ -121,7 +125,8 @@ def run_sweep(
     config = plan.config
     with (
         terminate_as_interrupt(),
-        only_driver(home, config.sweep_id),
+        only_driver(home, config.sweep_id) as token,
+        only_driver_of_store(config.sweep_id, config.storage.uri, token) as taken_over,
         driver_log(home, config.sweep_id) as log,
     ):
         keep_table(plan, home.sweep(config.sweep_id))
@@ -138,12 +143,15 @@ def run_sweep(
         board = ProgressBoard(
             console, title, cells_of(config), config.trials_per_cell, num_controls, log
         )
-        with _storage_errors_told(), _tracking(plan, home) as tracker, board:
-            sweep = Sweep(plan, home, build_studies(plan, home), tracker, board)
+        files = files_of(home, config.sweep_id, config.storage.uri)
+        with _storage_errors_told(), _tracking(plan, home) as tracker, files, board:
+            studies = build_studies(plan, home)
+            sweep = Sweep(plan, home, studies, tracker, board, files=files, taken_over=taken_over)
             sweep.catch_up()
             try:
                 if sweep.has_work():
                     _run_on_ray(plan, home, sweep, tracker, board, address, code)
+                    sweep.tidy()
             finally:
                 totals = sweep.account()
             if sweep.stop_reason is not None:
@@ -188,7 +196,9 @@ def _run_on_ray(
             config.resources,
             board.supernet_progress,
             plan.data_version,
+            config.storage.uri,
         )
+        sweep.supernet_trained()
         if is_new and trained.seconds is not None:
             sweep.meter.pretrained(trained.seconds, *supernet_booking(config.resources))
             sweep.account()
@@ -252,5 +262,5 @@ def tracker_of(plan: Plan, home: Home) -> SweepTracker:
 def _storage_errors_told() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (DataError, OSError) as error:
         raise SweepStoppedError(stopping_sentence(error)) from error

@@ -39,7 +39,7 @@ def bring_data(data: DataConfig, version: str = "", tell: Tell = lambda _: None)
     folder = stage(
         root,
         cache_folder(),
-        limit_bytes=_cache_limit(),
+        limit_bytes=cache_limit(),
         version=version or None,
         progress=lambda progress: tell(f"data: staging {root}, {_shown(progress)}"),
     )
@@ -52,8 +52,12 @@ def cache_folder() -> Path:
     return Path(named).expanduser().resolve()
 
 
-def _cache_limit() -> int | None:
-    """Return ``PAS_CACHE_GIB`` in bytes."""
+def cache_limit() -> int | None:
+    """Return ``PAS_CACHE_GIB`` in bytes; ``None``: as the disk has room.
+
+    Raises:
+        DataError: it is no positive number.
+    """
     written = os.environ.get("PAS_CACHE_GIB")
     if not written:
         return None

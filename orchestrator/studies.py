@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -109,6 +109,31 @@ class CellStudies:
             if trial.state != TrialState.WAITING
         ]
 
+    def restore(self, suggestions: Iterable[Suggestion]) -> None:
+        """Hand out again what was handed out before the storage was lost.
+
+        Their outcomes are to be told afterwards. Trials of the same cells that are missing
+        between them, which had not begun, are drawn anew.
+        """
+        lost: dict[Cell, dict[int, Suggestion]] = {}
+        for suggestion in suggestions:
+            lost.setdefault(suggestion.cell, {})[suggestion.number] = suggestion
+        for cell, by_number in lost.items():
+            while cell in self._studies and self._asked[cell] <= max(by_number):
+                known = by_number.get(self._asked[cell])
+                if known is None:
+                    self._ask(cell)
+                    continue
+                with _storage():
+                    self._studies[cell].add_trial(
+                        optuna.trial.create_trial(
+                            state=TrialState.RUNNING,
+                            params=dict(known.hyperparameters),
+                            distributions={**self._distributions},
+                        )
+                    )
+                self._asked[cell] += 1
+
     def _sampler(self, cell: Cell, number: int) -> optuna.samplers.BaseSampler:
         """A sampler of its own for each index: a resumed sweep does not repeat suggestions."""
         seed = derive_seed(self._seed, cell.budget, cell.strength, number) % 2**32
@@ -141,7 +166,9 @@ class CellStudies:
         due = [cell for cell in self._studies if self._is_due(cell)]
         if not due:
             return None
-        cell = min(due, key=lambda c: self._asked[c])
+        return self._ask(min(due, key=lambda c: self._asked[c]))
+
+    def _ask(self, cell: Cell) -> Suggestion:
         number = self._asked[cell]
         study = self._studies[cell]
         study.sampler = self._sampler(cell, number)

@@ -7,20 +7,23 @@ MLflow follow it, and :meth:`Sweep.catch_up` brings them level after a crash bet
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from typing import Any, Protocol
 
 from orchestrator.accounting import booked, priced
 from orchestrator.cells import Cell, TrialJob, controls_of, studied_cells
-from orchestrator.home import Home
+from orchestrator.home import USAGE_FILE, Home
 from orchestrator.jobs import SweepJobs
 from orchestrator.pareto import mark_front
 from orchestrator.preflight import Plan
 from orchestrator.records import TrialRecord
+from orchestrator.retention import Retention
 from orchestrator.savings import share_saved, spent_and_saved
 from orchestrator.slots import SlotMeter, keep_usage, kept_usage
 from orchestrator.spool import Epoch, keep_epoch, kept_epochs
 from orchestrator.studies import CellStudies
+from orchestrator.sweep_files import HomeFiles
 from orchestrator.tracking import SweepTracker
 from orchestrator.worker import end_rest, failed, pruned, read_result, started, write_result
 from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig, read_supernet_result
@@ -44,6 +47,15 @@ class Watcher(Protocol):
 class Sweep:
     """One sweep while it runs.
 
+    Args:
+        plan: of the sweep.
+        home: where state is.
+        studies: its Optuna studies.
+        tracker: of its runs.
+        watcher: shows a person what happens.
+        files: what workers leave; by default in the home folder.
+        taken_over: set once another driver runs the sweep.
+
     Attributes:
         records: every trial handed out so far, by trial id.
         meter: how long trials hold their slots.
@@ -57,16 +69,22 @@ class Sweep:
         studies: CellStudies,
         tracker: SweepTracker,
         watcher: Watcher,
+        *,
+        files: HomeFiles | None = None,
+        taken_over: threading.Event | None = None,
     ) -> None:
-        self._plan, self._home = plan, home
+        files = files or HomeFiles(home, plan.config.sweep_id)
+        self._plan, self._home, self._files = plan, home, files
         self._studies, self._tracker, self._watcher = studies, tracker, watcher
         self._make = SweepJobs(plan, home)
+        self._taken_over = taken_over or threading.Event()
+        self._retention = Retention(files, plan.config.storage.keep, plan.config.budget.resource)
         self._jobs: dict[str, TrialJob] = {}
         self._again: list[TrialJob] = []
         self._controls: list[TrialJob] = []
         self._progress: dict[str, dict[str, Any]] = {}
         self._resources = plan.config.resources
-        self._usage_file = home.sweep(plan.config.sweep_id) / "usage.json"
+        self._usage_file = home.sweep(plan.config.sweep_id) / USAGE_FILE
         self.meter = SlotMeter(
             kept_usage(self._usage_file),
             self._resources.cpus_per_trial,
@@ -77,10 +95,32 @@ class Sweep:
 
     def catch_up(self) -> None:
         """Take over what earlier runs of this sweep left: tell what ended, queue what did not."""
-        self._again = self._take_over([self._make.trial(s) for s in self._studies.every()])
+        self._files.begin()
+        self.supernet_trained()
+        jobs = [self._make.trial(suggestion) for suggestion in self._studies.every()]
+        if lost := list(self._make.left_by_trials({s.trial_id for job in jobs for s in job.steps})):
+            self._studies.restore(lost)
+            jobs = [self._make.trial(suggestion) for suggestion in self._studies.every()]
+        self._again = self._take_over(jobs)
         controls = controls_of(self._plan.config, self._plan.limits)
         self._controls = self._take_over([self._make.control(control) for control in controls])
+        self.tidy()
         self._redraw_front()
+
+    def supernet_trained(self) -> None:
+        """Take note of the supernet, if it has been trained."""
+        self._files.pull_supernet(self._plan.supernet_key)
+
+    def tidy(self) -> None:
+        """Delete what trials that have ended leave behind, whoever was killed before."""
+        self._retention.tidy()
+
+    def _stop_if_taken_over(self) -> None:
+        if self._taken_over.is_set():
+            self.stop_reason = self.stop_reason or (
+                "another driver has taken it over, since this one could not reach storage.uri for "
+                "too long"
+            )
 
     def _take_over(self, jobs: list[TrialJob]) -> list[TrialJob]:
         """Tell of the jobs that have ended and return the others."""
@@ -96,6 +136,7 @@ class Sweep:
 
     def next_job(self) -> TrialJob | None:
         """Return the next trial to run, controls last; ``None`` when no more are to be started."""
+        self._stop_if_taken_over()
         if self.stop_reason is not None:
             return None
         if self._again:
@@ -119,6 +160,7 @@ class Sweep:
 
     def epoch_done(self, trial_id: str, progress: dict[str, Any]) -> None:
         """Pass on what a worker reported."""
+        self._stop_if_taken_over()
         if "stop_sweep" in progress:
             self.stop_reason = self.stop_reason or progress["stop_sweep"]
             return
@@ -126,9 +168,8 @@ class Sweep:
         self.meter.reported(trial_id)
         step = job.steps[progress["step"]]
         self._progress[step.trial_id] = progress
-        if step.trial_id not in self.records:  # the one before has ended
-            self._tell_ended(job)
-            self._redraw_front()
+        self._tell_steps(job, progress["step"])
+        if step.trial_id not in self.records:
             self._step_started(step)
         before = _search_epochs(job, progress["step"]) if progress["phase"] == "finetune" else 0
         metrics = {
@@ -142,11 +183,21 @@ class Sweep:
         self._tracker.log_epoch(step.trial_id, metrics, epoch.step, epoch.time_ms)
         self._watcher.trial_progress(step.trial_id, progress)
 
+    def _tell_steps(self, job: TrialJob, current: int) -> None:
+        """Tell of the steps before the current one, whose networks are trained."""
+        untold = [step for step in job.steps[:current] if not self._has_ended(step)]
+        if untold:
+            self._files.pull(untold, wait=False)  # else at the next report
+            self._tell_ended(job)
+            self._redraw_front()
+
     def trial_done(self, trial_id: str) -> None:
         """A worker has returned, or the scheduler has stopped it early."""
+        self._stop_if_taken_over()
         job = self._jobs[trial_id]
+        self._files.pull(job.steps)
         if self.stop_reason is None:
-            end_rest(job, self._pruned)
+            self._files.push(end_rest(job, self._pruned))
         self._tell_ended(job)
         self.meter.ended(trial_id, lost=not self._has_ended(job))
         self._redraw_front()
@@ -154,7 +205,10 @@ class Sweep:
     def trial_lost(self, trial_id: str, sentence: str) -> None:
         """A worker died too often: the trial has failed."""
         job = self._jobs[trial_id]
-        end_rest(job, lambda step: self._with_seconds(step, failed(step, sentence)))
+        self._files.pull(job.steps)
+        ended = end_rest(job, lambda step: self._with_seconds(step, failed(step, sentence)))
+        self._files.push(ended)
+        self._files.flush()  # its worker is to find that out
         self._tell_ended(job)
         self._redraw_front()
 
@@ -168,6 +222,7 @@ class Sweep:
         if totals:
             totals["compute_saved"] = self.compute_saved()
             keep_usage(self._usage_file, usage)
+            self._files.keep(self._usage_file.name)
             self._tracker.log_totals(totals)
         return totals
 
@@ -232,6 +287,7 @@ class Sweep:
                 timed = self._with_seconds(step, record)
                 if timed is not record:
                     write_result(step, timed)
+                    self._files.push([step])
                 self._tell(step, priced(timed, self._resources.prices))
         if job.control is None and all(self._has_ended(step) for step in job.steps):
             ended = [self.records[step.trial_id] for step in job.steps]
@@ -248,6 +304,7 @@ class Sweep:
             artifacts["architecture.json"] = architecture.read_text()
         self._tracker.trial_finished(record, artifacts)
         self._watcher.trial_ended(record)
+        self._retention.ended(record)
 
     def _redraw_front(self) -> None:
         resource = self._plan.config.budget.resource

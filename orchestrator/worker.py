@@ -6,24 +6,25 @@ import errno
 import json
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from deploy import measure_latency_ms, save_package
 from orchestrator.accounting import booked
-from orchestrator.cells import TrialJob
+from orchestrator.cells import Report, Train, TrialJob
 from orchestrator.errors import WorkerLostError
-from orchestrator.home import write_json
+from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TRIAL_FILE, write_json
 from orchestrator.memory import (
     free_memory,
     in_smaller_parts,
     is_out_of_memory,
     keep_imports_out_of_gc,
-    trial_of,
 )
+from orchestrator.node_files import ERROR_FILE, on_node, with_inputs
 from orchestrator.records import TrialRecord, TrialStatus
 from orchestrator.staged_data import bring_data
 from pas_trainer import (
@@ -39,22 +40,16 @@ from pas_trainer import (
     run_search,
 )
 
-RESULT_FILE = "result.json"
-"""Written last; a trial folder that holds it is never run again."""
-
 PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio", "seconds")
 """What a worker reports after each epoch, beside ``step``, the index in :attr:`TrialJob.steps`."""
 
 
-Report = Callable[[dict[str, Any]], None]
-"""Called with :data:`PROGRESS_KEYS` after each epoch."""
-
-Train = Callable[[TrialJob, Report], None]
-"""Trains what a job asks for and writes its results; see :func:`train_job`."""
-
-
 def train_job(job: TrialJob, report: Report) -> None:
     """Train what the job asks for and write each result as soon as it is known.
+
+    Args:
+        job: its folder on this node, or seen by all.
+        report: called with :data:`PROGRESS_KEYS` after each epoch.
 
     Raises:
         Exception: what :func:`pas_trainer.run_search` and the like raise.
@@ -67,8 +62,11 @@ def train_job(job: TrialJob, report: Report) -> None:
         if is_first() and read_result(job.steps[step]) is None:
             write_result(job.steps[step], _finished(job.steps[step], result))
 
-    config, supernet, folder = job.config, job.supernet_folder, job.folder
     bring_data(job.data, job.data_version)
+    job = with_inputs(job)
+    config, supernet, folder = job.config, job.supernet_folder, job.folder
+    if is_first():
+        write_json(folder / TRIAL_FILE, started(job).to_json())
     if isinstance(config, AnnealedConfig):
         run_annealed(config, supernet, found, report=on_epoch, checkpoint_folder=folder)
         return
@@ -81,7 +79,7 @@ def train_job(job: TrialJob, report: Report) -> None:
 
 
 def run_trial_job(job: TrialJob, report: Report, train: Train = train_job) -> None:
-    """Run one trial and leave its outcome in ``job.folder``.
+    """Run one trial and leave its outcome in ``job.folder``, or where the job's storage is.
 
     A trial that diverges, or fails in a way of its own, is recorded as FAILED and returns
     normally. One that runs out of memory starts anew in smaller parts
@@ -94,6 +92,14 @@ def run_trial_job(job: TrialJob, report: Report, train: Train = train_job) -> No
     """
     torch.set_num_threads(job.num_threads)
     keep_imports_out_of_gc()
+    try:
+        on_node(job, report, partial(_run, train=train))
+    except (DataError, OSError) as error:  # the store refuses, or the node's disk is full
+        report({"stop_sweep": stopping_sentence(error)})
+
+
+def _run(job: TrialJob, report: Report, train: Train) -> None:
+    """Train a job, in smaller parts if need be."""
     if (job.folder / RESULT_FILE).exists():
         return
     smaller: TrialJob | None = job
@@ -116,10 +122,10 @@ def _attempt(job: TrialJob, report: Report, train: Train) -> TrialJob | None:
         if is_out_of_memory(error):
             if (smaller := in_smaller_parts(job)) is not None:
                 return smaller
-            _fail(job, _OUT_OF_MEMORY.format(parts=trial_of(job).optimizer.micro_batches))
+            _fail(job, _OUT_OF_MEMORY.format(parts=job.trial.optimizer.micro_batches))
             return None
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "error.txt").write_text(traceback.format_exc())
+        (job.folder / ERROR_FILE).write_text(traceback.format_exc())
         _fail(job, f"{type(error).__name__}: {error}")
     return None
 
@@ -134,11 +140,12 @@ def _fail(job: TrialJob, sentence: str) -> None:
     end_rest(job, lambda step: failed(step, sentence))
 
 
-def end_rest(job: TrialJob, ended: Callable[[TrialJob], TrialRecord]) -> None:
-    """Write a result for every step of a job that has none."""
-    for step in job.steps:
-        if read_result(step) is None:
-            write_result(step, ended(step))
+def end_rest(job: TrialJob, ended: Callable[[TrialJob], TrialRecord]) -> list[TrialJob]:
+    """Write a result for every step of a job that has none, and return those steps."""
+    left = [step for step in job.steps if read_result(step) is None]
+    for step in left:
+        write_result(step, ended(step))
+    return left
 
 
 def stopping_sentence(error: Exception) -> str:
@@ -149,15 +156,26 @@ def stopping_sentence(error: Exception) -> str:
 
 
 def write_result(job: TrialJob, record: TrialRecord) -> None:
-    """Write the result and drop the checkpoint that is no longer needed."""
+    """Write the result and drop the states that are no longer needed."""
     write_json(job.folder / RESULT_FILE, record.to_json())
-    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
+    for name in (CHECKPOINT_FILE, TRIAL_FILE):
+        (job.folder / name).unlink(missing_ok=True)
 
 
 def read_result(job: TrialJob) -> TrialRecord | None:
     """Return the record of an ended trial, or ``None`` while it has none."""
     path = job.folder / RESULT_FILE
     return TrialRecord(**json.loads(path.read_text())) if path.exists() else None
+
+
+def left_records(sweep: Path, known: Collection[str]) -> Iterator[TrialRecord]:
+    """Give what trials have left in a sweep's folder, of trials whose ids are not known."""
+    for folder in sorted((sweep / "trials").glob("*")):
+        if folder.name in known:
+            continue
+        found = [path for name in (RESULT_FILE, TRIAL_FILE) if (path := folder / name).exists()]
+        if found:
+            yield TrialRecord(**json.loads(found[0].read_text()))
 
 
 def started(job: TrialJob) -> TrialRecord:
@@ -208,7 +226,7 @@ def _ended(job: TrialJob, status: TrialStatus, **results: Any) -> TrialRecord:
         number=job.number,
         control=job.control,
         hyperparameters=dict(job.hyperparameters),
-        micro_batches=trial_of(job).optimizer.micro_batches,
+        micro_batches=job.trial.optimizer.micro_batches,
         **results,
     )
 

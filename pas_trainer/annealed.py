@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pas_trainer.checkpoint import Checkpoint
-from pas_trainer.config import TrialConfig, content_key
+from pas_trainer.config import TrialConfig, state_key
 from pas_trainer.loop import EpochReport, derive_seed
 from pas_trainer.phases import TrialResult
 from pas_trainer.search import SearchTrial, Start
@@ -93,7 +93,7 @@ def run_annealed(
         ValueError: budgets out of order, no network of the search space meets one of them, or the
             latency table cannot be used.
     """
-    checkpoint = Checkpoint(checkpoint_folder, content_key(config))
+    checkpoint = Checkpoint(checkpoint_folder, state_key(config))
     state = checkpoint.load()
     first = 0 if state is None else state["step"]
     start: Start | None = None

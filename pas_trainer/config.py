@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pas_trainer.data import DataConfig
@@ -165,3 +167,16 @@ def content_key(*parts: Any) -> str:
     plain = [dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts]  # type: ignore[arg-type]
     text = json.dumps(plain, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def state_key(config: Any) -> str:
+    """Return a hash of what the states of a trial, control or front depend on.
+
+    As :func:`content_key`, but of a latency table the content counts, not where it lies.
+    """
+    plain = dataclasses.asdict(config)
+    trial = plain.get("trial", plain)
+    if trial["latency_table"] is not None:
+        with contextlib.suppress(OSError):  # told when the table is needed
+            trial["latency_table"] = Path(trial["latency_table"]).read_text(encoding="utf-8")
+    return content_key(plain)

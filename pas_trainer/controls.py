@@ -22,7 +22,7 @@ from torch import nn
 from pas_trainer.channel_norms import channel_norms
 from pas_trainer.checkpoint import Checkpoint
 from pas_trainer.compute import epochs_within, training_macs
-from pas_trainer.config import ControlConfig, ControlKind, content_key
+from pas_trainer.config import ControlConfig, ControlKind, state_key
 from pas_trainer.loop import Report, derive_seed, ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases, TrialResult
@@ -47,7 +47,7 @@ def run_control(
         ValueError: no network of the search space meets the budget, the latency table cannot be
             used, or the supernet's folder does not tell what its training took.
     """
-    checkpoint = Checkpoint(checkpoint_folder, content_key(config))
+    checkpoint = Checkpoint(checkpoint_folder, state_key(config))
     control = _Control(config.trial, supernet_folder, report, checkpoint)
     if control.pretrain_macs is None:
         raise ValueError(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pas_trainer.budget_loss import annealed_limits, budget_loss, project_onto_budget
 from pas_trainer.checkpoint import Checkpoint
-from pas_trainer.config import TrialConfig, content_key
+from pas_trainer.config import TrialConfig, state_key
 from pas_trainer.gates import GatedNetwork, attach_gates
 from pas_trainer.loop import Report, ignore_report
 from pas_trainer.optim import cosine_factor
@@ -51,7 +51,7 @@ def run_search(
         ValueError: no network of the search space meets the budget, or the latency table cannot
             be used.
     """
-    checkpoint = Checkpoint(checkpoint_folder, content_key(config))
+    checkpoint = Checkpoint(checkpoint_folder, state_key(config))
     trial = SearchTrial(config, supernet_folder, report, checkpoint)
     return trial.run(trial.supernet_start(), checkpoint.load())
 

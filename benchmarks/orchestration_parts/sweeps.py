@@ -14,13 +14,13 @@ from typing import Any
 from rich.console import Console
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from orchestrator.cells import TrialJob
+from orchestrator.cells import Report, Train, TrialJob
 from orchestrator.config import SweepConfig
 from orchestrator.home import Home, write_json
 from orchestrator.records import TrialRecord
 from orchestrator.run import prepare, tracker_of
 from orchestrator.sweep import Sweep, build_studies
-from orchestrator.worker import Report, Train, train_job, write_result
+from orchestrator.worker import train_job, write_result
 
 QUIET = Console(quiet=True)
 TIMES = "times.json"

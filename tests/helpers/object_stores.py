@@ -8,12 +8,14 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 import numpy as np
 import requests
+from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
@@ -66,6 +68,9 @@ class DisturbedStore:
         disturb: called with the path of an object and its content before it is sent; returns what
             is sent in its place.
         checksums: whether objects come with checksums of their own, beside the ETag.
+        conditions: whether conditions of writes are heeded.
+        away: whether every request is answered with 503.
+        written: paths of the objects that were written or deleted, in order.
     """
 
     def __init__(self) -> None:
@@ -88,7 +93,8 @@ class DisturbedStore:
         self.fetched: list[str] = []
         self.num_listings = 0
         self.disturb: Callable[[str, bytes], bytes] = lambda _path, content: content
-        self.checksums = True
+        self.checksums, self.conditions, self.away = True, True, False
+        self.written: list[str] = []
 
     def client(self, service: str = "s3") -> Any:
         return boto3.client(service, endpoint_url=self.url, region_name="us-east-1")
@@ -106,6 +112,24 @@ class DisturbedStore:
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=content)
 
+    def objects(self, uri: str) -> dict[str, bytes]:
+        """Everything below an address: path -> content."""
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        pages = self.client().get_paginator("list_objects_v2")
+        keys = [
+            item["Key"]
+            for page in pages.paginate(Bucket=bucket, Prefix=f"{prefix}/")
+            for item in page.get("Contents", ())
+        ]
+        bodies = (self.client().get_object(Bucket=bucket, Key=key)["Body"] for key in keys)
+        return {k[len(prefix) + 1 :]: b.read() for k, b in zip(keys, bodies, strict=True)}
+
+    def make_older(self, uri: str, name: str, seconds: float) -> None:
+        """Let an object have been written so many seconds earlier."""
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        key = s3_backends["123456789012"]["aws"].buckets[bucket].keys[f"{prefix}/{name}"]
+        key.last_modified -= timedelta(seconds=seconds)
+
     def check_credentials(self, check: bool) -> None:
         """Let the endpoint check credentials and permissions, or not."""
         text = "0" if check else "inf"
@@ -119,6 +143,14 @@ class DisturbedStore:
 
     def _serve(self, environ: dict[str, Any], start_response: Any) -> Any:
         path = environ["PATH_INFO"].encode("latin-1").decode()
+        if self.away:
+            start_response("503 Service Unavailable", [("Content-Length", "0")])
+            return [b""]
+        if not self.conditions:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
+        if environ["REQUEST_METHOD"] in {"PUT", "DELETE"} and path.count("/") > 1:
+            with self._lock:
+                self.written.append(path)
         listing = "list-type" in environ.get("QUERY_STRING", "")
         if environ["REQUEST_METHOD"] != "GET" or listing:
             with self._lock:

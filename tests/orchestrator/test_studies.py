@@ -172,3 +172,21 @@ def test_a_trial_killed_before_its_parameters_were_stored_gets_them_on_resume(
     study.ask()  # stored as RUNNING, and then the process dies
     resumed = {(s.cell, s.number): s for s in open_studies(other).every()}
     assert resumed[CELLS[0], number] == whole[CELLS[0], number]
+
+
+def test_studies_that_were_lost_are_told_anew(url, tmp_path):
+    before = open_studies(url, trials_per_cell=4)
+    handed_out = drain(before)
+    again = open_studies(f"sqlite:///{tmp_path / 'new.db'}", trials_per_cell=4)
+    # The second trial of the first cell had been handed out, but left nothing.
+    known = [s for s in handed_out if s.number < 3 and (s.cell, s.number) != (CELLS[0], 1)]
+    again.restore(known)
+    restored = {(s.cell, s.number): s for s in again.every()}
+    assert sorted(restored) == sorted((cell, number) for cell in CELLS for number in range(3))
+    for suggestion in known:
+        assert restored[suggestion.cell, suggestion.number] == suggestion
+    assert 0.01 <= restored[CELLS[0], 1].hyperparameters["learning_rate"] <= 0.2
+    again.tell(CELLS[1], 2, "FINISHED", 0.5)
+    assert [(s.cell, s.number) for s in drain(again)] == [(CELLS[0], 3), (CELLS[1], 3)]
+    again.restore(known)
+    assert len(again.every()) == 8

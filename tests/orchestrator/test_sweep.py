@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from orchestrator.home import Home
+from orchestrator.home import Home, write_json
 from orchestrator.loading import load_sweep
+from orchestrator.node_files import on_node
 from orchestrator.preflight import make_plan
 from orchestrator.sweep import Sweep, build_studies
+from orchestrator.sweep_files import files_of
 from orchestrator.tracking import SweepTracker
 from orchestrator.tracking_reader import find_sweep, load_records
-from orchestrator.worker import failed, read_result, write_result
+from orchestrator.worker import failed, read_result, started, write_result
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"
 
@@ -27,7 +30,9 @@ class Unseen:
     def trial_ended(self, record): ...
 
 
-def driver(home: Home, *sets: str) -> tuple[Sweep, SweepTracker]:
+def driver(
+    home: Home, *sets: str, taken_over: threading.Event | None = None
+) -> tuple[Sweep, SweepTracker]:
     cells = ["budget.limits=[0.5]", "strengths=[1]", "trials_per_cell=3"]
     plan = make_plan(load_sweep(DIGITS, [*cells, *sets]))
     tracker = SweepTracker(
@@ -39,7 +44,9 @@ def driver(home: Home, *sets: str) -> tuple[Sweep, SweepTracker]:
         tags={},
         artifacts={},
     ).start()
-    sweep = Sweep(plan, home, build_studies(plan, home), tracker, Unseen())
+    files = files_of(home, plan.config.sweep_id, plan.config.storage.uri)
+    studies = build_studies(plan, home)
+    sweep = Sweep(plan, home, studies, tracker, Unseen(), files=files, taken_over=taken_over)
     sweep.catch_up()
     return sweep, tracker
 
@@ -90,3 +97,48 @@ def test_trials_that_do_not_finish_have_seconds_and_a_price_too(tmp_path):
     assert [r.price for r in load_records(home.mlflow_uri, "digits")] == [20.0, 8.0, 8.0]
     again = find_sweep(home.mlflow_uri, "digits").totals
     assert again == totals | {"price": pytest.approx(2 * totals["price"])}
+
+
+@pytest.mark.parametrize("kind", ["home", "store"])
+def test_a_sweep_goes_on_without_its_studies(tmp_path, object_store, monkeypatch, kind):
+    """And without all of its home folder where files lie on an object store."""
+    monkeypatch.setenv("PAS_CACHE", str(tmp_path / "cache"))
+    storage = [] if kind == "home" else [f"storage.uri={object_store.upload({}, 'p')}"]
+    ranges = "hyperparameters={learning_rate: {low: 0.01, high: 0.1}}"
+    home = Home(tmp_path / "first")
+    sweep, tracker = driver(home, ranges, *storage)
+    begun = [sweep.next_job() for _ in range(3)]
+    ended, running, waiting = (job for job in begun if job is not None)
+    for job in (ended, running):
+        sweep.trial_started(job.trial_id)
+        on_node(job, lambda _: None, lambda here, _: leave(here, running.trial_id))
+    sweep.trial_done(ended.trial_id)
+    tracker.close("KILLED")
+    if kind == "home":
+        (home.root / "optuna.db").unlink()
+    else:
+        home = Home(tmp_path / "second")
+
+    taken_over = threading.Event()
+    sweep, tracker = driver(home, ranges, *storage, taken_over=taken_over)
+    again = [sweep.next_job() for _ in range(3)]
+    assert again[2] is None
+    assert [job.trial_id for job in again if job] == [running.trial_id, waiting.trial_id]
+    assert again[0] is not None
+    assert again[0].hyperparameters == running.hyperparameters
+    sweep.trial_started(running.trial_id)
+    taken_over.set()
+    sweep.trial_done(running.trial_id)
+    assert read_result(again[0]) is None  # that is for the other driver to say
+    assert (sweep.stop_reason or "").startswith("another driver has taken it over")
+    tracker.close("KILLED")
+    records = {r.trial_id: r for r in load_records(home.mlflow_uri, "digits")}
+    assert records[ended.trial_id].status == "FAILED"
+    assert records[ended.trial_id].hyperparameters == ended.hyperparameters
+
+
+def leave(job, running: str) -> None:
+    """What a worker leaves of a trial that runs, or has ended."""
+    write_json(job.folder / "trial.json", started(job).to_json())
+    if job.trial_id != running:
+        write_result(job, failed(job, "the loss became nan"))

@@ -68,6 +68,11 @@ def test_every_trial_is_recorded_once_and_within_its_budget(finished):
 def test_nothing_is_left_behind(finished):
     (folder,) = finished.home.glob("sweeps/*")
     assert not (folder / "ray").exists()
+    names = {"architecture.json", "result.json"}
+    package = {*names, "weights.safetensors", "training_weights.safetensors"}
+    for trial in finished.json("compare", "tiny")["trials"]:
+        left = {path.name for path in (folder / "trials" / trial["trial_id"]).iterdir()}
+        assert left == (package if trial["on_front"] else names)
     assert not list(finished.home.rglob("checkpoint.pt"))
     assert not list(finished.home.rglob("*.tmp"))
 
@@ -377,7 +382,7 @@ def test_predictions_survive_the_journey(finished):
     images = np.stack([np.asarray(i, np.float32).transpose(2, 0, 1) for i in test.images]) / 255
     import torch
 
-    for trial in finished.json("compare", "tiny")["trials"]:
+    for trial in finished.json("pareto", "tiny")["trials"]:
         folder = finished.home / "sweeps" / trial["sweep_id"] / "trials" / trial["trial_id"]
         network = DeployedClassifier(*load_package(folder)).eval()
         with torch.no_grad():

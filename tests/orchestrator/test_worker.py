@@ -12,7 +12,7 @@ from orchestrator import worker
 from orchestrator.cells import Cell, TrialJob, trial_config
 from orchestrator.errors import WorkerLostError
 from orchestrator.loading import load_sweep
-from orchestrator.memory import in_smaller_parts, trial_of
+from orchestrator.memory import in_smaller_parts
 from pas_trainer import (
     AnnealedConfig,
     ControlConfig,
@@ -123,7 +123,7 @@ def test_controls_and_fronts_are_split_too(job):
         smaller = in_smaller_parts(dataclasses.replace(job, config=config))
         assert smaller is not None
         assert type(smaller.config) is type(config)
-        assert trial_of(smaller).optimizer.micro_batches == 2
+        assert smaller.trial.optimizer.micro_batches == 2
 
 
 def test_a_lost_worker_leaves_the_trial_to_be_started_again(job, monkeypatch):
