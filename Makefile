@@ -30,7 +30,7 @@ types: $(STAMP)     ## mypy, strict
 	$(BIN)/mypy
 
 unit: $(STAMP)      ## the test suite, two files at a time (JOBS=0: one after the other)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 25 --durations-min 5
 
 chaos: $(STAMP)     ## twenty kills and outages at random moments, beside an undisturbed sweep; half an hour
 	PAS_CHAOS_FAULTS=20 $(BIN)/python -m pytest -s tests/orchestrator/test_chaos_end_to_end.py
