@@ -200,6 +200,7 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
     ) -> None:
         with _stop_if_storage_fails(self._sweep):
             self._sweep.trial_done(_job(trial).trial_id)
+        _forget(trial)
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
@@ -216,6 +217,13 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
                 self._sweep.trial_lost(
                     _job(trial).trial_id, f"its workers died {deaths} times within one epoch"
                 )
+
+
+def _forget(trial: Trial) -> None:
+    """Leave little of an ended trial: Tune keeps them all, with statistics of every metric."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
+    trial.config = {}
 
 
 class _StopWhenTold(_Unpickled, tune.Stopper):  # type: ignore[misc]
