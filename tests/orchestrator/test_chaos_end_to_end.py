@@ -44,9 +44,22 @@ def undisturbed(finished, make_pas, tmp_path_factory):
     return pas
 
 
-def faults() -> list[str]:
-    """Every kind in turn, in random order, and one outage of the tracking server."""
-    chosen = [KINDS[i % len(KINDS)] for i in range(NUM_FAULTS)] + ["tracking"]
+class Endpoint:
+    """The object store as a server that can be away."""
+
+    def __init__(self, object_store) -> None:
+        self._store = object_store
+
+    def kill(self) -> None:
+        self._store.away = True
+
+    def start(self) -> None:
+        self._store.away = False
+
+
+def faults(servers) -> list[str]:
+    """Every kind in turn, in random order, and one outage of each server."""
+    chosen = [KINDS[i % len(KINDS)] for i in range(NUM_FAULTS)] + list(servers)
     random.Random(SEED).shuffle(chosen)
     return chosen
 
@@ -65,36 +78,55 @@ def weights_of(pas):
 
 
 def test_a_sweep_survives_the_loss_of_every_part(undisturbed, pas, server):
-    options = LONG if IS_LONG else ()
+    survive(pas, {"tracking": server}, ["--set", f"tracking.uri={server.url}"])
+    check_results(pas, undisturbed)
+    check_runs(server.url, undisturbed)
+    assert weights_of(pas) == weights_of(undisturbed)
+    assert files_of(pas.home) == files_of(undisturbed.home)
+
+
+@pytest.mark.skipif(not IS_LONG, reason="part of make chaos")
+def test_a_sweep_on_an_object_store_survives_it_too(undisturbed, pas, server, object_store):
+    uri = object_store.upload({}, "sweeps")
+    servers = {"tracking": server, "store": Endpoint(object_store)}
+    survive(pas, servers, ["--set", f"tracking.uri={server.url}", "--set", f"storage.uri={uri}"])
+    check_results(pas, undisturbed)
+    check_runs(server.url, undisturbed)
+    weights = {
+        name.split("/")[-2]: hashlib.sha256(content).hexdigest()
+        for name, content in object_store.objects(uri).items()
+        if name.endswith("/weights.safetensors")
+    }
+    assert weights == weights_of(undisturbed)
+    stored = {name.rpartition("/")[2] for name in object_store.objects(uri)}
+    assert not stored & {"checkpoint.pt", "trial.json", "lock"}
+
+
+def survive(pas, servers, options):
+    """Run a sweep with everything killed in turn."""
     with ray_nodes(os.cpu_count()) as cluster:  # as undisturbed: the supernet's threads
-        tracking = ("--set", f"tracking.uri={server.url}")
-        stage = Stage(
-            pas,
-            cluster,
-            (*options, *tracking, "--address", cluster.address),
-            {"tracking": server},
-            OUTAGE_S,
-            SEED,
-        )
+        options = [*(LONG if IS_LONG else ()), *options, "--address", cluster.address]
+        stage = Stage(pas, cluster, options, servers, OUTAGE_S, SEED)
         try:
-            stage.survive(faults(), mean_s=8 if IS_LONG else 4, timeout_s=3000)
+            stage.survive(faults(servers), mean_s=8 if IS_LONG else 4, timeout_s=3000)
         finally:
             stage.close()
     assert "Traceback" not in stage.log.read_text()
-    assert sorted(stage.done) == sorted(faults())
-    wanted = undisturbed.json("status", "tiny")
-    found = pas.json("status", "tiny")
+    assert sorted(stage.done) == sorted(faults(servers))
+
+
+def check_results(pas, undisturbed):
+    """Every trial has the result that it has undisturbed."""
+    wanted, found = undisturbed.json("status", "tiny"), pas.json("status", "tiny")
     assert found["sweep_id"] == wanted["sweep_id"]
     assert {t["trial_id"]: outcome(t) for t in found["trials"]} == {
         t["trial_id"]: outcome(t) for t in wanted["trials"]
     }
-    assert weights_of(pas) == weights_of(undisturbed)
-    check_runs(server.url, [trial["trial_id"] for trial in wanted["trials"]])
-    check_files(pas.home, undisturbed.home)
 
 
-def check_runs(url, trial_ids):
+def check_runs(url, undisturbed):
     """Every trial has one run, with every epoch once; no run is RUNNING."""
+    trial_ids = [path.name for path in undisturbed.home.glob("sweeps/*/trials/*")]
     client = MlflowClient(url)
     (experiment,) = [e for e in client.search_experiments() if e.name == "tiny"]
     runs = client.search_runs([experiment.experiment_id])
@@ -108,14 +140,10 @@ def check_runs(url, trial_ids):
         assert len(steps) >= 15
 
 
-def check_files(home, like):
-    """The same files as after an undisturbed sweep, the tracking store's left out."""
-
-    def files(root):
-        ours = [*root.glob("sweeps/**/*"), *root.glob("supernets/**/*")]
-        return sorted(str(path.relative_to(root)) for path in ours)
-
-    assert files(home) == files(like)
+def files_of(home):
+    """What the sweeps of a home folder have left, the tracking store apart."""
+    found = [*home.glob("sweeps/**/*"), *home.glob("supernets/**/*")]
+    return sorted(str(path.relative_to(home)) for path in found)
 
 
 @pytest.fixture
@@ -152,7 +180,5 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(finished, pas, small_disk
     again = pas("sweep", str(pas.file))
     assert again.returncode == 0, again.stderr
     assert weights_of(pas) == weights_of(finished)
-    check_runs(
-        f"sqlite:///{pas.home}/mlflow.db", [p.name for p in pas.home.glob("sweeps/*/trials/*")]
-    )
-    check_files(pas.home, finished.home)
+    check_runs(f"sqlite:///{pas.home}/mlflow.db", finished)
+    assert files_of(pas.home) == files_of(finished.home)
