@@ -15,6 +15,7 @@ import pytest
 from chaos import Stage
 from mlflow import MlflowClient
 from ray_nodes import ray_nodes
+from sweep_stores import optuna_trials
 from tracking_servers import TrackingServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -81,6 +82,7 @@ def test_a_sweep_survives_the_loss_of_every_part(undisturbed, pas, server):
     survive(pas, {"tracking": server}, ["--set", f"tracking.uri={server.url}"])
     check_results(pas, undisturbed)
     check_runs(server.url, undisturbed)
+    assert {trial.state.name for trial in optuna_trials(pas)} == {"COMPLETE"}
     assert weights_of(pas) == weights_of(undisturbed)
     assert files_of(pas.home) == files_of(undisturbed.home)
 
