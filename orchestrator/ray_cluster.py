@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +67,7 @@ def ray_session(
             raise UserError(_too_small(resources))
         yield
     finally:
+        gc.collect()  # a handle that is freed while Ray shuts down would end the process
         ray.shutdown()
 
 

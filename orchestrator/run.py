@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +128,7 @@ def run_sweep(
         only_driver(home, config.sweep_id) as token,
         only_driver_of_store(config.sweep_id, config.storage.uri, token) as taken_over,
         driver_log(home, config.sweep_id) as log,
+        ExitStack() as cluster,  # left once all is told: Ray's end may end the process
     ):
         keep_table(plan, home.sweep(config.sweep_id))
         write_json(
@@ -150,7 +151,8 @@ def run_sweep(
             sweep.catch_up()
             try:
                 if sweep.has_work():
-                    _run_on_ray(plan, home, sweep, tracker, board, address, code)
+                    cluster.enter_context(_ray(config, address, code))
+                    _run_on_ray(plan, home, sweep, tracker, board)
                     sweep.tidy()
             finally:
                 totals = sweep.account()
@@ -169,42 +171,39 @@ def run_sweep(
         )
 
 
+@contextmanager
+def _ray(config: SweepConfig, address: str | None, code: Sequence[str]) -> Iterator[None]:
+    from orchestrator.ray_cluster import ray_session
+
+    with ray_session(address, config.resources, code):
+        arm_termination()
+        yield
+
+
 def _run_on_ray(
-    plan: Plan,
-    home: Home,
-    sweep: Sweep,
-    tracker: SweepTracker,
-    board: ProgressBoard,
-    address: str | None,
-    code: Sequence[str],
+    plan: Plan, home: Home, sweep: Sweep, tracker: SweepTracker, board: ProgressBoard
 ) -> None:
-    from orchestrator.ray_cluster import (
-        ray_session,
-        supernet_booking,
-        train_supernet_on_cluster,
-    )
+    from orchestrator.ray_cluster import supernet_booking, train_supernet_on_cluster
     from orchestrator.ray_trials import run_trials
 
     config = plan.config
     supernet_folder = home.supernet(plan.supernet_key)
-    with ray_session(address, config.resources, code):
-        arm_termination()
-        is_new = read_supernet_result(supernet_folder) is None
-        trained = train_supernet_on_cluster(
-            plan.supernet_training,
-            supernet_folder,
-            config.resources,
-            board.supernet_progress,
-            plan.data_version,
-            config.storage.uri,
-        )
-        sweep.supernet_trained()
-        if is_new and trained.seconds is not None:
-            sweep.meter.pretrained(trained.seconds, *supernet_booking(config.resources))
-            sweep.account()
-        tracker.log_supernet(trained.accuracy, trained.test_accuracy)
-        folder = home.sweep(config.sweep_id) / "ray"
-        run_trials(sweep, config.resources, config.scheduler, folder)
+    is_new = read_supernet_result(supernet_folder) is None
+    trained = train_supernet_on_cluster(
+        plan.supernet_training,
+        supernet_folder,
+        config.resources,
+        board.supernet_progress,
+        plan.data_version,
+        config.storage.uri,
+    )
+    sweep.supernet_trained()
+    if is_new and trained.seconds is not None:
+        sweep.meter.pretrained(trained.seconds, *supernet_booking(config.resources))
+        sweep.account()
+    tracker.log_supernet(trained.accuracy, trained.test_accuracy)
+    folder = home.sweep(config.sweep_id) / "ray"
+    run_trials(sweep, config.resources, config.scheduler, folder)
 
 
 def tracking_uri(config: SweepConfig, home: Home) -> str:

@@ -69,9 +69,9 @@ def test_a_killed_driver_is_followed_by_one_with_an_empty_home(
     assert left == {t: PACKAGE if trials[t]["on_front"] else SMALL for t in trials}
     others = {name.rpartition("/")[2] for name in object_store.objects(uri) if "trials" not in name}
     assert others == {"sweep.json", "usage.json", "supernet.json", "supernet.safetensors"}
-    for node in ("node 1", "node 2"):
-        assert len(list((tmp_path / node).glob("*/supernet.safetensors"))) == 1
-        assert [p.name for p in (tmp_path / node / ".work").iterdir()] == ["lock"]
+    copies = [len(list(tmp_path.glob(f"node {n}/*/supernet.safetensors"))) for n in (1, 2)]
+    assert max(copies) == 1  # once per node; a node may have had no trial
+    assert {p.name for p in tmp_path.glob("node */.work/*")} == {"lock"}
     assert not list(second.home.rglob("*.safetensors"))
 
     (best, *_) = sorted((t for t in trials.values() if t["on_front"]), key=lambda t: -t["accuracy"])
