@@ -253,7 +253,10 @@ class _PerCell(FIFOScheduler):  # type: ignore[misc]
         self._known: set[str] = set()
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """As FIFO, without going through the thousands of trials that have ended."""
+        """Start whichever waits (one is suggested ahead, others lost their worker).
+
+        FIFO's own method goes through the thousands of trials that have ended.
+        """
         live = tune_controller.get_live_trials()
         return next((trial for trial in live if trial.status == Trial.PENDING), None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -130,20 +130,8 @@ def run_sweep(
         driver_log(home, config.sweep_id) as log,
         ExitStack() as cluster,  # left once all is told: Ray's end may end the process
     ):
-        keep_table(plan, home.sweep(config.sweep_id))
-        write_json(
-            home.sweep(config.sweep_id) / "sweep.json",
-            {
-                "config": config.model_dump(mode="json"),
-                "tracking_uri": tracking_uri(config, home),
-                "plan": describe(plan),
-            },
-        )
-        title = f"{config.sweep_id} on {config.data.name}, {config.supernet.name}"
-        num_controls = len(controls_of(config, plan.limits))
-        board = ProgressBoard(
-            console, title, cells_of(config), config.trials_per_cell, num_controls, log
-        )
+        _keep_plan(plan, home)
+        board = _board(plan, console, log)
         files = files_of(home, config.sweep_id, config.storage.uri)
         with _storage_errors_told(), _tracking(plan, home) as tracker, files, board:
             studies = build_studies(plan, home)
@@ -169,6 +157,28 @@ def run_sweep(
             summary(sweep.ended_records(), totals, _currency(config)),
             [cell.name for cell in sweep.given_up()],
         )
+
+
+def _keep_plan(plan: Plan, home: Home) -> None:
+    config, folder = plan.config, home.sweep(plan.config.sweep_id)
+    keep_table(plan, folder)
+    write_json(
+        folder / "sweep.json",
+        {
+            "config": config.model_dump(mode="json"),
+            "tracking_uri": tracking_uri(config, home),
+            "plan": describe(plan),
+        },
+    )
+
+
+def _board(plan: Plan, console: Console, log: Callable[[str], None]) -> ProgressBoard:
+    config = plan.config
+    title = f"{config.sweep_id} on {config.data.name}, {config.supernet.name}"
+    num_controls = len(controls_of(config, plan.limits))
+    return ProgressBoard(
+        console, title, cells_of(config), config.trials_per_cell, num_controls, log
+    )
 
 
 @contextmanager
