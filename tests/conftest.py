@@ -1,5 +1,4 @@
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -44,9 +43,7 @@ def object_store(_object_store, monkeypatch):
     _object_store.calm()
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    """Sums come out bit-identically only with the same number of threads."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

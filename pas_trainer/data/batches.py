@@ -90,13 +90,22 @@ class MemorySplit:
     def train_batches(self, batch_size: int, seed: int, share: Share = WHOLE) -> Iterator[Batch]:
         """See :class:`Split`; an image looks the same whoever reads it."""
         generator = torch.Generator().manual_seed(seed)
-        for batch in _shuffled(len(self), batch_size, generator):
-            # Drawn for the whole batch, whatever the share.
-            shifts = torch.randint(0, 2 * self.padding + 1, (2, len(batch), 1), generator=generator)
-            mirrored = torch.rand(len(batch), 1, generator=generator) < (0.5 if self.mirror else 0)
-            chosen = batch[share.items]
-            images = self._augmented(chosen, shifts[:, share.items], mirrored[share.items])
-            yield images, self.labels[chosen.to(self.labels.device)]
+        batches = list(_shuffled(len(self), batch_size, generator))
+        # Drawn for whole batches, whatever the share, and brought to the device at once: a GPU
+        # that has to wait for a copy in every step falls idle.
+        drawn = [self._draw(len(batch), generator) for batch in batches]
+        chosen, shifts, mirrored = (
+            torch.stack(part)[:, share.items].to(self.labels.device)
+            for part in (batches, *zip(*drawn, strict=True))
+        )
+        for which, by, flipped in zip(chosen, shifts, mirrored, strict=True):
+            yield self._augmented(which, by, flipped), self.labels[which]
+
+    def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw for each of ``count`` images its shift, (count, 2), and whether it is mirrored."""
+        shifts = torch.randint(0, 2 * self.padding + 1, (2, count, 1), generator=generator)
+        mirrored = torch.rand(count, 1, generator=generator) < (0.5 if self.mirror else 0)
+        return shifts[:, :, 0].T, mirrored[:, 0]
 
     def eval_batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
         """See :class:`Split`."""
@@ -109,16 +118,16 @@ class MemorySplit:
 
         Args:
             chosen: which, (n,).
-            shifts: rows and columns, from 0 to twice the padding, (2, n, 1).
-            mirrored: which are mirrored, bool (n, 1).
+            shifts: rows and columns, from 0 to twice the padding, (n, 2).
+            mirrored: which are mirrored, bool (n,).
         """
         n, (_, channels, height, width) = len(chosen), self.images.shape
-        columns = torch.arange(width)
-        columns = shifts[0] + torch.where(mirrored, columns.flip(0), columns)
-        rows = shifts[1] + torch.arange(height)
         device, p = self._pixels.device, 2 * self.padding
+        columns = torch.arange(width, device=device)
+        columns = shifts[:, 1:] + torch.where(mirrored[:, None], columns.flip(0), columns)
+        rows = shifts[:, :1] + torch.arange(height, device=device)
         first = (chosen[:, None] * (height + p) + rows) * (width + p)  # pixel at each row's start
-        pixels = first.to(device)[:, :, None] + columns.to(device)[:, None, :]
+        pixels = first[:, :, None] + columns[:, None, :]
         cropped = self._pixels.index_select(0, pixels.flatten())
         return cropped.view(n, height, width, channels).permute(0, 3, 1, 2)
 

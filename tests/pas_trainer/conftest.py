@@ -9,14 +9,6 @@ from search_space import RepVGGVariant, trace_channels
 from search_space.repvgg import RepVGG
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def randomize_norms(network: nn.Module, generator: torch.Generator) -> None:
     """Give every batch-norm random statistics and affine parameters."""
     for module in network.modules():

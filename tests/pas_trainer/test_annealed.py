@@ -35,7 +35,6 @@ LIMITS = (0.6, 0.35, 0.2)
 
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory):
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("supernet")
     train_digits_supernet(folder)
     return folder
@@ -49,7 +48,6 @@ def front_of(config, supernet, **options):
 
 @pytest.fixture(scope="module")
 def front(supernet):
-    torch.set_num_threads(1)
     return front_of(CONFIG, supernet)
 
 

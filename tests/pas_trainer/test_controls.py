@@ -54,7 +54,6 @@ IMAGES = 224  # whole batches of the 240 that are not held out
 
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory):
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("supernet")
     pretrain = PretrainConfig(epochs=PRETRAIN)
     train_supernet(

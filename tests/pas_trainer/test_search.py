@@ -49,7 +49,6 @@ def supernet(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(supernet):
-    torch.set_num_threads(1)
     return run_search(TRIAL, supernet)
 
 
@@ -111,7 +110,6 @@ def test_a_killed_trial_goes_on_bit_identically(supernet, undisturbed, tmp_path,
 
 
 def test_a_supernet_killed_half_way_goes_on_bit_identically(tmp_path):
-    torch.set_num_threads(1)
     training = SupernetTraining(
         data=DATA, supernet=SUPERNET, optimizer=RECIPE, pretrain=PretrainConfig(epochs=3)
     )
@@ -250,7 +248,6 @@ def test_networks_of_others_are_searched(tmp_path, images, monkeypatch, name, op
     user_nets = types.ModuleType("trainer_user_nets")
     monkeypatch.setattr(user_nets, "TwoHeads", TwoHeads, raising=False)
     monkeypatch.setitem(sys.modules, "trainer_user_nets", user_nets)
-    torch.set_num_threads(1)
     few = DataConfig(name="imagefolder", root=str(images), image_size=32, validation=0.2)
     source = SupernetConfig(name=name, options=options)
     recipe = OptimizerConfig(batch_size=8)

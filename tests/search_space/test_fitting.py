@@ -1,7 +1,7 @@
 import copy
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -28,14 +28,6 @@ Scores = dict[str, list[float]]
 
 FAMILIES = pytest.mark.parametrize("name", ["repvgg_tiny", "repvgg_small"])
 WHOLE_RESOURCES = ["macs", "num_params", "activation_bytes"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _parallel(sizes: dict[str, int], cost: int = 1) -> ChannelGraph:

@@ -105,8 +105,14 @@ def _mixed_graph():
     return _KNOWN["it"]
 
 
-def test_real_times_fill_every_grid():
+@pytest.fixture
+def two_threads():
     torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_real_times_fill_every_grid(two_threads):
     model = _chain(FULL).train()
     before = copy.deepcopy(model.state_dict())
     graph = trace_channels(model, torch.empty(1, 3, 12, 12))
