@@ -22,14 +22,19 @@ from in_turns import clock_of, quartiles_of_ratio, time_in_turns
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pas_trainer import OptimizerConfig, attach_gates, budget_loss, slice_channels
+from pas_trainer import (
+    OptimizerConfig,
+    annealed_limits,
+    attach_gates,
+    budget_loss,
+    slice_channels,
+)
 from pas_trainer.budget_loss import project_onto_budget
 from pas_trainer.data import ClassificationData
 from pas_trainer.data.batches import MemorySplit
 from pas_trainer.gates import GatedNetwork
-from pas_trainer.loop import Trainer, autocast
+from pas_trainer.loop import Trainer
 from pas_trainer.optim import build_optimizer, cosine_factor
 from search_space import Budget, WidthRules, build_supernet, trace_channels
 
@@ -100,38 +105,15 @@ class Bench:
             project_onto_budget(gated, Budget(resource="macs", limit=LIMIT), WidthRules())
         return gated
 
-    def step(self, network: nn.Module, *, searching: bool = True) -> Callable[[], None]:
-        """Return one training step on a ready batch."""
-        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        network.train()
-        optimizer = build_optimizer(network, OptimizerConfig(), learning_rate=0.01)
+    def step(self, network: nn.Module, *, searching: bool = True) -> Callable[[], Any]:
+        """Return one training step of the product on a ready batch."""
+        trainer = self._trainer(network, searching=searching)
         images, labels = self._ready_batch()
-
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            with autocast(self.device):
-                loss = F.cross_entropy(network(images), labels)
-            if searching and isinstance(network, GatedNetwork):
-                loss = loss + self._budget_loss(network).to(loss.dtype)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-        return step
+        return lambda: trainer.step(images, labels, 1.0)
 
     def epochs(self) -> dict[str, Callable[[], Any]]:
         """Return an epoch of the product's trainer, and its steps on one ready batch."""
-        step = self.step(self.supernet)
-        trainer = Trainer(
-            model=self.supernet,
-            optimizer=build_optimizer(self.supernet, OptimizerConfig(), 0.01),
-            data=self.data,
-            recipe=OptimizerConfig(batch_size=self.batch_size),
-            phase="pretrain",
-            num_epochs=10**6,
-            lr_factor=cosine_factor,
-            seed=0,
-            device=self.device,
-        )
+        step, trainer = self.step(self.supernet), self._trainer(self.supernet)
 
         def one_batch() -> None:
             for _ in range(8):
@@ -139,16 +121,34 @@ class Bench:
 
         return {"one batch": one_batch, "real epoch": lambda: trainer.train_epoch(0)}
 
+    def _trainer(self, network: nn.Module, *, searching: bool = False) -> Trainer:
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        searched = network if searching and isinstance(network, GatedNetwork) else None
+        trainer = Trainer(
+            model=network.train(),
+            optimizer=build_optimizer(network, OptimizerConfig(), 0.01),
+            data=self.data,
+            recipe=OptimizerConfig(batch_size=self.batch_size),
+            phase="pretrain",
+            num_epochs=10**6,
+            lr_factor=cosine_factor,
+            seed=0,
+            device=self.device,
+            extra_loss=searched and (lambda progress: self._budget_loss(searched, progress)),
+        )
+        trainer.prepare()
+        return trainer
+
     def _ready_batch(self) -> tuple[Tensor, Tensor]:
         size = self.data.image_size
         images = torch.randn(self.batch_size, 3, size, size, device=self.device)
         labels = torch.randint(0, 10, (self.batch_size,), device=self.device)
         return images.contiguous(memory_format=torch.channels_last), labels
 
-    def _budget_loss(self, gated: GatedNetwork) -> Tensor:
-        full = float(self.graph.count_macs())
-        limits, costs = {"macs": LIMIT * full}, {"macs": gated.cost("macs")}
-        return budget_loss(costs, limits, {"macs": full}, "macs")
+    def _budget_loss(self, gated: GatedNetwork, progress: Tensor) -> Tensor:
+        full = {"macs": float(self.graph.count_macs())}
+        limits = annealed_limits(progress, {"macs": LIMIT * full["macs"]}, full, 0.7)
+        return budget_loss({"macs": gated.cost("macs")}, limits, full, "macs")
 
 
 def _table(options: argparse.Namespace, ratios: dict[str, Any]) -> Table:

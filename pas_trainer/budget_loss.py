@@ -13,7 +13,7 @@ from search_space import Budget, WidthRules, fit_widths
 
 def budget_loss(
     costs: Mapping[str, Tensor],
-    limits: Mapping[str, float],
+    limits: Mapping[str, float | Tensor],
     full: Mapping[str, float],
     main: str,
 ) -> Tensor:
@@ -38,17 +38,17 @@ def budget_loss(
 
 
 def annealed_limits(
-    progress: float, limits: Mapping[str, float], full: Mapping[str, float], anneal: float
-) -> dict[str, float]:
+    progress: Tensor, limits: Mapping[str, float], full: Mapping[str, float], anneal: float
+) -> dict[str, Tensor]:
     """Limits of this moment: from the full costs straight down to ``limits``, then constant.
 
     Args:
-        progress: share of the search that is done, in [0, 1].
+        progress: share of the search that is done, in [0, 1], a 0-d float64 tensor.
         limits: the final limits by resource.
         full: the supernet's costs by resource.
         anneal: share of the search after which the limits are final; 0 means from the start.
     """
-    left = max(0.0, 1 - progress / anneal) if anneal else 0.0
+    left = (1 - progress / anneal).clamp_min(0) if anneal else torch.zeros_like(progress)
     return {r: limit + (full[r] - limit) * left for r, limit in limits.items()}
 
 

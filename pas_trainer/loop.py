@@ -17,6 +17,7 @@ from torch.optim.swa_utils import update_bn
 from pas_trainer.data import ClassificationData
 from pas_trainer.data.batches import Batch, Share, Split
 from pas_trainer.errors import DivergenceError
+from pas_trainer.graphed_step import Gradients, recorded
 from pas_trainer.optim import OptimizerConfig, set_learning_rate
 from pas_trainer.workers import (
     data_parallel,
@@ -96,7 +97,8 @@ class Trainer:
 
     Every epoch draws its randomness from (seed, phase, epoch) alone, so that a phase resumed
     after epoch k goes on exactly as if it had never stopped. Several workers share each batch, see
-    :mod:`pas_trainer.workers`.
+    :mod:`pas_trainer.workers`. On a GPU one worker replays its step, see
+    :mod:`pas_trainer.graphed_step`.
 
     Attributes:
         model: in training form, on ``device``, channels last.
@@ -108,7 +110,8 @@ class Trainer:
         lr_factor: learning-rate factor of (step, steps in all, warm-up steps).
         seed: of the trial.
         device: where to train.
-        extra_loss: further term of the loss, given the share of the phase that is done.
+        extra_loss: further term of the loss, given the share of the phase that is done (a 0-d
+            float64 tensor).
 
     Raises:
         ValueError: several workers cannot have equal shares of a batch.
@@ -123,7 +126,9 @@ class Trainer:
     lr_factor: Callable[[int, int, float], float]
     seed: int
     device: torch.device
-    extra_loss: Callable[[float], Tensor] | None = None
+    extra_loss: Callable[[Tensor], Tensor] | None = None
+    _network: nn.Module = field(init=False, repr=False)
+    _run: Gradients | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check that a batch can be shared."""
@@ -141,7 +146,6 @@ class Trainer:
         """
         seed = derive_seed(self.seed, self.phase, epoch)
         share = _share()
-        torch.manual_seed(seed + share.rank)
         size = self.recipe.batch_size
         steps_per_epoch = max(1, len(self.data.train) // size)
         num_steps = steps_per_epoch * self.num_epochs
@@ -149,19 +153,14 @@ class Trainer:
         normalize = Normalizer(self.data, self.device)
         total = torch.zeros((), device=self.device)
         self.model.train()
-        network = data_parallel(self.model)
+        self.prepare()
+        torch.manual_seed(seed + share.rank)
         step = epoch * steps_per_epoch
         for batch in self.data.train.train_batches(size, seed, share):
             set_learning_rate(self.optimizer, self.lr_factor(step, num_steps, warmup))
-            images, labels = normalize(batch)
-            self.optimizer.zero_grad(set_to_none=True)
-            for part, its_labels in self._parts(images, labels):
-                loss = self._loss(network, part, its_labels, step / num_steps)
-                loss = loss * (len(part) / len(images))
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
-            self.optimizer.step()
+            total += self.step(*normalize(batch), step / num_steps)
             step += 1
+        self.optimizer.zero_grad(set_to_none=True)
         num_terms = share.size * max(1, step - epoch * steps_per_epoch)
         mean = float(sum_over_workers(total)) / num_terms
         if not math.isfinite(mean):
@@ -171,14 +170,57 @@ class Trainer:
             )
         return mean
 
+    def prepare(self) -> None:
+        """Get ready for steps, once; the model is in training mode."""
+        if self._run is not None:
+            return
+        self._network, self._run = data_parallel(self.model), self._gradients
+        if self.device.type == "cuda" and num_workers() == 1:
+            size = min(self.recipe.batch_size, len(self.data.train))
+            shape = (size, self.data.channels, self.data.image_size, self.data.image_size)
+            images = torch.zeros(shape, device=self.device)
+            self._run = recorded(
+                self._gradients,
+                self.model,
+                images.contiguous(memory_format=torch.channels_last),
+                torch.zeros(size, dtype=torch.long, device=self.device),
+            )
+
+    def step(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
+        """Train on one batch after :meth:`prepare`.
+
+        Args:
+            images: normalised, on the device, (N, C, H, W).
+            labels: (N,).
+            progress: share of the phase that is done.
+
+        Returns:
+            The loss, a 0-d tensor that the next step may change.
+        """
+        assert self._run is not None, "prepare() comes first"
+        now = torch.full((), progress, dtype=torch.float64, device=self.device)
+        loss = self._run(images, labels, now)
+        self.optimizer.step()
+        return loss
+
+    def _gradients(self, images: Tensor, labels: Tensor, progress: Tensor) -> Tensor:
+        """Leave the gradients of a batch in the parameters and return its loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part, its_labels in self._parts(images, labels):
+            loss = self._loss(part, its_labels, progress) * (len(part) / len(images))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
     def _parts(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the micro-batches of a batch, equal in size up to one image."""
         count = min(self.recipe.micro_batches, len(images) // 2 or 1)
         yield from zip(images.tensor_split(count), labels.tensor_split(count), strict=True)
 
-    def _loss(self, network: nn.Module, images: Tensor, labels: Tensor, progress: float) -> Tensor:
+    def _loss(self, images: Tensor, labels: Tensor, progress: Tensor) -> Tensor:
         with autocast(self.device), synced_norms() if num_workers() > 1 else nullcontext():
-            logits = logits_of(network(images))
+            logits = logits_of(self._network(images))
             loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(progress).to(loss.dtype)

@@ -191,7 +191,7 @@ class TrialPhases:
         *,
         macs: Callable[[], float],
         state: dict[str, Any] | None,
-        extra_loss: Callable[[float], Tensor] | None = None,
+        extra_loss: Callable[[Tensor], Tensor] | None = None,
         keep: Mapping[str, Any] | None = None,
     ) -> None:
         """Train ``model`` for a phase, from ``state`` if given; ``keep`` goes into checkpoints."""

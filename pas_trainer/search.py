@@ -116,7 +116,7 @@ class SearchTrial(TrialPhases):
         limits = budget.limits(self.graph)
         full = {resource: gated.graph.count(resource) for resource in limits}
 
-        def weighted_budget_loss(progress: float) -> Tensor:
+        def weighted_budget_loss(progress: Tensor) -> Tensor:
             costs = {resource: gated.cost(resource) for resource in limits}
             now = annealed_limits(progress, limits, full, config.search.anneal)
             return config.strength * budget_loss(costs, now, full, budget.resource)

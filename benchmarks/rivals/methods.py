@@ -91,7 +91,7 @@ class Rival(TrialPhases):
         """Train the supernet with a penalty on its batch-norm scales, as long as PaS searches."""
         norms = [m.weight for m in self.supernet.modules() if isinstance(m, nn.BatchNorm2d)]
 
-        def penalty(_progress: float) -> Tensor:
+        def penalty(_progress: Tensor) -> Tensor:
             return SPARSITY * torch.stack([weight.abs().sum() for weight in norms]).sum()
 
         search, optimizer = self.config.search, self.config.optimizer

@@ -95,7 +95,7 @@ class MemorySplit:
         # that has to wait for a copy in every step falls idle.
         drawn = [self._draw(len(batch), generator) for batch in batches]
         chosen, shifts, mirrored = (
-            torch.stack(part)[:, share.items].to(self.labels.device)
+            torch.stack(list(part))[:, share.items].to(self.labels.device)
             for part in (batches, *zip(*drawn, strict=True))
         )
         for which, by, flipped in zip(chosen, shifts, mirrored, strict=True):

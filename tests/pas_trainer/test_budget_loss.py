@@ -53,7 +53,7 @@ def test_further_resources_count_only_above_their_limit(
 )
 def test_the_limits_come_down_in_a_straight_line(progress, anneal, macs, num_params):
     limits, full = {"macs": 200, "num_params": 40}, {"macs": 1000, "num_params": 80}
-    now = annealed_limits(progress, limits, full, anneal)
+    now = annealed_limits(torch.tensor(progress).double(), limits, full, anneal)
     assert now == {"macs": macs, "num_params": num_params}
 
 

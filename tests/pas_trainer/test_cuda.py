@@ -8,8 +8,11 @@ import warnings
 import pytest
 import torch
 from digits_trial import RECIPE, TRIAL, train_digits_supernet
+from torch import nn
+from torch.testing import assert_close
 
-from pas_trainer import attach_gates, budget_loss, load_data, run_search
+from pas_trainer import annealed_limits, attach_gates, budget_loss, load_data, run_search
+from pas_trainer.graphed_step import GraphedStep
 from pas_trainer.loop import Trainer
 from pas_trainer.optim import build_optimizer, cosine_factor
 from search_space import (
@@ -23,7 +26,7 @@ from search_space import (
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-class Interrupted(Exception):
+class InterruptedTrialError(Exception):
     pass
 
 
@@ -50,39 +53,106 @@ def test_an_interrupted_trial_goes_on(supernet, tmp_path, phase):
     def report(epoch):
         seen.append((epoch.phase, epoch.epoch))
         if seen.count((phase, 2)) == 1 and seen[-1] == (phase, 2):
-            raise Interrupted
+            raise InterruptedTrialError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedTrialError):
         run_search(TRIAL, supernet, report=report, checkpoint_folder=tmp_path)
     result = run_search(TRIAL, supernet, report=report, checkpoint_folder=tmp_path)
     assert seen == [(p, e) for p in ("search", "finetune") for e in (1, 2, 3)]
     assert result.test_accuracy > 0.7
 
 
-def test_a_search_step_never_waits_for_the_gpu():
-    """However many steps an epoch has, the host waits as often."""
-    device = torch.device("cuda")
-    data = load_data(TRIAL.data, device)
-    network = build_supernet("repvgg_tiny", 10, in_channels=1, width=0.5)
-    graph = trace_channels(network, torch.empty(1, 1, 8, 8))
-    gated = attach_gates(network, graph).to(device, memory_format=torch.channels_last)
-    full = {"macs": float(graph.count_macs())}
+@pytest.fixture(scope="module")
+def data():
+    return load_data(TRIAL.data, torch.device("cuda"))
 
-    def waits(batch_size: int) -> int:
-        trainer = Trainer(
-            model=gated,
-            optimizer=build_optimizer(gated, RECIPE, 0.01),
-            data=data,
-            recipe=dataclasses.replace(RECIPE, batch_size=batch_size),
-            phase="search",
-            num_epochs=3,
-            lr_factor=cosine_factor,
-            seed=0,
-            device=device,
-            extra_loss=lambda _: budget_loss(
-                {"macs": gated.cost("macs")}, {"macs": 0.4 * full["macs"]}, full, "macs"
+
+@pytest.fixture
+def make_search(data):
+    """Give a trainer that searches, always from the same start."""
+
+    def make(batch_size: int = 64) -> Trainer:
+        torch.manual_seed(0)
+        network = build_supernet("repvgg_tiny", 10, in_channels=1, width=0.5)
+        graph = trace_channels(network, torch.empty(1, 1, 8, 8))
+        gated = attach_gates(network, graph).to("cuda", memory_format=torch.channels_last)
+        full = {"macs": float(graph.count_macs())}
+        limits = {"macs": 0.4 * full["macs"]}
+        return trainer_of(
+            gated,
+            data,
+            batch_size,
+            lambda now: (
+                10
+                * budget_loss(
+                    {"macs": gated.cost("macs")},
+                    annealed_limits(now, limits, full, 0.7),
+                    full,
+                    "macs",
+                )
             ),
         )
+
+    return make
+
+
+def trainer_of(network, data, batch_size=64, extra_loss=None) -> Trainer:
+    return Trainer(
+        model=network.train(),
+        optimizer=build_optimizer(network, RECIPE, 0.01),
+        data=data,
+        recipe=dataclasses.replace(RECIPE, batch_size=batch_size),
+        phase="search",
+        num_epochs=3,
+        lr_factor=cosine_factor,
+        seed=0,
+        device=torch.device("cuda"),
+        extra_loss=extra_loss,
+    )
+
+
+def test_a_recorded_step_does_what_the_step_does(make_search, monkeypatch):
+    recorded = make_search()
+    losses = [recorded.train_epoch(epoch) for epoch in range(3)]
+    assert isinstance(recorded._run, GraphedStep)
+    monkeypatch.setattr("pas_trainer.loop.recorded", lambda gradients, *_: gradients)
+    eager = make_search()
+    assert losses == pytest.approx([eager.train_epoch(epoch) for epoch in range(3)], rel=0.03)
+    assert eager._run == eager._gradients
+    statistics = dict(eager.model.named_buffers())
+    for name, buffer in recorded.model.named_buffers():
+        assert_close(buffer, statistics[name], rtol=0.2, atol=0.1)
+    first, second = (float(t.model.cost("macs")) for t in (recorded, eager))
+    assert first == pytest.approx(second, rel=0.1)
+    assert first < 0.7 * recorded.model.graph.count_macs()
+
+
+class Decides(nn.Module):
+    """Looks at what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        y = self.layer(x.flatten(1))
+        return -y if y.sum().item() > 1e9 else y
+
+
+def test_what_cannot_be_recorded_is_trained_all_the_same(data, caplog):
+    torch.manual_seed(0)
+    trainer = trainer_of(Decides().to("cuda"), data)
+    losses = [trainer.train_epoch(epoch) for epoch in range(3)]
+    assert losses[2] < losses[0]
+    assert "steps are launched kernel by kernel" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_a_search_step_never_waits_for_the_gpu(make_search):
+    """However many steps an epoch has, the host waits as often."""
+
+    def waits(batch_size: int) -> int:
+        trainer = make_search(batch_size)
         trainer.train_epoch(0)  # whatever is set up once
         torch.cuda.set_sync_debug_mode("warn")
         try:
