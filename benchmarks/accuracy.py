@@ -5,7 +5,8 @@ phases counted. Choices were made on the validation split; the test split is onl
 
     python benchmarks/accuracy.py --data data/cifar10                 # CPU; hours on two cores
     python benchmarks/accuracy.py --data data/cifar10 --setup long    # all images, narrow networks
-    python benchmarks/accuracy.py --data data/cifar10 --setup gpu     # full size, full epochs
+    python benchmarks/accuracy.py --data data/cifar10 --setup gpu     # the same for a GPU
+    python benchmarks/accuracy.py --data data/cifar10 --setup full    # full size, full epochs
     python benchmarks/accuracy.py --data data/cifar10 --method PaS --budget 0.25
 
 Rows are kept in ``results/accuracy_<setup>.json`` as they come; those that are there already are

@@ -1,26 +1,32 @@
-"""A front of five budgets from one annealed search, beside five separate searches.
+"""A front of five budgets from one annealed search, beside other ways to get one.
 
-Prints each network's accuracy in both ways, and what the front cost: over one trial (search and
-fine-tuning) at the loosest budget, and over the five separate trials.
+By as many separate searches, which take longer; and, within the compute that the annealed front
+takes, supernet included: uniform widths trained from scratch, uniform slices of the supernet, and
+slices by a global L1 criterion. Those train the five networks for equally many epochs.
 
     python benchmarks/annealed_front.py --data data/cifar10
+
+Rows are kept in ``results/annealed_front_<setup>.json`` as they come; those that are there already
+are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from rivals.methods import METHODS, Rival
 from rivals.setups import SETUPS
 
 from pas_trainer import (
@@ -32,106 +38,167 @@ from pas_trainer import (
     run_annealed,
     run_search,
 )
-from search_space import Budget
+from pas_trainer.compute import TrialCompute, epochs_within, training_macs
+from pas_trainer.controls import uniform_widths
+from pas_trainer.supernet import new_supernet
+from search_space import Budget, slice_network
 
-RESULTS = Path(__file__).parent / "results" / "annealed_front.json"
+RESULTS = Path(__file__).parent / "results"
 LIMITS = (0.5, 0.35, 0.25, 0.18, 0.125)
+OURS, SEPARATE, SCRATCH = "annealed", "separate searches", "uniform from scratch"
+WAYS = (OURS, SEPARATE, SCRATCH, "uniform slices", "L1 global")
+JOBS = [
+    (way, limit) for way in WAYS for limit in LIMITS if (way, limit) == (OURS, 0.5) or way != OURS
+]
 
 
 def main() -> None:
-    """Run both ways for every seed, print the table, keep the rows."""
+    """Run every way for every seed, print the tables, keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--data", type=Path, default=Path("data/cifar10"), help="folder with train/ and test/"
     )
     parser.add_argument("--setup", choices=SETUPS, default="cpu")
-    parser.add_argument("--supernet", default="resnet")
-    parser.add_argument("--finetune-epochs", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at a time")
+    parser.add_argument("--supernet", action="append", help="only this one (repeatable)")
+    parser.add_argument("--way", action="append", choices=WAYS, help="only this one (repeatable)")
+    parser.add_argument("--finetune-epochs", type=int, default=10, help="at the loosest budget")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
+    parser.add_argument("--out", type=Path, help="file of the rows")
     options = parser.parse_args()
-    if options.supernet not in SETUPS[options.setup].supernets:
-        parser.error(f"--supernet {options.supernet} is not one of set-up {options.setup}")
+    setup = SETUPS[options.setup]
+    supernets = options.supernet or list(setup.supernets)
+    if unknown := set(supernets) - set(setup.supernets):
+        parser.error(f"--supernet {unknown.pop()} is not one of set-up {options.setup}")
     if not (options.data / "train").is_dir():
         parser.error(f"--data {options.data}: there is no folder train in it")
+    path = options.out or RESULTS / f"annealed_front_{options.setup}.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    known = {(r["supernet"], r["seed"], r["way"], r["budget"]) for r in rows}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context) as pool:
-        jobs = [pool.submit(_both_ways, options, seed) for seed in SETUPS[options.setup].seeds]
-        rows = [row for job in jobs for row in job.result()]
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-    Console().print(_table(rows))
-    for text, ratio in _costs(rows).items():
-        print(f"{text}: {ratio:.2f}")
+        starts = list(itertools.product(setup.seeds, supernets))
+        for trained in [pool.submit(_supernet, options, *start) for start in starts]:
+            trained.result()
+        wanted = [
+            pool.submit(_run, options, supernet, seed, way, limit)
+            for (seed, supernet), (way, limit) in itertools.product(starts, JOBS)
+            if way in (options.way or WAYS) and (supernet, seed, way, limit) not in known
+        ]
+        for done in as_completed(wanted):
+            rows.extend(done.result())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(rows, indent=1) + "\n")
+    for supernet in supernets:
+        Console().print(_table(supernet, [r for r in rows if r["supernet"] == supernet]))
 
 
-def _both_ways(options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+def _supernet(options: argparse.Namespace, seed: int, supernet: str) -> Path:
     torch.set_num_threads(1)
-    setup = SETUPS[options.setup]
-    folder = setup.trained_supernet(options.data, options.supernet, seed)
+    return SETUPS[options.setup].trained_supernet(options.data, supernet, seed)
+
+
+def _run(
+    options: argparse.Namespace, supernet: str, seed: int, way: str, limit: float
+) -> list[dict[str, Any]]:
+    folder, setup = _supernet(options, seed, supernet), SETUPS[options.setup]
+    trial = setup.trial(options.data, supernet, LIMITS[0], seed)
+    trial = dataclasses.replace(trial, finetune=FinetuneConfig(epochs=options.finetune_epochs))
+    annealed = AnnealedConfig(
+        trial=trial, further=tuple(Budget(resource="macs", limit=limit) for limit in LIMITS[1:])
+    )
+    found: dict[int, TrialResult] = {}
+    step = LIMITS.index(limit)
+    if way == OURS:
+        run_annealed(annealed, folder, found.__setitem__)
+    else:
+        own = dataclasses.replace(trial, budget=annealed.budgets[step])
+        found[step] = (
+            run_search(own, folder) if way == SEPARATE else _rival(way, own, annealed, folder)
+        )
     trained = read_supernet_result(folder)
     assert trained is not None
-    assert trained.training_macs is not None
-    trial = setup.trial(options.data, options.supernet, LIMITS[0], seed)
-    trial = dataclasses.replace(trial, finetune=FinetuneConfig(epochs=options.finetune_epochs))
-    budgets = [Budget(resource="macs", limit=limit) for limit in LIMITS]
-    front: dict[int, TrialResult] = {}
-    config = AnnealedConfig(trial=trial, further=tuple(budgets[1:]))
-    run_annealed(config, folder, front.__setitem__)
-    rows = []
-    for step, budget in enumerate(budgets):
-        separate = front[0] if step == 0 else _separate(trial, budget, folder)
-        for way, result in (("annealed", front[step]), ("separate", separate)):
-            rows.append(
-                {
-                    "seed": seed,
-                    "way": way,
-                    "budget": LIMITS[step],
-                    "macs_ratio": result.macs_ratio,
-                    "accuracy": result.accuracy,
-                    "test_accuracy": result.test_accuracy,
-                    "training_macs": (result.training_macs or 0) - trained.training_macs,
-                }
-            )
-    return rows
-
-
-def _separate(trial: TrialConfig, budget: Budget, folder: Path) -> TrialResult:
-    return run_search(dataclasses.replace(trial, budget=budget), folder)
-
-
-def _costs(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the front's compute, without the shared pre-training, over that of its rivals."""
-    spent = {(r["seed"], r["way"], r["budget"]): r["training_macs"] for r in rows}
-    seeds = {r["seed"] for r in rows}
-    # What the last network took is what the whole front took.
-    front = sum(spent[seed, "annealed", LIMITS[-1]] for seed in seeds)
-    one = sum(spent[seed, "separate", LIMITS[0]] for seed in seeds)
-    every = sum(spent[seed, "separate", limit] for seed in seeds for limit in LIMITS)
-    return {
-        "compute of the front over one trial at the loosest budget": front / one,
-        "compute of the front over five separate trials": front / every,
-    }
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="test accuracy in %, mean over seeds (validation)", box=None)
-    for column in ("of the MACs", "separate", "annealed", "difference"):
-        table.add_column(column, justify="right")
-    for limit in LIMITS:
-        means = {
-            (way, measure): statistics.mean(
-                100 * r[measure] for r in rows if (r["way"], r["budget"]) == (way, limit)
-            )
-            for way in ("separate", "annealed")
-            for measure in ("test_accuracy", "accuracy")
+    before = (0 if way == SCRATCH else trained.training_macs) or 0
+    return [
+        {
+            "supernet": supernet,
+            "seed": seed,
+            "way": way,
+            "budget": LIMITS[k],
+            "finetune_epochs": options.finetune_epochs,
+            "macs_ratio": result.macs_ratio,
+            "accuracy": result.accuracy,
+            "test_accuracy": result.test_accuracy,
+            "supernet_macs": before,
+            "training_macs": (result.training_macs or 0) - before,
         }
-        cells = [
-            f"{means[way, 'test_accuracy']:.1f} ({means[way, 'accuracy']:.1f})"
-            for way in ("separate", "annealed")
-        ]
-        gain = means["annealed", "test_accuracy"] - means["separate", "test_accuracy"]
-        table.add_row(f"{limit:g}", *cells, f"{gain:+.1f}")
+        for k, result in found.items()
+    ]
+
+
+def _rival(way: str, config: TrialConfig, annealed: AnnealedConfig, folder: Path) -> TrialResult:
+    """Train one network on its share of the compute of the annealed front."""
+    rival = Rival(config, folder)
+    full, images = rival.full_macs, rival.compute.epoch_images
+    front = _front_compute(annealed, full, len(rival.data.train))
+    if way == SCRATCH:
+        front, rival.spent = front + rival.spent, 0
+    epochs = epochs_within(front, round(full * sum(LIMITS)), images)
+    macs = round(config.budget.absolute(rival.graph))
+    rival.total_macs = rival.spent + rival.compute.recalibration(macs)
+    rival.total_macs += training_macs(macs, images, epochs)
+    if way != SCRATCH:
+        return METHODS[way](rival)
+    widths = uniform_widths(rival.graph, config.budget, config.width_rules)
+    kept = {name: list(range(width)) for name, width in widths.items()}
+    torch.manual_seed(config.seed)
+    network = slice_network(new_supernet(config.supernet, rival.data), rival.graph, kept)
+    rival.finetune(network, rival.graph.count_macs(widths))
+    return rival.measure(kept, network, rival.spent)
+
+
+def _front_compute(annealed: AnnealedConfig, full: int, num_train: int) -> int:
+    """Return what the annealed front takes beyond the supernet, each network at its limit."""
+    shares = itertools.pairwise((1.0, *LIMITS))
+    return sum(
+        TrialCompute.of(annealed.at(step), round(before * full), num_train).trial(round(at * full))
+        for step, (before, at) in enumerate(shares)
+    )
+
+
+def _table(supernet: str, rows: list[dict[str, Any]]) -> Table:
+    """Mean and deviation of the test accuracy over the seeds, in percent, and the compute."""
+    table = Table(title=f"{supernet}: test accuracy in % (validation)", box=None)
+    table.add_column("way")
+    for limit in LIMITS:
+        table.add_column(f"{limit:g} of the MACs", justify="right")
+    table.add_column("compute", justify="right")
+    spent = {way: _compute(way, rows) for way in WAYS}
+    for way in WAYS:
+        cells = [_cell([r for r in rows if (r["way"], r["budget"]) == (way, x)]) for x in LIMITS]
+        if all(cells):
+            table.add_row(way, *cells, f"{spent[way] / spent[OURS]:.2f}" if spent[OURS] else "")
     return table
+
+
+def _compute(way: str, rows: list[dict[str, Any]]) -> float:
+    """Return what a whole front takes, the supernet included, in mean over the seeds."""
+    mine = [row for row in rows if row["way"] == way]
+    totals = []
+    for seed in {row["seed"] for row in mine}:
+        spent = [row["training_macs"] for row in mine if row["seed"] == seed]
+        # The last network of the annealed front started from all the others.
+        own = max(spent) if way == OURS else sum(spent)
+        totals.append(own + mine[0]["supernet_macs"])
+    return statistics.mean(totals) if totals else 0.0
+
+
+def _cell(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    test = [100 * row["test_accuracy"] for row in rows]
+    deviation = f" ± {statistics.stdev(test):.1f}" if len(test) > 1 else ""
+    validation = statistics.mean(100 * row["accuracy"] for row in rows)
+    return f"{statistics.mean(test):.1f}{deviation} ({validation:.1f})"
 
 
 if __name__ == "__main__":

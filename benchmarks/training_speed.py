@@ -51,13 +51,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--divisor", type=int, default=1, help="of the sliced widths")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     torch.manual_seed(0)
-    bench = Bench(options.network, options.image_size, options.batch_size, device)
+    bench = Bench(options, device)
     steps = {
         "plain": bench.step(bench.supernet),
         "search step": bench.step(bench.gated()),
@@ -84,25 +85,30 @@ def main() -> None:
 class Bench:
     """One network with images, and what can be timed on them."""
 
-    def __init__(self, name: str, image_size: int, batch_size: int, device: torch.device) -> None:
-        self.device, self.batch_size = device, batch_size
-        self.supernet = build_supernet(name, 10)
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        self.device, self.batch_size = device, options.batch_size
+        image_size: int = options.image_size
+        self.rules = WidthRules(divisor=options.divisor)
+        self.supernet = build_supernet(options.network, 10)
         self.graph = trace_channels(self.supernet, torch.empty(1, 3, image_size, image_size))
-        images = torch.randint(0, 256, (8 * batch_size, 3, image_size, image_size))
-        labels = torch.randint(0, 10, (8 * batch_size,))
-        split = MemorySplit(images.byte(), labels, padding=image_size // 8, mirror=True).to(device)
+        self.full = {"macs": float(self.graph.count_macs())}
+        self.steps = 8 if device.type == "cpu" else 64
+        num_images = self.steps * self.batch_size
+        images = torch.randint(0, 256, (num_images, 3, image_size, image_size), dtype=torch.uint8)
+        labels = torch.randint(0, 10, (num_images,))
+        split = MemorySplit(images, labels, padding=image_size // 8, mirror=True).to(device)
         self.data = ClassificationData(
             split, split, split, tuple("0123456789"), 3, image_size, (0.5,) * 3, (0.25,) * 3
         )
 
     def gated(self, *, closed: bool = False) -> GatedNetwork:
         """Return the network with gates: all open, or closed down to the budget."""
-        gated = attach_gates(self.supernet, self.graph)
+        gated = attach_gates(self.supernet, self.graph, self.rules)
         if closed:
             with torch.no_grad():
                 for gate in gated.gates.values():
                     gate.scores.uniform_()
-            project_onto_budget(gated, Budget(resource="macs", limit=LIMIT), WidthRules())
+            project_onto_budget(gated, Budget(resource="macs", limit=LIMIT), self.rules)
         return gated
 
     def step(self, network: nn.Module, *, searching: bool = True) -> Callable[[], Any]:
@@ -116,7 +122,7 @@ class Bench:
         step, trainer = self.step(self.supernet), self._trainer(self.supernet)
 
         def one_batch() -> None:
-            for _ in range(8):
+            for _ in range(self.steps):
                 step()
 
         return {"one batch": one_batch, "real epoch": lambda: trainer.train_epoch(0)}
@@ -146,15 +152,14 @@ class Bench:
         return images.contiguous(memory_format=torch.channels_last), labels
 
     def _budget_loss(self, gated: GatedNetwork, progress: Tensor) -> Tensor:
-        full = {"macs": float(self.graph.count_macs())}
-        limits = annealed_limits(progress, {"macs": LIMIT * full["macs"]}, full, 0.7)
-        return budget_loss({"macs": gated.cost("macs")}, limits, full, "macs")
+        limits = annealed_limits(progress, {"macs": LIMIT * self.full["macs"]}, self.full, 0.7)
+        return budget_loss({"macs": gated.cost("macs")}, limits, self.full, "macs")
 
 
 def _table(options: argparse.Namespace, ratios: dict[str, Any]) -> Table:
     title = (
         f"{options.network}, {options.image_size} pixels, batch {options.batch_size}, "
-        f"{options.device}, {options.threads} thread(s)"
+        f"{options.device}, {options.threads} thread(s), divisor {options.divisor}"
     )
     table = Table(title=title, title_justify="left", box=None)
     for column in ("what", "over", "ratio", "quartiles", "goal"):

@@ -25,7 +25,7 @@ from torch.func import functional_call
 
 from pas_trainer.gated_reads import gated_reads, layer_weights
 from pas_trainer.masked_norms import masked_norms
-from search_space import Axis, ChannelGraph, WidthRules
+from search_space import Axis, ChannelGraph, Constant, WidthRules
 
 OPEN_ABOVE = 0.5
 """A unit is open where its score is above this."""
@@ -152,42 +152,36 @@ class GateVector:
         # Position of each unit of each group, (groups, largest size); behind the last where none.
         starts = sizes.cumsum(0) - sizes
         positions = torch.where(columns < sizes[:, None], starts[:, None] + columns, total)
-        self._positions = positions
-        self._group = torch.arange(len(gates)).repeat_interleave(sizes)
-        self._lowest = torch.tensor([gate.lowest for gate in gates])
+        self._positions = Constant(positions)
+        self._group = Constant(torch.arange(len(gates)).repeat_interleave(sizes))
+        self._lowest = Constant(torch.tensor([gate.lowest for gate in gates]))
 
     def __call__(self) -> Tensor:
         """Return what :class:`Gate` returns for each, (number of units,)."""
         scores = torch.cat([gate.scores for gate in self._gates])
-        self._move(scores.device)
         mask = scores.detach() > OPEN_ABOVE
-        num_open = torch.zeros_like(self._lowest).index_add_(0, self._group, mask.long())
+        lowest, group = self._lowest.on(scores.device), self._group.on(scores.device)
+        num_open = torch.zeros_like(lowest).index_add_(0, group, mask.long())
         # A GPU must not wait for the answer in every step, so there the floor always runs.
-        if scores.device.type != "cpu" or bool((num_open < self._lowest).any()):
+        if scores.device.type != "cpu" or bool((num_open < lowest).any()):
             mask = self._with_floor(scores.detach(), mask)
         return _straight_through(mask, scores)
 
     def widths(self) -> Tensor:
         """Return the open units of each group, float64, differentiable in the scores."""
         values = self().double()
-        return values.new_zeros(len(self._gates)).index_add(0, self._group, values)
+        group = self._group.on(values.device)
+        return values.new_zeros(len(self._gates)).index_add(0, group, values)
 
     def _with_floor(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Open the units with the highest scores of each group, the first of equal ones."""
-        padded = torch.cat([scores, scores.new_full((1,), -torch.inf)])[self._positions]
+        positions, lowest = self._positions.on(scores.device), self._lowest.on(scores.device)
+        padded = torch.cat([scores, scores.new_full((1,), -torch.inf)])[positions]
         order = padded.argsort(dim=1, descending=True, stable=True)
         ranks = torch.arange(order.shape[1], device=order.device)
-        highest = torch.where(
-            ranks < self._lowest[:, None], self._positions.gather(1, order), len(scores)
-        )
+        highest = torch.where(ranks < lowest[:, None], positions.gather(1, order), len(scores))
         spare = mask.new_zeros(1)
         return torch.cat([mask, spare]).index_fill(0, highest.flatten(), True)[:-1]
-
-    def _move(self, device: torch.device) -> None:
-        if self._group.device != device:
-            self._positions = self._positions.to(device)
-            self._group = self._group.to(device)
-            self._lowest = self._lowest.to(device)
 
 
 def _straight_through(mask: Tensor, scores: Tensor) -> Tensor:
@@ -202,15 +196,13 @@ class _Selection:
         first, count = int(units[0]), len(units)
         self._slice = slice(first, first + count)
         self._is_slice = first >= 0 and torch.equal(units, torch.arange(first, first + count))
-        self._index = units + 1
+        self._index = Constant(units + 1)
 
     def __call__(self, gates: Tensor) -> Tensor:
         """Return the factors (number of entries,) for gates (number of units,)."""
         if self._is_slice:
             return gates[self._slice]
-        if self._index.device != gates.device:
-            self._index = self._index.to(gates.device)
-        return torch.cat([gates.new_ones(1), gates])[self._index]
+        return torch.cat([gates.new_ones(1), gates])[self._index.on(gates.device)]
 
 
 def attach_gates(

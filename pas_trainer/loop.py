@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from pas_trainer.data.batches import Batch, Share, Split
 from pas_trainer.errors import DivergenceError
 from pas_trainer.graphed_step import Gradients, recorded
 from pas_trainer.optim import OptimizerConfig, set_learning_rate
+from pas_trainer.strided_convolutions import subsampled_reads
 from pas_trainer.workers import (
     data_parallel,
     num_workers,
@@ -219,7 +221,12 @@ class Trainer:
         yield from zip(images.tensor_split(count), labels.tensor_split(count), strict=True)
 
     def _loss(self, images: Tensor, labels: Tensor, progress: Tensor) -> Tensor:
-        with autocast(self.device), synced_norms() if num_workers() > 1 else nullcontext():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(autocast(self.device))
+            if num_workers() > 1:
+                stack.enter_context(synced_norms())
+            if self.device.type == "cpu":
+                stack.enter_context(subsampled_reads())
             logits = logits_of(self._network(images))
             loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if self.extra_loss is not None:

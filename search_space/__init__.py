@@ -17,6 +17,7 @@ from search_space.channel_graph import (
     Layout,
     UnsupportedOp,
 )
+from search_space.constants import Constant
 from search_space.costs import Cost, Product, Width
 from search_space.fitting import LOWEST_USE
 from search_space.hyperparameters import TUNABLE, FloatRange, check_tunable
@@ -58,6 +59,7 @@ __all__ = [
     "Budget",
     "ChannelGraph",
     "ChannelGroup",
+    "Constant",
     "Cost",
     "FloatRange",
     "GroupRules",

@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from search_space.constants import Constant
+
 
 @dataclass(frozen=True, slots=True)
 class Width:
@@ -67,18 +69,16 @@ class Affine:
 
     def __init__(self, rows: Sequence[Width], groups: Sequence[str]) -> None:
         column = {name: k for k, name in enumerate(groups)}
-        self._matrix = torch.zeros(len(rows), len(groups), dtype=torch.float64)
-        self._fixed = torch.tensor([float(row.fixed) for row in rows], dtype=torch.float64)
+        matrix = torch.zeros(len(rows), len(groups), dtype=torch.float64)
         for k, row in enumerate(rows):
             for group, count in row.per_unit:
-                self._matrix[k, column[group]] += count
+                matrix[k, column[group]] += count
+        fixed = torch.tensor([float(row.fixed) for row in rows], dtype=torch.float64)
+        self._matrix, self._fixed = Constant(matrix), Constant(fixed)
 
     def __call__(self, widths: Tensor) -> Tensor:
         """Return the widths of all rows, (..., rows)."""
-        if self._matrix.device != widths.device:
-            self._matrix = self._matrix.to(widths.device)
-            self._fixed = self._fixed.to(widths.device)
-        return widths @ self._matrix.T + self._fixed
+        return widths @ self._matrix.on(widths.device).T + self._fixed.on(widths.device)
 
 
 class BilinearCost:
@@ -88,15 +88,15 @@ class BilinearCost:
         constant = [p for p in products if not p.is_searchable]
         varying = [p for p in products if p.is_searchable]
         self._constant = sum(p.coefficient * p.a.fixed * p.b.fixed for p in constant)
-        self._coefficients = torch.tensor([float(p.coefficient) for p in varying]).double()
+        coefficients = torch.tensor([float(p.coefficient) for p in varying]).double()
+        self._coefficients = Constant(coefficients)
         self._a = Affine([p.a for p in varying], groups)
         self._b = Affine([p.b for p in varying], groups)
 
     def __call__(self, widths: Tensor) -> Tensor:
         """Return the sum over all addends."""
-        if self._coefficients.device != widths.device:
-            self._coefficients = self._coefficients.to(widths.device)
-        addends = self._a(widths) * self._b(widths) * self._coefficients
+        coefficients = self._coefficients.on(widths.device)
+        addends = self._a(widths) * self._b(widths) * coefficients
         return addends.sum(-1) + self._constant
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from search_space.constants import Constant
+
 Grid = tuple[Sequence[float], Sequence[float], Tensor]
 """Ascending x (rows), ascending y (columns), values (rows, columns)."""
 
@@ -24,21 +26,21 @@ class Interpolation:
     def __init__(self, grids: Sequence[Grid]) -> None:
         rows = max((len(x) for x, _, _ in grids), default=1)
         columns = max((len(y) for _, y, _ in grids), default=1)
-        self._x = _padded([x for x, _, _ in grids], rows)
-        self._y = _padded([y for _, y, _ in grids], columns)
-        self._values = torch.zeros(len(grids), rows, columns, dtype=torch.float64)
+        self._x = Constant(_padded([x for x, _, _ in grids], rows))
+        self._y = Constant(_padded([y for _, y, _ in grids], columns))
+        every = torch.zeros(len(grids), rows, columns, dtype=torch.float64)
         for k, (x, y, values) in enumerate(grids):
-            self._values[k, : len(x), : len(y)] = values
+            every[k, : len(x), : len(y)] = values
+        self._values = Constant(every)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the values (..., grids) at x and y, each (..., grids) in float64."""
-        if self._values.device != x.device:
-            self._x, self._y = self._x.to(x.device), self._y.to(x.device)
-            self._values = self._values.to(x.device)
-        (i, next_i, s), (j, next_j, t) = _place(self._x, x), _place(self._y, y)
-        k = torch.arange(len(self._values), device=x.device)
-        low = torch.lerp(self._values[k, i, j], self._values[k, i, next_j], t)
-        high = torch.lerp(self._values[k, next_i, j], self._values[k, next_i, next_j], t)
+        values = self._values.on(x.device)
+        i, next_i, s = _place(self._x.on(x.device), x)
+        j, next_j, t = _place(self._y.on(x.device), y)
+        k = torch.arange(len(values), device=x.device)
+        low = torch.lerp(values[k, i, j], values[k, i, next_j], t)
+        high = torch.lerp(values[k, next_i, j], values[k, next_i, next_j], t)
         return torch.lerp(low, high, s)
 
 

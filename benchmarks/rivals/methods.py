@@ -35,6 +35,7 @@ from pas_trainer.loop import Normalizer, ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases
 from pas_trainer.search import SearchTrial
+from pas_trainer.strided_convolutions import subsampled_reads
 from rivals.criteria import best_channels, globally, mean_scores, random_widths
 from rivals.fastnas import fastnas_widths
 from search_space import slice_network
@@ -116,7 +117,9 @@ class Rival(TrialPhases):
         for _, batch in zip(range(SCORING_BATCHES), batches, strict=False):
             images, labels = normalize(batch)
             self.spent += training_macs(self.full_macs, len(labels), 1)
-            yield F.cross_entropy(self.supernet(images), labels)
+            with subsampled_reads():
+                loss = F.cross_entropy(self.supernet(images), labels)
+            yield loss
 
     def by_criterion(self, criterion: str) -> TrialResult:
         """Global pruning by a criterion of torch-pruning."""

@@ -1,4 +1,4 @@
-"""What is trained on what, for how long: one set-up for a CPU, one for a GPU."""
+"""What is trained on what, for how long: set-ups for a CPU and for a GPU."""
 
 from __future__ import annotations
 
@@ -112,7 +112,20 @@ SETUPS: Mapping[str, Setup] = {
         optimizer=OptimizerConfig(learning_rate=0.1, label_smoothing=0.0),
         seeds=(0, 1),
     ),
-    "gpu": Setup(
+    "gpu": Setup(  # the same networks; a quarter of an hour of one GPU
+        image_size=16,
+        train_images=None,
+        supernets={
+            "repvgg": _import("narrow_repvgg"),
+            "resnet": _import("small_resnet", width=0.75),
+        },
+        pretrain_epochs=3,
+        total_epochs=16,
+        search=SearchConfig(epochs=1),
+        optimizer=OptimizerConfig(learning_rate=0.2, label_smoothing=0.0, batch_size=512),
+        seeds=(0, 1),
+    ),
+    "full": Setup(  # days of one GPU
         image_size=32,
         train_images=None,
         supernets={
