@@ -121,9 +121,9 @@ def test_a_recorded_step_does_what_the_step_does(make_search, data, monkeypatch)
     assert eager._run == eager._gradients
     normalize = Normalizer(data, torch.device("cuda"))
     ready = [normalize(batch) for batch in data.train.train_batches(64, 0)]
-    for k, batch in enumerate(ready[:4]):
-        losses = [float(trainer.step(*batch, k / 4)) for trainer in (recorded, eager)]
-        assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    first, *others = ready[:4]
+    losses = [float(trainer.step(*first, 0.0)) for trainer in (recorded, eager)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
     ours, its = (dict(trainer.model.named_parameters()) for trainer in (recorded, eager))
     for name, parameter in ours.items():  # computed in bfloat16
         error = (parameter.grad - its[name].grad).norm() / its[name].grad.norm().clamp_min(1e-3)
@@ -131,6 +131,9 @@ def test_a_recorded_step_does_what_the_step_does(make_search, data, monkeypatch)
     statistics = dict(eager.model.named_buffers())
     for name, buffer in recorded.model.named_buffers():
         assert_close(buffer, statistics[name], rtol=0.05, atol=0.05)
+    for k, batch in enumerate(others):
+        losses = [float(trainer.step(*batch, k / 3)) for trainer in (recorded, eager)]
+        assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 def test_a_recorded_search_comes_down_to_its_limit(make_search):
@@ -139,7 +142,7 @@ def test_a_recorded_search_comes_down_to_its_limit(make_search):
         trainer.train_epoch(epoch)
     graph = trainer.model.graph
     graph.count_macs()  # on the CPU: leaves alone what was recorded
-    assert float(trainer.model.cost("macs")) < 0.7 * graph.count_macs()
+    assert float(trainer.model.cost("macs").detach()) < 0.7 * graph.count_macs()
 
 
 class Decides(nn.Module):
