@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rivals.charts import draw_accuracy
 from rivals.methods import METHODS, Rival
 from rivals.setups import SETUPS
 
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--finetune-epochs", type=int, default=10, help="at the loosest budget")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
     parser.add_argument("--out", type=Path, help="file of the rows")
+    parser.add_argument("--picture", type=Path, help="PNG to draw")
     options = parser.parse_args()
     setup = SETUPS[options.setup]
     supernets = options.supernet or list(setup.supernets)
@@ -88,6 +90,8 @@ def main() -> None:
             rows.extend(done.result())
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.picture:
+        draw_accuracy([r | {"method": r["way"]} for r in rows], WAYS, options.picture, OURS)
     for supernet in supernets:
         Console().print(_table(supernet, [r for r in rows if r["supernet"] == supernet]))
 

@@ -16,7 +16,7 @@ Rows = Sequence[dict[str, Any]]
 OURS, ALL_CHANNELS = "PaS", "supernet"
 
 
-def draw_accuracy(rows: Rows, methods: Sequence[str], path: Path) -> None:
+def draw_accuracy(rows: Rows, methods: Sequence[str], path: Path, ours: str = OURS) -> None:
     """Draw test accuracy against the share of the MACs, one panel for each supernet."""
     supernets = list(dict.fromkeys(row["supernet"] for row in rows))
     figure, panels = pyplot.subplots(
@@ -35,7 +35,7 @@ def draw_accuracy(rows: Rows, methods: Sequence[str], path: Path) -> None:
             values = [[100 * r["test_accuracy"] for r in mine if r["budget"] == b] for b in budgets]
             means = [statistics.mean(v) for v in values]
             spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
-            style = {"color": "black", "linewidth": 2.2, "zorder": 3} if method == OURS else {}
+            style = {"color": "black", "linewidth": 2.2, "zorder": 3} if method == ours else {}
             marker = "osv^D<>P*"[k % 9]
             panel.errorbar(
                 budgets,
