@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.cells import Cell
+from orchestrator.tracking_server import mask_uri
 from pas_trainer import derive_seed
 from search_space import FloatRange
 
@@ -84,8 +85,7 @@ class CellStudies:
         self._trials_per_cell, self._max_failures = trials_per_cell, max_failures
         self._seed = seed
         with _storage():
-            # A server may have dropped a connection that has been idle through a long epoch.
-            storage = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+            storage = _opened(url)
             self._studies = {
                 cell: optuna.create_study(
                     storage=storage,
@@ -192,6 +192,18 @@ class CellStudies:
     def _is_due(self, cell: Cell) -> bool:
         is_due = self._asked[cell] < self._trials_per_cell
         return is_due and self._failures[cell] < self._max_failures
+
+
+def _opened(url: str) -> optuna.storages.RDBStorage:
+    try:
+        # A server may have dropped a connection that has been idle through a long epoch.
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    except RuntimeError as error:  # how Optuna refuses tables of another version
+        known = mask_uri(url)
+        raise StudyStorageError(
+            f"the studies in {known} are those of another version of Optuna; "
+            f"back them up, then run: optuna storage upgrade --storage {known}"
+        ) from error
 
 
 def _failures_in_a_row(study: optuna.Study) -> int:

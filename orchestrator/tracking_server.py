@@ -168,5 +168,5 @@ def describe(error: BaseException, uri: str = "") -> str:
     """Return an error in one line of at most 300 characters, without passwords."""
     text = " ".join(str(error).split()) or type(error).__name__
     if uri:
-        text = text.replace(uri, mask_uri(uri))
+        text = text.replace(uri, mask_uri(uri)).replace("<database_uri>", mask_uri(uri))
     return mask_uri(text)[:300]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
 import optuna
 import pgserver
 import pytest
@@ -190,3 +193,12 @@ def test_studies_that_were_lost_are_told_anew(url, tmp_path):
     assert [(s.cell, s.number) for s in drain(again)] == [(CELLS[0], 3), (CELLS[1], 3)]
     again.restore(known)
     assert len(again.every()) == 8
+
+
+def test_tables_of_another_optuna_are_named_with_the_way_out(url, tmp_path):
+    open_studies(url)
+    with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as database, database:
+        database.execute("update version_info set schema_version = 11")
+        database.execute("update alembic_version set version_num = 'v2.4.0.a'")
+    with pytest.raises(StudyStorageError, match=f"optuna storage upgrade --storage {url}$"):
+        open_studies(url)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -432,3 +434,10 @@ def test_a_server_that_goes_away_loses_nothing(uri, tmp_path):
         assert time.monotonic() - begin < 4
     finally:
         server.kill()
+
+
+def test_a_store_of_another_mlflow_is_named_with_the_way_out(uri, tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("update alembic_version set version_num = '6953534de441'")
+    with pytest.raises(TrackingError, match=f"out-of-date .* 'mlflow db upgrade {uri}'"):
+        open_client(uri)
