@@ -81,6 +81,7 @@ class GatedNetwork(nn.Module):
             {_key(g.name): Gate(g.size, rules.lowest(g)) for g in graph.groups}
         )
         self._vector = GateVector([self._gate(group.name) for group in graph.groups])
+        self._sizes = [group.size for group in graph.groups]
         # Readers of the same channels share one factor.
         self._readers: list[tuple[_Selection, list[Axis]]] = []
         for axis in graph.layout.readers:
@@ -89,9 +90,10 @@ class GatedNetwork(nn.Module):
                     axes.append(axis)
                     break
             else:
-                self._readers.append((_Selection(axis.units), [axis]))
+                self._readers.append((_Selection(axis.units, self._sizes), [axis]))
         self._layers = layer_weights(self.network, graph.layout.readers)
-        self._norms = [(axis.tensor, _Selection(axis.units)) for axis in graph.layout.norms]
+        norms = graph.layout.norms
+        self._norms = [(axis.tensor, _Selection(axis.units, self._sizes)) for axis in norms]
         self._names = _names_in_modules(self.network, {a.tensor for a in graph.layout.readers})
 
     @property
@@ -102,10 +104,11 @@ class GatedNetwork(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's output with closed channels contributing nothing downstream."""
         gates = self._vector()
+        by_group = torch.split(gates, self._sizes)  # whose gradients are put together in one operation
         scaled: dict[str, Tensor] = {}
         read: dict[int, Tensor] = {}
         for selection, axes in self._readers:
-            factor = selection(gates)
+            factor = selection(gates, by_group)
             for axis in axes:
                 weight: Tensor = self.network.get_parameter(axis.tensor)
                 if axis.tensor in self._layers:
@@ -117,7 +120,7 @@ class GatedNetwork(nn.Module):
                     scaled[axis.tensor] = weight * factor.view(shape)
         every = {name: weight for first, weight in scaled.items() for name in self._names[first]}
         weights = {name: self.network.get_parameter(name) for name, _ in self._norms}
-        masks = {id(weights[name]): selection(gates) for name, selection in self._norms}
+        masks = {id(weights[name]): selection(gates, by_group) for name, selection in self._norms}
         with gated_reads(read), masked_norms(masks) if masks else contextlib.nullcontext():
             return functional_call(self.network, every, args, kwargs, tie_weights=False)
 
@@ -189,19 +192,25 @@ def _straight_through(mask: Tensor, scores: Tensor) -> Tensor:
 
 
 class _Selection:
-    """Picks each entry's gate out of all gates; entries that always stay get 1."""
+    """Picks each entry's gate out of all gates; entries that always stay get 1.
 
-    def __init__(self, units: Tensor) -> None:
+    Args:
+        units: of the entries, -1 for those that always stay.
+        sizes: of the groups.
+    """
+
+    def __init__(self, units: Tensor, sizes: Sequence[int]) -> None:
         self.units = units
-        first, count = int(units[0]), len(units)
-        self._slice = slice(first, first + count)
-        self._is_slice = first >= 0 and torch.equal(units, torch.arange(first, first + count))
+        self._group: int | None = None
+        for group, every in enumerate(torch.split(torch.arange(sum(sizes)), list(sizes))):
+            if torch.equal(units, every):
+                self._group = group
         self._index = Constant(units + 1)
 
-    def __call__(self, gates: Tensor) -> Tensor:
+    def __call__(self, gates: Tensor, by_group: Sequence[Tensor]) -> Tensor:
         """Return the factors (number of entries,) for gates (number of units,)."""
-        if self._is_slice:
-            return gates[self._slice]
+        if self._group is not None:
+            return by_group[self._group]
         return torch.cat([gates.new_ones(1), gates])[self._index.on(gates.device)]
 
 
