@@ -27,6 +27,7 @@ from orchestrator.config import ResourceConfig, SchedulerConfig
 from orchestrator.ray_cluster import trials_at_once
 from orchestrator.ray_workers import train_on_workers
 from orchestrator.sweep import Sweep
+from orchestrator.sweep_records import PHASES
 from orchestrator.worker import run_trial_job, stopping_sentence, train_job
 from pas_trainer import DataError
 
@@ -169,6 +170,7 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
         self._sweep, self._resources = sweep, resources
         self._account_due = 0.0
         self._deaths: Counter[str] = Counter()
+        self._reached: dict[str, tuple[int, int, int]] = {}
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **_info: Any) -> None:
         if time.monotonic() >= self._account_due:
@@ -191,15 +193,24 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
         **_info: Any,
     ) -> None:
         if not result.get("done"):  # the last report is repeated when the function returns
-            self._deaths.pop(trial.trial_id, None)
+            self._note_progress(trial.trial_id, result)
             with _stop_if_storage_fails(self._sweep):
                 self._sweep.epoch_done(_job(trial).trial_id, result)
+
+    def _note_progress(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Forgive deaths once a trial is farther than ever; a new worker repeats an epoch."""
+        if "phase" in result:
+            place = (result["step"], PHASES.index(result["phase"]), result["epoch"])
+            if place > self._reached.get(trial_id, ()):
+                self._reached[trial_id] = place
+                self._deaths.pop(trial_id, None)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
     ) -> None:
         with _stop_if_storage_fails(self._sweep):
             self._sweep.trial_done(_job(trial).trial_id)
+        self._reached.pop(trial.trial_id, None)
         _forget(trial)
 
     def on_trial_recover(

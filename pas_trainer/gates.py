@@ -104,7 +104,9 @@ class GatedNetwork(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's output with closed channels contributing nothing downstream."""
         gates = self._vector()
-        by_group = torch.split(gates, self._sizes)  # whose gradients are put together in one operation
+        by_group = torch.split(
+            gates, self._sizes
+        )  # whose gradients are put together in one operation
         scaled: dict[str, Tensor] = {}
         read: dict[int, Tensor] = {}
         for selection, axes in self._readers:

@@ -194,7 +194,11 @@ class TrialPhases:
         extra_loss: Callable[[Tensor], Tensor] | None = None,
         keep: Mapping[str, Any] | None = None,
     ) -> None:
-        """Train ``model`` for a phase, from ``state`` if given; ``keep`` goes into checkpoints."""
+        """Train ``model`` for a phase, from ``state`` if given; ``keep`` goes into checkpoints.
+
+        From a state, its last epoch is reported once more: whoever was to hear of it may have
+        died meanwhile.
+        """
         self.clock.phase = phase
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = build_optimizer(model, self.config.optimizer, learning_rate)
@@ -204,6 +208,7 @@ class TrialPhases:
             optimizer.load_state_dict(state["optimizer"])
             start = state["epoch"]
             self.clock.resume(state.get("seconds", {}))  # missing in earlier versions
+            self._report_again(phase, num_epochs, state)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -219,23 +224,29 @@ class TrialPhases:
         for epoch in range(start, num_epochs):
             loss = trainer.train_epoch(epoch)
             accuracy = evaluate(model, self.data.validation, self.data, self.device)
+            told = {"loss": loss, "accuracy": accuracy, "macs_ratio": macs() / self.full_macs}
             seconds = self.clock.lap()
             self.checkpoint.save(
                 phase=phase,
                 epoch=epoch + 1,
                 model=model.state_dict(),
                 optimizer=optimizer.state_dict(),
+                told=told,
                 seconds=seconds,
                 **(keep or {}),
             )
             self.report(
                 EpochReport(
-                    phase=phase,
-                    epoch=epoch + 1,
-                    num_epochs=num_epochs,
-                    loss=loss,
-                    accuracy=accuracy,
-                    macs_ratio=macs() / self.full_macs,
-                    seconds=seconds,
+                    phase=phase, epoch=epoch + 1, num_epochs=num_epochs, seconds=seconds, **told
+                )
+            )
+
+    def _report_again(self, phase: Phase, num_epochs: int, state: Mapping[str, Any]) -> None:
+        if "told" in state:  # missing in earlier versions
+            epoch, seconds = state["epoch"], self.clock.lap()
+            told: dict[str, float] = state["told"]
+            self.report(
+                EpochReport(
+                    phase=phase, epoch=epoch, num_epochs=num_epochs, seconds=seconds, **told
                 )
             )

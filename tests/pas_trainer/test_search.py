@@ -100,13 +100,36 @@ def test_a_killed_trial_goes_on_bit_identically(supernet, undisturbed, tmp_path,
     resumed = run_search(TRIAL, supernet, report=reports.append, checkpoint_folder=tmp_path)
     total = TRIAL.search.epochs + TRIAL.finetune.epochs
     done = epoch if phase == "search" else TRIAL.search.epochs + epoch
-    assert len(reports) == total - done
+    assert len(reports) == 1 + total - done  # the last one is reported once more
     assert same_weights(resumed, undisturbed)
     assert resumed.widths == undisturbed.widths
     if phase == "finetune":
         assert before["search"] == resumed.seconds["search"]
     assert 0 < before[phase] <= reports[0].seconds[phase] <= resumed.seconds[phase]
-    assert sum(before.values()) < sum(reports[0].seconds.values())
+    assert sum(before.values()) < sum(reports[1].seconds.values())
+
+
+class DriverLostError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("place", [("search", 3), ("finetune", 2)])
+def test_an_epoch_that_nobody_heard_of_is_reported_again(supernet, tmp_path, place):
+    heard = []
+
+    def report(epoch):
+        if (epoch.phase, epoch.epoch) == place and epoch not in heard:
+            heard.append(epoch)
+            raise DriverLostError
+        heard.append(epoch)
+
+    with pytest.raises(DriverLostError):
+        run_search(TRIAL, supernet, report=report, checkpoint_folder=tmp_path)
+    before = len(heard)
+    run_search(TRIAL, supernet, report=report, checkpoint_folder=tmp_path)
+    assert heard[before] == heard[before - 1]  # seconds apart
+    epochs = [(p, e) for p in ("search", "finetune") for e in (1, 2, 3)]
+    assert [(e.phase, e.epoch) for e in heard[:before] + heard[before + 1 :]] == epochs
 
 
 def test_a_supernet_killed_half_way_goes_on_bit_identically(tmp_path):
