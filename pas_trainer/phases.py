@@ -208,7 +208,8 @@ class TrialPhases:
             optimizer.load_state_dict(state["optimizer"])
             start = state["epoch"]
             self.clock.resume(state.get("seconds", {}))  # missing in earlier versions
-            self._report_again(phase, num_epochs, state)
+            if "told" in state:  # missing in earlier versions
+                self._tell(phase, start, num_epochs, state["told"], self.clock.lap())
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -235,18 +236,16 @@ class TrialPhases:
                 seconds=seconds,
                 **(keep or {}),
             )
-            self.report(
-                EpochReport(
-                    phase=phase, epoch=epoch + 1, num_epochs=num_epochs, seconds=seconds, **told
-                )
-            )
+            self._tell(phase, epoch + 1, num_epochs, told, seconds)
 
-    def _report_again(self, phase: Phase, num_epochs: int, state: Mapping[str, Any]) -> None:
-        if "told" in state:  # missing in earlier versions
-            epoch, seconds = state["epoch"], self.clock.lap()
-            told: dict[str, float] = state["told"]
-            self.report(
-                EpochReport(
-                    phase=phase, epoch=epoch, num_epochs=num_epochs, seconds=seconds, **told
-                )
-            )
+    def _tell(
+        self,
+        phase: Phase,
+        epoch: int,
+        num_epochs: int,
+        told: Mapping[str, float],
+        seconds: Mapping[str, float],
+    ) -> None:
+        self.report(
+            EpochReport(phase=phase, epoch=epoch, num_epochs=num_epochs, seconds=seconds, **told)
+        )
