@@ -151,7 +151,7 @@ def test_a_control_goes_on_bit_identically(supernet, given_weights, tmp_path, we
     with pytest.raises(StoppedError):
         run_control(config, folder, report=stop, checkpoint_folder=tmp_path)
     resumed, rest = run("uniform", trial, folder, checkpoint_folder=tmp_path)
-    assert rest == reports[2:]
+    assert rest == reports[1:]  # its last epoch is told once more
     assert same_weights(resumed, whole)
 
 
