@@ -1,6 +1,6 @@
 """A sweep whose MLflow server asks for a password and keeps runs and users in PostgreSQL.
 
-Optuna's studies are in PostgreSQL too.
+Optuna's studies are in PostgreSQL too, and its files in an object store.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tracking_servers import TrackingServer
 pytestmark = pytest.mark.slow
 
 ADMIN, PASSWORD = "admin", "correct-horse-battery-9"
+STORE_SECRET = "staple-of-the-store-7"
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +46,15 @@ def server(database, tmp_path):
     server.kill()
 
 
-def test_a_sweep_on_postgresql_behind_a_password(pas, server, database, monkeypatch):
+def test_a_sweep_on_postgresql_and_s3_behind_a_password(
+    pas, server, database, object_store, monkeypatch
+):
     studies = database("studies")
-    sweep = ("sweep", str(pas.file), "--set", f"tracking.uri={server.url}", "--set")
+    uri = object_store.upload({}, "team/sweeps")
+    sweep = ("sweep", str(pas.file), "--set", f"tracking.uri={server.url}")
+    sweep += ("--set", f"storage.uri={uri}", "--set")
     monkeypatch.setenv("PAS_OPTUNA_URL", studies)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", STORE_SECRET)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     refused = pas(*sweep, "trials_per_cell=1")
@@ -70,8 +76,12 @@ def test_a_sweep_on_postgresql_behind_a_password(pas, server, database, monkeypa
     ):
         cursor.execute("select state from trials")
         assert cursor.fetchall() == [("COMPLETE",), ("COMPLETE",)]
-    assert not (pas.home / "optuna.db").exists()
-    assert not (pas.home / "mlflow.db").exists()
+    assert not [*pas.home.rglob("*.db"), *pas.home.rglob("*.safetensors")]
+    stored = object_store.objects(uri)
+    assert {name.split("/")[-2] for name in stored if name.endswith("/result.json")} == {
+        trial["trial_id"] for trial in status["trials"]
+    }
     kept = [path.read_bytes() for path in pas.home.rglob("*") if path.is_file()]
-    assert not any(PASSWORD.encode() in content for content in kept)
-    assert PASSWORD not in done.stdout + done.stderr
+    for secret in (PASSWORD, STORE_SECRET):
+        assert not any(secret.encode() in content for content in [*kept, *stored.values()])
+        assert secret not in done.stdout + done.stderr
