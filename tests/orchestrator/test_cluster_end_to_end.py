@@ -22,7 +22,8 @@ def test_two_workers_train_each_trial_of_a_sweep(pas, cluster):
     options = [
         "sweep", str(pas.file), "--address", cluster.address,
         "--set", "resources.workers_per_trial=2", "--set", "resources.cpus_per_trial=2",
-        "--set", "trials_per_cell=4", "--set", "finetune.epochs=3", "--set", "search.epochs=1",
+        "--set", "trials_per_cell=4", "--set", "pretrain.epochs=6", "--set", "search.epochs=1",
+        "--set", "finetune.epochs=2",
     ]  # fmt: skip
     trials = by_id(pas.json(*options))
     assert len(trials) == 8

@@ -12,8 +12,7 @@ from tracking_servers import TrackingServer
 
 pytestmark = pytest.mark.slow
 
-ADMIN, PASSWORD = "admin", "correct-horse-battery-9"
-STORE_SECRET = "staple-of-the-store-7"
+ADMIN, PASSWORD, STORE_SECRET = "admin", "correct-horse-battery-9", "staple-of-the-store-7"
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,7 @@ def test_trials_that_fall_behind_in_their_cell_are_stopped_and_told_as_pruned(pa
         *("--set", "budget.limits=[0.3]", "--set", "trials_per_cell=6"),
         *("--set", "scheduler={name: asha, grace_epochs: 1, reduction_factor: 2}"),
         *("--set", "hyperparameters.learning_rate={low: 0.0001, high: 0.1, log: true}"),
+        *("--set", "pretrain.epochs=4", "--set", "search.epochs=1"),
     ]
     done = pas("sweep", str(pas.file), *sets)
     assert done.returncode == 0, done.stderr
@@ -128,17 +129,19 @@ def test_trials_that_fall_behind_in_their_cell_are_stopped_and_told_as_pruned(pa
 
 
 def test_a_trial_that_cannot_write_stops_the_sweep_resumably(pas):
-    sweep_id = pas.json("sweep", str(pas.file), "--dry-run")["sweep_id"]
+    sets = ("--set", "pretrain.epochs=2", "--set", "search.epochs=1", "--set", "finetune.epochs=1")
+    sweep = ("sweep", str(pas.file), *sets)
+    sweep_id = pas.json(*sweep, "--dry-run")["sweep_id"]
     in_the_way = pas.home / "sweeps" / sweep_id / "trials" / "b0.5-s10-0"
     in_the_way.parent.mkdir(parents=True)
     in_the_way.write_text("not a folder")
-    stopped = pas("sweep", str(pas.file))
+    stopped = pas(*sweep)
     assert stopped.returncode == 2
     assert "sweep stopped" in stopped.stderr
     assert "b0.5-s10-0" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     in_the_way.unlink()
-    assert len(pas.json("sweep", str(pas.file))["trials"]) == 4
+    assert len(pas.json(*sweep)["trials"]) == 4
     _, _, trials = runs_of(pas)
     assert {t.info.status for t in trials} == {"FINISHED"}
     assert len(trials) == 4

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from pas_trainer import DataConfig, DataError, load_data, open_sources
 from pas_trainer.data.batches import DiskSplit, MemorySplit, Share, load_split
@@ -31,6 +32,14 @@ def folder(tmp_path):
 def config(folder, **changes) -> DataConfig:
     values = {"name": "imagefolder", "root": str(folder), "image_size": 8, "validation": 0.2}
     return DataConfig(**{**values, **changes})
+
+
+def test_digits_are_those_of_scikit_learn():
+    sources, reference = open_sources(DataConfig(name="digits", validation=0.2)), load_digits()
+    splits = (sources.train, sources.validation, sources.test)
+    found = [(bytes(i), n) for s in splits for i, n in zip(s.images, s.labels, strict=True)]
+    pixels = (reference.images / 16 * 255).round().astype(np.uint8)
+    assert sorted(found) == sorted(zip(map(bytes, pixels), reference.target, strict=True))
 
 
 def test_digits_are_split_once_and_evenly():
