@@ -13,15 +13,9 @@ from deploy.package import (
     save_package,
 )
 from deploy.parity import ParityError, check_parity
-from deploy.registry import (
-    CONTENT_HASH_TAG,
-    PARITY_ERROR_TAG,
-    LoadedModel,
-    PromotedModel,
-    load_promoted,
-    promote_package,
-)
+from deploy.registry import PARITY_ERROR_TAG, PromotedModel, promote_package
 from deploy.staging import StagingProgress, stage
+from deploy.stored_versions import CONTENT_HASH_TAG, LoadedModel, load_promoted
 
 __all__ = [
     "ARCHITECTURE_FILE",

@@ -15,7 +15,6 @@ from mlflow.types import Schema, TensorSpec
 from torch import Tensor
 
 from deploy.package import ARCHITECTURE_FILE, WEIGHTS_FILE, DeployedClassifier
-from deploy.parity import compare_logits
 
 EXTRA_FILES_FOLDER = "extra_files"
 """Where MLflow keeps the package's files inside the model folder."""
@@ -66,34 +65,6 @@ def save_mlflow_model(
 def write_metadata(folder: str | os.PathLike[str], model: Model) -> None:
     """Write the metadata of a model folder anew."""
     model.save(str(Path(folder) / "MLmodel"))
-
-
-def check_exported(
-    folder: str | os.PathLike[str],
-    classifier: DeployedClassifier,
-    images: Tensor,
-    tolerance: float = 1e-4,
-) -> float:
-    """Load the exported program and compare it with the classifier, for one image and for all.
-
-    Args:
-        folder: as written by :func:`save_mlflow_model`.
-        classifier: in eval mode, on the CPU.
-        images: (N, C, H, W) float32 in [0, 1].
-        tolerance: largest error allowed, as in :func:`deploy.check_parity`.
-
-    Returns:
-        The largest error.
-
-    Raises:
-        ParityError: the error is above the tolerance.
-    """
-    exported = mlflow.pytorch.load_model(os.fspath(folder))
-    errors = []
-    with torch.inference_mode():
-        for batch in (images[:1], images[:64]):
-            errors.append(compare_logits(classifier(batch), exported(batch), tolerance))
-    return max(errors)
 
 
 def _forget_source_paths(data_folder: Path) -> None:

@@ -59,13 +59,18 @@ def compare_logits(expected: Tensor, found: Tensor, tolerance: float) -> float:
         raise ParityError(
             f"logits have shapes {tuple(expected.shape)} and {tuple(found.shape)}, expected equal"
         )
-    scale = max(1.0, float(expected.abs().max()))
-    error = float((expected.double() - found.double()).abs().max()) / scale
+    error = logit_error(expected, found)
     if not error <= tolerance:
         raise ParityError(
             f"the logits of the two forms differ by {error:.3g} (relative), more than {tolerance:g}"
         )
     return error
+
+
+def logit_error(expected: Tensor, found: Tensor) -> float:
+    """Return the error of ``found``, as :func:`check_parity` defines it; NaN if any logit is."""
+    scale = max(1.0, float(expected.abs().max()))
+    return float((expected.double() - found.double()).abs().max()) / scale
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:

@@ -8,30 +8,19 @@ off leaves the alias where it was, and doing it again finishes it.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import mlflow
-import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
-from deploy.mlflow_model import (
-    EXTRA_FILES_FOLDER,
-    check_exported,
-    save_mlflow_model,
-    write_metadata,
-)
-from deploy.package import DeployedClassifier, content_hash, load_package
-from deploy.parity import check_parity
-from search_space import Architecture
+from deploy.candidate import Candidate, check_forms, open_candidate
+from deploy.mlflow_model import write_metadata
+from deploy.promotions import aliases_of, move_alias
+from deploy.stored_versions import CONTENT_HASH_TAG, registry_client
 
-CONTENT_HASH_TAG = "pas.content_hash"
-"""Tag of a version (and its logged model): :func:`deploy.content_hash` of its package."""
 PARITY_ERROR_TAG = "pas.parity_error"
 """Tag of a version: error of the deploy form, see :func:`deploy.check_parity`."""
 
@@ -45,8 +34,8 @@ class PromotedModel:
     Attributes:
         name: registered model.
         version: counts from 1 within the name.
-        alias: what now points to the version.
-        model_uri: ``models:/NAME/VERSION``, stays with this version when the alias moves on.
+        alias: what was moved to the version.
+        in_force: it still points there: nobody else has moved it at the same time.
         parity_error: largest logit difference of training form and deploy form, relative to
             ``max(1, largest absolute logit)``.
     """
@@ -54,25 +43,13 @@ class PromotedModel:
     name: str
     version: int
     alias: str
-    model_uri: str
+    in_force: bool
     parity_error: float
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedModel:
-    """A promoted version, rebuilt from the package files stored with it.
-
-    Attributes:
-        name: registered model.
-        version: the version the alias pointed to.
-        architecture: image size, class names and the rest.
-        classifier: takes (N, C, H, W) float32 in [0, 1], returns logits; in eval mode, on the CPU.
-    """
-
-    name: str
-    version: int
-    architecture: Architecture
-    classifier: DeployedClassifier
+    @property
+    def model_uri(self) -> str:
+        """``models:/NAME/VERSION``, stays with this version when the alias moves on."""
+        return f"models:/{self.name}/{self.version}"
 
 
 def promote_package(
@@ -88,8 +65,7 @@ def promote_package(
 ) -> PromotedModel:
     """Check a package, register it as a version of a model and move an alias to it.
 
-    The version loads with plain MLflow, without this code and without pickle. Promoting the same
-    package of the same run again makes no second version: the tags are set and the alias moves.
+    The one gate is parity; :mod:`deploy.gates` has more.
 
     Args:
         client_or_tracking_uri: the tracking store, which is also the registry.
@@ -108,87 +84,49 @@ def promote_package(
         ValueError: the images do not suit the network.
         MlflowException: the run is unknown, a name or alias is not allowed, or the store failed.
     """
-    client = _client(client_or_tracking_uri)
-    run = client.get_run(run_id)
-    architecture, network = load_package(folder, allow_import=allow_import)
-    _check_images(images, architecture)
-    _, training_network = load_package(folder, deploy=False, allow_import=allow_import)
-    classifier = DeployedClassifier(architecture, network).eval()
-    training_classifier = DeployedClassifier(architecture, training_network)
-    parity_error = check_parity(training_classifier, classifier, images)
-    package_hash = content_hash(folder)
-    own_tags = {CONTENT_HASH_TAG: package_hash, PARITY_ERROR_TAG: f"{parity_error:.3g}"}
-    all_tags = {**tags, **own_tags}
-    version = _find_version(client, model_name, run_id, package_hash)
-    if version is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            model_folder = Path(temporary) / "model"
-            model = save_mlflow_model(model_folder, classifier, folder, images)
-            check_exported(model_folder, classifier, images)
-            version = _register(client, model_name, run, model_folder, model, all_tags)
-    else:
-        for key, value in all_tags.items():
-            client.set_model_version_tag(model_name, str(version), key, value)
-    client.set_registered_model_alias(model_name, alias, str(version))
+    client = registry_client(client_or_tracking_uri)
+    client.get_run(run_id)
+    with open_candidate(folder, images, allow_import=allow_import) as candidate:
+        error = check_forms(candidate, images)
+        tags = {**tags, PARITY_ERROR_TAG: f"{error:.3g}"}
+        version = register_candidate(client, candidate, model_name, run_id=run_id, tags=tags)
+        about = {"run_id": run_id, "content_hash": candidate.content_hash}
+    seen = aliases_of(client, model_name).get(alias)
+    _, in_force = move_alias(
+        client, model_name, alias=alias, kind="promotion", to_version=version, seen=seen, **about
+    )
     return PromotedModel(
-        name=model_name,
-        version=version,
-        alias=alias,
-        model_uri=f"models:/{model_name}/{version}",
-        parity_error=parity_error,
+        name=model_name, version=version, alias=alias, in_force=in_force, parity_error=error
     )
 
 
-def load_promoted(
-    client_or_tracking_uri: MlflowClient | str,
+def register_candidate(
+    client: MlflowClient,
+    candidate: Candidate,
     model_name: str,
-    alias: str,
     *,
-    allow_import: bool = False,
-) -> LoadedModel:
-    """Load the version that an alias points to, without pickle and on any device.
+    run_id: str,
+    tags: Mapping[str, str],
+    description: str = "",
+) -> int:
+    """Make a candidate a version of a model and return its number; no alias moves.
 
-    Only the package files stored with the version are downloaded (``architecture.json`` and the
-    weights); the network is rebuilt from them. One that was made from
-    an ``import:`` supernet is refused unless ``allow_import``, since that runs the code it names.
+    The version loads with plain MLflow, without this code and without pickle. Registering the same
+    package of the same run again makes no second version: tags and description are set.
 
     Raises:
-        MlflowException: the model or alias is unknown, or the store failed.
-        PackageError: the stored files are unusable.
+        MlflowException: the run is unknown, a name is not allowed, or the store failed.
     """
-    client = _client(client_or_tracking_uri)
-    version = client.get_model_version_by_alias(model_name, alias)
-    location = client.get_model_version_download_uri(model_name, version.version)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"{location.rstrip('/')}/{EXTRA_FILES_FOLDER}",
-            dst_path=temporary,
-            tracking_uri=client.tracking_uri,
-        )
-        architecture, network = load_package(folder, allow_import=allow_import)
-    return LoadedModel(
-        name=model_name,
-        version=int(version.version),
-        architecture=architecture,
-        classifier=DeployedClassifier(architecture, network).eval(),
-    )
-
-
-def _client(client_or_tracking_uri: MlflowClient | str) -> MlflowClient:
-    if isinstance(client_or_tracking_uri, str):
-        uri = client_or_tracking_uri
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    return client_or_tracking_uri
-
-
-def _check_images(images: Tensor, architecture: Architecture) -> None:
-    shape = (architecture.in_channels, architecture.image_size, architecture.image_size)
-    if images.ndim != 4 or tuple(images.shape[1:]) != shape or len(images) == 0:
-        raise ValueError(f"images have shape {tuple(images.shape)}, expected (N, *{shape})")
-    if images.dtype != torch.float32 or images.device.type != "cpu":
-        raise ValueError(f"images are {images.dtype} on {images.device}, expected float32 on cpu")
-    if not bool(((images >= 0) & (images <= 1)).all()):
-        raise ValueError("images must lie in [0, 1]")
+    run = client.get_run(run_id)
+    all_tags = {**tags, CONTENT_HASH_TAG: candidate.content_hash}
+    version = _find_version(client, model_name, run_id, candidate.content_hash)
+    if version is None:
+        return _register(client, model_name, run, candidate, all_tags, description)
+    for key, value in all_tags.items():
+        client.set_model_version_tag(model_name, str(version), key, value)
+    if description:
+        client.update_model_version(model_name, str(version), description)
+    return version
 
 
 def _find_version(
@@ -208,11 +146,12 @@ def _register(
     client: MlflowClient,
     model_name: str,
     run: Any,
-    model_folder: Path,
-    model: Any,
+    candidate: Candidate,
     tags: dict[str, str],
+    description: str,
 ) -> int:
-    """Upload a model folder as a logged model of the run and make it a new version."""
+    """Upload a candidate's model folder as a logged model of the run; make it a new version."""
+    model, model_folder = candidate.model, candidate.model_folder
     _ensure_registered_model(client, model_name)
     logged = client.create_logged_model(
         experiment_id=run.info.experiment_id,
@@ -236,6 +175,7 @@ def _register(
         source=logged.artifact_location,
         run_id=run.info.run_id,
         tags=tags,
+        description=description or None,
         model_id=logged.model_id,
     )
     return int(version.version)

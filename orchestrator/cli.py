@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli_cluster import check_options, logs, run_as_job, status, stop
+from orchestrator.cli_models import history, promote, rollback
 from orchestrator.cli_options import (
     Address,
     Code,
@@ -22,7 +23,7 @@ from orchestrator.cli_options import (
     Overrides,
     SweepName,
 )
-from orchestrator.cli_results import compare, pareto, promote, ui
+from orchestrator.cli_results import compare, pareto, ui
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home
 from orchestrator.terminal import DONE, FAILED, err, fail, limit_of, plain, resumable, show
@@ -221,7 +222,8 @@ app = typer.Typer(
 _COMMANDS: tuple[Callable[..., Any], ...] = (
     *(sweep, extend, search, latency),
     *(status, logs, stop),
-    *(compare, pareto, promote, ui),
+    *(compare, pareto),
+    *(promote, rollback, history, ui),
 )
 for _command in _COMMANDS:
     app.command()(_command)

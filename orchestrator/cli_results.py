@@ -6,11 +6,10 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from orchestrator.cli_options import Json, Limit, SweepName, TrackingUri
+from orchestrator.cli_options import Json, SweepName, TrackingUri
 from orchestrator.home import Home
-from orchestrator.terminal import FAILED, err, plain, show
+from orchestrator.terminal import plain, show
 
 
 def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
@@ -41,57 +40,6 @@ def pareto(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = F
     document = {"sweep_id": info.sweep_id, "resource": info.resource, **plain(shown)}
     table = front_table(records, f"Pareto front of {info.sweep_id}", info.resource)
     show(document, as_json, [table, *controls_tables(records, info.resource)])
-
-
-def promote(
-    sweep: SweepName,
-    budget: Limit,
-    model: Annotated[str, typer.Option(help="Registered model's name.")],
-    alias: Annotated[str, typer.Option(help="Alias that moves to the new version.")] = "champion",
-    tracking_uri: TrackingUri = None,
-    as_json: Json = False,
-) -> None:
-    """Register the most accurate front member within a budget and move the alias to it."""
-    from orchestrator.lookup import load_sweep_records, store_of
-    from orchestrator.promotion import GateRefusedError
-    from orchestrator.promotion import promote as promote_best
-    from orchestrator.tables import cost_text
-
-    info, records = load_sweep_records(sweep, tracking_uri)
-    try:
-        record, promoted = promote_best(
-            Home.from_environment(),
-            records,
-            limit=budget,
-            model_name=model,
-            alias=alias,
-            tracking_uri=store_of(tracking_uri, sweep),
-        )
-    except GateRefusedError as error:
-        err.print(f"not promoted: {error}", style="red", highlight=False)
-        raise typer.Exit(FAILED) from None
-    document = {
-        "model": promoted.name,
-        "version": promoted.version,
-        "alias": promoted.alias,
-        "model_uri": promoted.model_uri,
-        "parity_error": promoted.parity_error,
-        "resource": info.resource,
-        "cost": record.cost(info.resource),
-        "trial": record.to_json(),
-    }
-    cost = "of supernet" if info.resource == "macs" else info.resource
-    table = Table("model", "version", "alias", "trial", "accuracy", cost, "parity error")
-    table.add_row(
-        promoted.name,
-        str(promoted.version),
-        promoted.alias,
-        record.trial_id,
-        f"{record.accuracy:.4f}",
-        cost_text(record, info.resource),
-        f"{promoted.parity_error:.1e}",
-    )
-    show(document, as_json, [table])
 
 
 def ui(

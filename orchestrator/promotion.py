@@ -1,136 +1,202 @@
-"""Choosing what to promote, and handing it to the registry."""
+"""Choosing what to promote, holding it to the gates, and handing it to the registry."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-from deploy import PackageError, ParityError, PromotedModel, promote_package
+from deploy import ARCHITECTURE_FILE, PromotedModel
+from deploy.candidate import (
+    EVAL_CHUNK,
+    Candidate,
+    Measurements,
+    as_input,
+    measure_candidate,
+    open_candidate,
+)
+from deploy.gates import GateResult, unreadable
+from deploy.promotions import (
+    AliasMovedError,
+    PromotionError,
+    aliases_of,
+    check_request,
+    move_alias,
+)
+from deploy.registry import register_candidate
+from orchestrator.choosing import choose, named
 from orchestrator.errors import UserError
 from orchestrator.home import Home
-from orchestrator.latency_table import latency_graph
-from orchestrator.loading import parse_sweep
-from orchestrator.preflight import sweep_graph
+from orchestrator.judging import CHAMPION, Request, SweepFacts, judge, open_sweep
+from orchestrator.model_cards import description, version_tags
 from orchestrator.records import TrialRecord
-from orchestrator.sweep_files import files_of
-from pas_trainer import DataError, load_data
-from search_space import Limit, read_limit
-
-PARITY_IMAGES = 64
-"""Held-out images that training form, deploy form and exported form must agree on."""
+from orchestrator.sweep_files import WEIGHTS, files_of
+from orchestrator.tracking_server import TrackingError, describe, open_client
+from pas_trainer import DataError
 
 
 class GateRefusedError(Exception):
-    """A promotion gate said no (exit code 1)."""
+    """A gate said no (exit code 1)."""
 
 
-def choose(
-    records: Sequence[TrialRecord], resource: str, limit: Limit, supernet: float
-) -> TrialRecord:
-    """Return the most accurate member of the front whose cost is within the limit.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of a promotion.
 
-    Args:
-        records: of one sweep, front marked; controls are left out.
-        resource: what the sweep limits.
-        limit: as in a sweep file: at most 1, a share of the supernet's cost; above 1, or with a
-            unit (``0.8 ms``): absolute.
-        supernet: the supernet's cost in the resource.
-
-    Raises:
-        UserError: the limit cannot be read, or no member of the front is that cheap.
+    Attributes:
+        record: the trial's.
+        gates: what they said, all of them unless the files cannot be read.
+        promoted: the version; ``None`` if a gate refused, or of a dry run.
     """
-    try:
-        number, is_absolute = read_limit("--budget is", limit, resource)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    absolute = number if is_absolute else number * supernet
-    members = [r for r in records if r.on_front and r.control is None]
-    within = [r for r in members if _cost(r, resource) <= absolute]
-    if not within:
-        if not members:
-            raise UserError("no trial of the sweep has finished; nothing can be promoted")
-        cheapest = min(_cost(r, resource) for r in members)
-        raise UserError(
-            f"--budget {limit}: no front member is that cheap; the cheapest has "
-            f"{cheapest:.12g} {resource} ({cheapest / supernet:.4f} of the supernet)"
-        )
-    return max(within, key=lambda r: (r.accuracy or 0.0, -_cost(r, resource)))
 
+    record: TrialRecord
+    gates: tuple[GateResult, ...]
+    promoted: PromotedModel | None = None
 
-def _cost(record: TrialRecord, resource: str) -> float:
-    cost = record.cost(resource)
-    assert cost is not None  # on the front
-    return cost
+    @property
+    def refused(self) -> list[str]:
+        """Names of the gates that refused."""
+        return [gate.name for gate in self.gates if not gate.passed]
 
 
 def promote(
     home: Home,
     records: Sequence[TrialRecord],
+    request: Request,
     *,
-    limit: Limit,
-    model_name: str,
-    alias: str,
     tracking_uri: str,
-) -> tuple[TrialRecord, PromotedModel]:
-    """Promote the best trial within a budget; see :func:`choose`.
+    tell: Callable[[str], object] = lambda _: None,
+) -> Outcome:
+    """Promote a trial if all gates let it through.
+
+    Args:
+        home: where the sweep ran.
+        records: of the sweep, front marked.
+        request: what is asked for.
+        tracking_uri: the store, which is also the registry.
+        tell: for progress.
 
     Raises:
-        UserError: nothing fits, or the trial's files or the data are not on this machine.
-        GateRefusedError: training form and deploy form disagree.
+        UserError: nothing fits, the trial's files or the data are not on this machine, or the
+            registry does not answer.
     """
-    sweep_id = records[0].sweep_id if records else ""
-    path = home.sweep(sweep_id) / "sweep.json"
-    if not path.exists():
-        raise UserError(
-            f"the files of sweep {sweep_id!r} are not in {home.root}; set PAS_HOME to its home"
-        )
-    recorded = json.loads(path.read_text())
-    config = parse_sweep(recorded["config"], str(path))
-    resource = config.budget.resource
-    graph = sweep_graph(config, recorded["plan"].get("data_version", ""))
-    if resource == "latency_ms":
-        graph = latency_graph(graph, path.parent)
-    record = choose(records, resource, limit, graph.count(resource))
+    with one_sentence(tracking_uri), contextlib.ExitStack() as stack:
+        check_request(request.model_name, request.alias, request.why)
+        if request.limit is None and request.trial is None:
+            raise UserError("name what to promote: --budget LIMIT, or --trial TRIAL_ID")
+        tell("data")
+        sweep = open_sweep(home, records[0].sweep_id if records else "")
+        record = _pick(records, request, sweep)
+        files = files_of(home, record.sweep_id, sweep.config.storage.uri)
+        folder = stack.enter_context(stack.enter_context(files).package(record.trial_id))
+        _check_kept(folder, record)
+        tell(f"{record.trial_id}: exporting")
+        images = as_input(next(sweep.data.validation.eval_batches(EVAL_CHUNK))[0])
+        try:
+            # the user's own sweep, which has run any code that it names already
+            opened = open_candidate(folder, images, allow_import=True)
+            candidate = stack.enter_context(opened)
+        except ValueError as error:  # no package, or that of a network for other images
+            return Outcome(record=record, gates=(unreadable(str(error)),))
+        tell(f"{record.trial_id}: measuring")
+        batches = sweep.data.validation.eval_batches(EVAL_CHUNK)
+        measured = measure_candidate(candidate, batches, images)
+        client = open_client(tracking_uri)
+        while True:
+            tell(f"comparing with the {CHAMPION}")
+            with contextlib.suppress(AliasMovedError):  # then look again
+                return _to_registry(client, request, sweep, record, candidate, measured)
+
+
+@contextlib.contextmanager
+def one_sentence(tracking_uri: str) -> Iterator[None]:
+    """Turn what goes wrong with data, stores and the registry into errors of one sentence."""
+    try:
+        yield
+    except (DataError, PromotionError) as error:
+        raise UserError(str(error)) from None
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"the registry: {describe(error, tracking_uri)}") from None
+    except Exception as error:
+        if "sqlalchemy" not in type(error).__module__:
+            raise
+        raise TrackingError(f"the registry: {describe(error, tracking_uri)}") from None
+
+
+def _pick(records: Sequence[TrialRecord], request: Request, sweep: SweepFacts) -> TrialRecord:
+    if request.trial is not None:
+        record = named(records, request.trial)
+    else:
+        assert request.limit is not None
+        supernet = sweep.graph.count(sweep.resource)
+        record = choose(records, sweep.resource, request.limit, supernet)
     if record.run_id is None:
         raise UserError(f"trial {record.trial_id} has no MLflow run; run the sweep again")
-    try:
-        data = load_data(config.data)
-        batch = next(data.validation.eval_batches(PARITY_IMAGES))[0]
-        stored = files_of(home, sweep_id, config.storage.uri)
-        with stored as files, files.package(record.trial_id) as folder:
-            promoted = promote_package(
-                tracking_uri,
-                folder=folder,
-                model_name=model_name,
-                alias=alias,
-                run_id=record.run_id,
-                images=batch.contiguous().to(torch.float32) / 255,
-                tags=_tags(record, resource),
-                allow_import=True,  # the user's own sweep, which has run that code already
+    return record
+
+
+def _check_kept(folder: Path, record: TrialRecord) -> None:
+    for name in (ARCHITECTURE_FILE, *WEIGHTS):
+        if not (folder / name).exists():
+            raise UserError(
+                f"{name} of trial {record.trial_id} is not kept; of trials that are not on the "
+                "front only storage.keep: all keeps the weights"
             )
-    except (DataError, PackageError) as error:
-        raise UserError(str(error)) from None
-    except ParityError as error:
-        raise GateRefusedError(str(error)) from None
-    return record, promoted
 
 
-def _tags(record: TrialRecord, resource: str) -> dict[str, str]:
-    tags = {
-        "pas.sweep_id": record.sweep_id,
-        "pas.trial_id": record.trial_id,
-        "pas.run_id": record.run_id,
-        "pas.budget": f"{record.budget:g}",
-        "pas.strength": f"{record.strength:g}",
-        "pas.macs": record.macs,
-        "pas.macs_ratio": record.macs_ratio,
-        "pas.num_params": record.num_params,
-        "pas.resource": resource,
-        "pas.cost": record.cost(resource),
-        "pas.latency_ms": record.latency_ms,
-        "pas.accuracy": record.accuracy,
-        "pas.test_accuracy": record.test_accuracy,
-    }
-    return {name: str(value) for name, value in tags.items()}
+def _to_registry(
+    client: MlflowClient,
+    request: Request,
+    sweep: SweepFacts,
+    record: TrialRecord,
+    candidate: Candidate,
+    measured: Measurements,
+) -> Outcome:
+    """Ask the gates, register the candidate and move the alias.
+
+    Raises:
+        AliasMovedError: somebody moved the alias meanwhile.
+    """
+    seen = aliases_of(client, request.model_name).get(request.alias)
+    gates = judge(client, request, sweep, record, candidate, measured)
+    outcome = Outcome(record=record, gates=gates)
+    if outcome.refused or request.dry_run:
+        return outcome
+    tags = version_tags(record, sweep.resource, sweep.fingerprint, gates, measured)
+    text = description(record, sweep.resource, sweep.config.data.name, gates, measured)
+    run_id = str(record.run_id)
+    version = register_candidate(
+        client, candidate, request.model_name, run_id=run_id, tags=tags, description=text
+    )
+    _, in_force = move_alias(
+        client,
+        request.model_name,
+        alias=request.alias,
+        kind="promotion",
+        to_version=version,
+        seen=seen,
+        why=request.why,
+        sweep_id=record.sweep_id,
+        trial_id=record.trial_id,
+        run_id=run_id,
+        content_hash=candidate.content_hash,
+        accuracy=measured.accuracy,
+        gates={gate.name: _short(gate) for gate in gates},
+    )
+    promoted = PromotedModel(
+        name=request.model_name,
+        version=version,
+        alias=request.alias,
+        in_force=in_force,
+        parity_error=measured.training_error,
+    )
+    return Outcome(record=record, gates=gates, promoted=promoted)
+
+
+def _short(gate: GateResult) -> list[bool | float | None]:
+    plain = gate.to_json()
+    return [plain["passed"], plain["measured"], plain["required"]]

@@ -47,6 +47,7 @@ class TrialRecord:
         accuracy: on the validation split, in [0, 1].
         test_accuracy: on the test split, in [0, 1].
         widths: open channels by channel group.
+        content_hash: of its package, see :func:`deploy.content_hash`.
         error: one sentence, if it failed.
         run_id: MLflow run.
         on_front: no finished trial of the sweep is at least as good in accuracy and cost, and
@@ -79,6 +80,7 @@ class TrialRecord:
     accuracy: float | None = None
     test_accuracy: float | None = None
     widths: Mapping[str, int] | None = None
+    content_hash: str | None = None
     error: str | None = None
     run_id: str | None = None
     on_front: bool = False

@@ -3,7 +3,8 @@
 Tags of a trial's run: ``pas.kind`` (trial), ``pas.control`` (of controls alone, which),
 ``pas.sweep_id``, ``pas.trial_id``, ``pas.budget``, ``pas.strength``, ``pas.number``,
 ``pas.hyperparameters`` (JSON), ``pas.micro_batches`` (where more than 1), ``pas.status`` (ours;
-MLflow has no PRUNED), ``pas.error``, ``pas.widths`` (JSON, or ``widths.json``: see the artifact).
+MLflow has no PRUNED), ``pas.error``, ``pas.widths`` (JSON, or ``widths.json``: see the artifact),
+``pas.content_hash`` (of the package).
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ def trial_tags(record: TrialRecord, sweep_id: str) -> dict[str, str]:
         tags["pas.micro_batches"] = str(record.micro_batches)
     if record.error is not None:
         tags["pas.error"] = record.error[:MAX_TAG_CHARS]
+    if record.content_hash is not None:
+        tags["pas.content_hash"] = record.content_hash
     if record.widths is not None:
         text = json.dumps(dict(record.widths), separators=(",", ":"))
         tags["pas.widths"] = text if len(text) <= MAX_TAG_CHARS else "widths.json"

@@ -216,6 +216,7 @@ def _record(client: Any, run: Any) -> TrialRecord:
         hyperparameters=json.loads(tags.get("pas.hyperparameters", "{}")),
         micro_batches=int(tags.get("pas.micro_batches", 1)),
         widths=_widths(client, run.info.run_id, tags),
+        content_hash=tags.get("pas.content_hash"),
         error=tags.get("pas.error"),
         run_id=run.info.run_id,
         **results,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from deploy import measure_latency_ms, save_package
+from deploy import content_hash, measure_latency_ms, save_package
 from orchestrator.accounting import booked
 from orchestrator.cells import Report, Train, TrialJob
 from orchestrator.errors import WorkerLostError
@@ -212,6 +212,7 @@ def _finished(job: TrialJob, result: TrialResult) -> TrialRecord:
         accuracy=result.accuracy,
         test_accuracy=result.test_accuracy,
         widths=dict(result.widths),
+        content_hash=content_hash(job.folder),
         **booked(result.seconds, job.cpus, job.gpus),
     )
 

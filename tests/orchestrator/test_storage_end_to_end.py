@@ -14,6 +14,7 @@ from ray_nodes import ray_nodes
 from deploy import content_hash, save_package
 from orchestrator.cells import Cell, trial_config
 from orchestrator.home import Home
+from orchestrator.judging import Request
 from orchestrator.loading import load_sweep
 from orchestrator.promotion import promote
 from orchestrator.tracking_reader import load_records
@@ -76,10 +77,10 @@ def test_a_killed_driver_is_followed_by_one_with_an_empty_home(
 
     (best, *_) = sorted((t for t in trials.values() if t["on_front"]), key=lambda t: -t["accuracy"])
     home = Home(second.home)
-    options_of_model = {"limit": 0.5, "model_name": "m", "alias": "champion"}
     records = load_records(home.mlflow_uri, "tiny")
-    promoted, _ = promote(home, records, **options_of_model, tracking_uri=home.mlflow_uri)
-    assert promoted.trial_id == best["trial_id"]
+    request = Request(model_name="m", limit=0.5)
+    outcome = promote(home, records, request, tracking_uri=home.mlflow_uri)
+    assert (outcome.refused, outcome.record.trial_id) == ([], best["trial_id"])
 
     whole = undisturbed(pas.file, options, trials[begun], object_store, uri, tmp_path)
     assert whole.accuracy == trials[begun]["accuracy"]

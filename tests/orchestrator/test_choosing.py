@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from orchestrator.choosing import choose
 from orchestrator.errors import UserError
 from orchestrator.pareto import mark_front
-from orchestrator.promotion import choose
 from orchestrator.records import TrialRecord
 
 

@@ -1,0 +1,196 @@
+"""Holding a candidate to the gates: what its sweep, its files and the champion say of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from deploy import PackageError
+from deploy.candidate import EVAL_CHUNK, Candidate, Measurements, measure_accuracy
+from deploy.gates import (
+    GateResult,
+    accuracy_gate,
+    budget_gate,
+    latency_gate,
+    parity_gate,
+    robustness_gate,
+    stored_gate,
+)
+from deploy.promotions import aliases_of
+from deploy.stored_versions import load_version
+from orchestrator.choosing import absolute_limit
+from orchestrator.config import SweepConfig
+from orchestrator.errors import UserError
+from orchestrator.home import Home
+from orchestrator.latency_table import latency_graph
+from orchestrator.loading import parse_sweep
+from orchestrator.model_cards import DATA_TAG
+from orchestrator.preflight import sweep_graph
+from orchestrator.records import TrialRecord
+from orchestrator.tracking_server import describe
+from pas_trainer import ClassificationData, load_data, open_sources
+from search_space import ChannelGraph, Limit
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What is to be promoted, to what, and what is asked of it.
+
+    Attributes:
+        model_name: registered model.
+        alias: what moves. The accuracy gate compares with the version it points to; a
+            ``challenger`` is compared with the ``champion``, and need not reach it.
+        limit: the most accurate member of the front within it is promoted; see :func:`choose`.
+        trial: promoted instead, if given.
+        tolerance: how much less accurate than the champion it may be, in [0, 1].
+        min_accuracy: lowest accuracy, in [0, 1].
+        max_latency_ms: longest time of one image on one CPU thread of this machine.
+        why: kept with the promotion.
+        dry_run: ask the gates, change nothing.
+    """
+
+    model_name: str
+    alias: str = CHAMPION
+    limit: Limit | None = None
+    trial: str | None = None
+    tolerance: float = 0.0
+    min_accuracy: float | None = None
+    max_latency_ms: float | None = None
+    why: str = ""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepFacts:
+    """What a sweep's files and data say of its trials; ``fingerprint`` is of the data."""
+
+    config: SweepConfig
+    graph: ChannelGraph
+    data: ClassificationData
+    fingerprint: str
+
+    @property
+    def resource(self) -> str:
+        """What the sweep limits."""
+        return self.config.budget.resource
+
+
+def open_sweep(home: Home, sweep_id: str) -> SweepFacts:
+    """Return what a sweep's files and data say.
+
+    Raises:
+        UserError: they are not on this machine.
+        DataError: an image cannot be read.
+    """
+    path = home.sweep(sweep_id) / "sweep.json"
+    if not sweep_id or not path.exists():
+        raise UserError(
+            f"the files of sweep {sweep_id!r} are not in {home.root}; set PAS_HOME to its home"
+        )
+    recorded = json.loads(path.read_text())
+    config = parse_sweep(recorded["config"], str(path))
+    graph = sweep_graph(config, recorded["plan"].get("data_version", ""))
+    if config.budget.resource == "latency_ms":
+        graph = latency_graph(graph, path.parent)
+    fingerprint = open_sources(config.data).fingerprint()
+    data = load_data(config.data)
+    return SweepFacts(config=config, graph=graph, data=data, fingerprint=fingerprint)
+
+
+def judge(
+    client: MlflowClient,
+    request: Request,
+    sweep: SweepFacts,
+    record: TrialRecord,
+    candidate: Candidate,
+    measured: Measurements,
+) -> tuple[GateResult, ...]:
+    """Ask all gates what they say of a candidate.
+
+    Args:
+        client: of the registry.
+        request: what is asked for.
+        sweep: where the candidate comes from.
+        record: of its trial.
+        candidate: as its files have it.
+        measured: of the candidate.
+
+    Raises:
+        UserError: the champion's files cannot be used.
+    """
+    resource, limit = sweep.resource, request.limit
+    champion, against = _champion(client, request, sweep, candidate)
+    return (
+        stored_gate(
+            recorded=record.accuracy or 0.0,
+            deploy=measured.accuracy,
+            exported=measured.exported_accuracy,
+            num_images=measured.num_images,
+            changed=_changed(record, candidate),
+        ),
+        accuracy_gate(
+            accuracy=measured.accuracy,
+            champion=champion,
+            against=against,
+            tolerance=request.tolerance,
+            minimum=request.min_accuracy,
+            refuses=request.alias != CHALLENGER,
+        ),
+        budget_gate(
+            resource=resource,
+            cost=sweep.graph.count(resource, candidate.architecture.widths),
+            limit=None
+            if limit is None
+            else absolute_limit(limit, resource, sweep.graph.count(resource)),
+        ),
+        latency_gate(latency_ms=measured.latency_ms, limit_ms=request.max_latency_ms),
+        parity_gate(training_error=measured.training_error, exported_error=measured.exported_error),
+        robustness_gate(
+            error=measured.batch_error,
+            faults=measured.faults,
+            takes_infinity=measured.takes_infinity,
+        ),
+    )
+
+
+def _changed(record: TrialRecord, candidate: Candidate) -> str:
+    """Return what tells that the files are not the trial's; records of old have no hash."""
+    if record.widths is not None and dict(record.widths) != candidate.architecture.widths:
+        return "the stored architecture has other widths than the trial's"
+    if record.content_hash not in {None, candidate.content_hash}:
+        return "the files are not those that the trial has left: their content hash is another"
+    return ""
+
+
+def _champion(
+    client: MlflowClient, request: Request, sweep: SweepFacts, candidate: Candidate
+) -> tuple[float | None, str]:
+    """Return the accuracy of the version to compare with, and what that is or why there is none."""
+    alias = CHAMPION if request.alias == CHALLENGER else request.alias
+    version = aliases_of(client, request.model_name).get(alias)
+    if version is None:
+        return None, f"there is no {alias} to compare with"
+    what = f"the {alias} (version {version})"
+    own = candidate.architecture
+    try:
+        loaded = load_version(client, request.model_name, version, trusted=own.supernet)
+    except (PackageError, MlflowException, OSError) as error:
+        raise UserError(
+            f"{what} of model {request.model_name!r} cannot be compared with: {describe(error)}; "
+            "go back to a version that can (pas rollback), or promote to another alias"
+        ) from None
+    theirs = loaded.architecture
+    if list(theirs.classes) != list(own.classes):
+        return None, f"not compared with {what}, which has other classes"
+    if (theirs.in_channels, theirs.image_size) != (own.in_channels, own.image_size):
+        return None, f"not compared with {what}, which takes images of another shape"
+    tags = client.get_model_version(request.model_name, str(version)).tags
+    if tags.get(DATA_TAG, sweep.fingerprint) != sweep.fingerprint:
+        return None, f"not compared with {what}, which was trained on other data"
+    batches = sweep.data.validation.eval_batches(EVAL_CHUNK)
+    return measure_accuracy(loaded.classifier, batches), what

@@ -1,0 +1,80 @@
+"""What a promoted version says of itself in the registry: tags, and a description to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deploy import PARITY_ERROR_TAG
+from deploy.candidate import Measurements
+from deploy.gates import GateResult
+from orchestrator.records import TrialRecord
+
+DATA_TAG = "pas.data"
+"""Tag of a version: fingerprint of the images that it was trained and chosen on."""
+GATE_TAG = "pas.gate."
+"""Begins the tag that says what a gate found; its name follows."""
+
+
+def version_tags(
+    record: TrialRecord,
+    resource: str,
+    fingerprint: str,
+    gates: Sequence[GateResult],
+    measured: Measurements,
+) -> dict[str, str]:
+    """Return the tags of a version.
+
+    Args:
+        record: the trial's.
+        resource: what its sweep limits.
+        fingerprint: of the sweep's data.
+        gates: what they said.
+        measured: what they went by.
+    """
+    tags = {
+        "pas.sweep_id": record.sweep_id,
+        "pas.trial_id": record.trial_id,
+        "pas.run_id": record.run_id,
+        "pas.budget": f"{record.budget:g}",
+        "pas.strength": f"{record.strength:g}",
+        "pas.macs": record.macs,
+        "pas.macs_ratio": record.macs_ratio,
+        "pas.num_params": record.num_params,
+        "pas.resource": resource,
+        "pas.cost": record.cost(resource),
+        "pas.latency_ms": record.latency_ms,
+        "pas.accuracy": record.accuracy,
+        "pas.test_accuracy": record.test_accuracy,
+        DATA_TAG: fingerprint,
+        PARITY_ERROR_TAG: f"{measured.training_error:.3g}",
+    }
+    tags |= {GATE_TAG + gate.name: f"{_verdict(gate)}: {gate.sentence}" for gate in gates}
+    return {name: str(value) for name, value in tags.items()}
+
+
+def description(
+    record: TrialRecord,
+    resource: str,
+    data: str,
+    gates: Sequence[GateResult],
+    measured: Measurements,
+) -> str:
+    """Return Markdown for the version's page; arguments as above, ``data``: the data set's name."""
+    rows = {
+        "sweep, trial": f"`{record.sweep_id}`, `{record.trial_id}`",
+        "data": f"{data}, {measured.num_images} validation images",
+        "accuracy": f"{measured.accuracy:.4f} on these (test {record.test_accuracy or 0:.4f})",
+        "budget": f"{record.cost(resource):.12g} {resource} (limit {record.budget:g} in the sweep)",
+        "of the supernet's MACs": f"{record.macs_ratio or 0:.4f}",
+        "latency": f"{measured.latency_ms:.3g} ms, one image on one CPU thread",
+    }
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    lines += ["", "Gates:", ""]
+    lines += [f"- **{gate.name}** {_verdict(gate)}: {gate.sentence}" for gate in gates]
+    return "\n".join(lines)
+
+
+def _verdict(gate: GateResult) -> str:
+    if not gate.passed:
+        return "refused"
+    return "reported" if gate.required is None else "passed"

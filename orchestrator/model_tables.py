@@ -1,0 +1,64 @@
+"""Tables of a model's gates and of its history, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from deploy.gates import GateResult
+from orchestrator.model_history import History
+
+
+def gates_table(gates: Sequence[GateResult], title: str) -> Table:
+    """Return one row per gate."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("gate")
+    table.add_column("")
+    for name in ("measured", "required"):
+        table.add_column(name, justify="right")
+    table.add_column("what was found", overflow="fold")
+    for gate in gates:
+        verdict = "[green]passed[/green]" if gate.passed else "[red]refused[/red]"
+        if gate.passed and gate.required is None:
+            verdict = "[dim]reported[/dim]"
+        numbers = (gate.measured, gate.required)
+        table.add_row(gate.name, verdict, *map(_number, numbers), escape(gate.sentence))
+    return table
+
+
+def history_table(history: History) -> Table:
+    """Return one row per move, the oldest first; a star marks those in force."""
+    table = Table(title=history.model_name, title_justify="left")
+    for name in ("when", "who", "alias", "from", "to", "kind", "sweep, trial", "accuracy", "why"):
+        table.add_column(name, overflow="fold")
+    table.add_column("")
+    for move, state in history.moves:
+        table.add_row(
+            f"{move.time.astimezone():%Y-%m-%d %H:%M:%S}",
+            escape(move.who),
+            move.alias,
+            _version(move.from_version),
+            _version(move.to_version),
+            move.kind,
+            escape(f"{move.sweep_id} {move.trial_id}"),
+            "" if move.accuracy is None else f"{move.accuracy:.4f}",
+            escape(move.why),
+            "[yellow]★ in force[/yellow]" if state == "in force" else state,
+        )
+    for alias, left in history.moved_by_others.items():
+        to = _version(history.aliases.get(alias)) or "nowhere"
+        empty = [""] * 3
+        table.add_row(
+            "since then", "somebody", alias, _version(left), to, "by other means", *empty, "★"
+        )
+    return table
+
+
+def _version(version: int | None) -> str:
+    return "" if version is None else str(version)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
