@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import Tensor, nn
+
+from deploy import DeployedClassifier, load_package
+from deploy.candidate import Candidate, measure_accuracy, measure_candidate, open_candidate
+
+
+class Exported(nn.Module):
+    """Stands for an exported program: a classifier and what it does to its input first."""
+
+    def __init__(self, classifier: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.classifier, self.change = classifier, change
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.change(images))
+
+
+@pytest.fixture
+def pixels(images: Tensor) -> Tensor:
+    return (images * 16).round().to(torch.uint8) * 15
+
+
+@pytest.fixture
+def candidate(package: Path, images: Tensor) -> Iterator[Candidate]:
+    with open_candidate(package, images[:8]) as opened:
+        yield opened
+
+
+def test_a_stored_package_is_measured_in_all_its_forms(candidate, package, images, pixels):
+    """Everything about a sound candidate, and then what each defect of it does."""
+    classifier = DeployedClassifier(*load_package(package)).eval()
+    with torch.inference_mode():
+        known = classifier(pixels.float() / 255).argmax(dim=1)
+    labels = known.clone()
+    labels[:13] = (labels[:13] + 1) % 10
+    batches = [(pixels[:40], labels[:40]), (pixels[40:], labels[40:])]
+    found = measure_candidate(candidate, batches, images[:8])
+    assert found.num_images == 65
+    assert found.accuracy == found.exported_accuracy == (65 - 13) / 65
+    assert measure_accuracy(classifier, batches) == found.accuracy
+    assert max(found.training_error, found.exported_error, found.batch_error) < 1e-5
+    assert (found.faults, found.takes_infinity) == ((), False)
+    assert found.latency_ms > 0
+
+    def with_program(change: Callable[[Tensor], Tensor]):
+        exported = Exported(candidate.exported, change)
+        other = dataclasses.replace(candidate, exported=exported)
+        return measure_candidate(other, batches, images[:8])
+
+    deaf = with_program(lambda x: x.nan_to_num().clamp(0, 1))
+    assert deaf.faults == ("a NaN pixel does not reach every logit of its image",)
+    assert deaf.takes_infinity
+    mixed = with_program(lambda x: x + 0 * x.sum())
+    assert mixed.faults == ("a NaN pixel changes other images of its batch",)
+    greedy = with_program(lambda x: nn.functional.interpolate(x, (8, 8)))
+    assert greedy.faults == ("images of another height are classified",)
+    blind = with_program(lambda x: x[:, :1])
+    assert blind.faults == ("images of another number of channels are classified",)
+    moody = with_program(lambda x: x * 0.5 if len(x) == 1 else x)
+    assert moody.batch_error > 1e-3
+    assert moody.exported_error < 1e-5
+
+    trained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    other = dataclasses.replace(candidate, training_classifier=trained)
+    assert measure_candidate(other, batches, images[:8]).training_error > 1e-3
+    taken = Schema([TensorSpec(torch.zeros(1).double().numpy().dtype, (-1, 1, 8, 8))])
+    candidate.model.signature = ModelSignature(inputs=taken)
+    (fault,) = measure_candidate(candidate, batches, images[:8]).faults
+    assert fault == "the signature takes float64 (-1, 1, 8, 8)"
+
+
+def test_a_program_that_gives_nan_is_never_in_parity(candidate, images, pixels):
+    exported = Exported(candidate.exported, lambda x: x * float("nan"))
+    broken = dataclasses.replace(candidate, exported=exported)
+    batches = [(pixels, torch.zeros(65, dtype=torch.long))]
+    found = measure_candidate(broken, batches, images[:8])
+    assert found.exported_error != found.exported_error  # NaN
+    assert found.batch_error != found.batch_error

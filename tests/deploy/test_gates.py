@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.gates import (
+    GateResult,
+    accuracy_gate,
+    budget_gate,
+    latency_gate,
+    parity_gate,
+    robustness_gate,
+    stored_gate,
+    unreadable,
+)
+
+SHARES = st.integers(0, 360).map(lambda correct: correct / 360)
+
+
+def accuracy(candidate: float, champion: float | None, **asked) -> GateResult:
+    return accuracy_gate(accuracy=candidate, champion=champion, against="the champion", **asked)
+
+
+@given(SHARES, SHARES, st.sampled_from([0.0, 0.01, 0.5]))
+def test_a_candidate_may_be_worse_than_the_champion_by_the_tolerance(candidate, champion, allowed):
+    gate = accuracy(candidate, champion, tolerance=allowed)
+    images = round(candidate * 360) - round(champion * 360)
+    assert gate.passed == (images >= -math.floor(allowed * 360 + 1e-6))
+    assert gate.required == pytest.approx(champion - allowed)
+
+
+@given(SHARES, SHARES)
+def test_a_challenger_is_compared_but_held_to_the_minimum_alone(candidate, champion):
+    gate = accuracy(candidate, champion, refuses=False)
+    assert gate.passed
+    assert gate.required is None
+    assert f"{champion:.4f}" in gate.sentence
+    assert accuracy(candidate, champion, refuses=False, minimum=0.5).passed == (candidate >= 0.5)
+
+
+def test_without_a_champion_only_the_minimum_counts():
+    gate = accuracy_gate(accuracy=0.4, champion=None, against="there is no champion")
+    assert (gate.passed, gate.required) == (True, None)
+    assert "there is no champion" in gate.sentence
+    assert not accuracy(0.4, None, minimum=0.5).passed
+
+
+def test_the_higher_of_minimum_and_champion_is_required():
+    assert accuracy(0.8, 0.7, minimum=0.75).required == 0.75
+    assert accuracy(0.8, 0.9, minimum=0.75).required == 0.9
+
+
+@pytest.mark.parametrize(
+    ("deploy", "exported", "num_images", "passed"),
+    [
+        *[(0.9, 0.9, 360, True), (0.9 + 3 / 360, 0.9, 360, True), (0.9, 0.9 - 4 / 360, 360, False)],
+        *[(0.905, 0.9, 10_000, True), (0.9052, 0.9, 10_000, False), (0.1, 0.1, 360, False)],
+    ],
+)
+def test_stored_files_are_as_accurate_as_recorded(deploy, exported, num_images, passed):
+    gate = stored_gate(recorded=0.9, deploy=deploy, exported=exported, num_images=num_images)
+    assert gate.passed == passed
+    assert gate.measured == pytest.approx(max(abs(deploy - 0.9), abs(exported - 0.9)))
+
+
+def test_files_that_are_known_to_be_others_are_refused_however_accurate():
+    arguments = {"recorded": 0.9, "deploy": 0.9, "exported": 0.9, "num_images": 360}
+    gate = stored_gate(**arguments, changed="the files are others")
+    assert not gate.passed
+    assert gate.sentence.startswith("the files are others; accuracy")
+
+
+def test_limits_are_kept_exactly_and_only_where_asked_for():
+    assert budget_gate(resource="macs", cost=100, limit=100.0).passed
+    assert not budget_gate(resource="macs", cost=101, limit=100.0).passed
+    assert budget_gate(resource="macs", cost=101, limit=None).passed
+    assert latency_gate(latency_ms=0.5, limit_ms=0.5).passed
+    assert not latency_gate(latency_ms=0.51, limit_ms=0.5).passed
+    assert latency_gate(latency_ms=1e9, limit_ms=None).passed
+
+
+@pytest.mark.parametrize(
+    ("training", "exported", "passed"),
+    [
+        *[(0.0, 0.0, True), (1e-4, 1e-4, True), (2e-4, 0.0, False), (0.0, 2e-4, False)],
+        *[(math.nan, 0.0, False), (0.0, math.nan, False), (math.inf, 0.0, False)],
+    ],
+)
+def test_parity_holds_for_every_form_and_never_for_nan(training, exported, passed):
+    gate = parity_gate(training_error=training, exported_error=exported)
+    assert gate.passed == passed
+    document = gate.to_json()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert (document["measured"] is None) == (not math.isfinite(training + exported))
+
+
+def test_any_fault_is_refused_and_infinity_is_told():
+    clean = robustness_gate(error=0.0, faults=(), takes_infinity=True)
+    assert clean.passed
+    assert "an infinite pixel is classified" in clean.sentence
+    gate = robustness_gate(error=0.0, faults=["a NaN is classified"], takes_infinity=False)
+    assert not gate.passed
+    assert gate.sentence.endswith("a NaN is classified")
+    assert not robustness_gate(error=2e-4, faults=(), takes_infinity=False).passed
+    assert not robustness_gate(error=math.nan, faults=(), takes_infinity=False).passed
+
+
+def test_files_that_cannot_be_read_are_refused_by_the_stored_gate():
+    gate = unreadable("weights.safetensors is not a safetensors file")
+    assert (gate.name, gate.passed, gate.measured) == ("stored", False, None)
+    assert "not a safetensors file" in gate.sentence
