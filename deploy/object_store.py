@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import IO
 
 import boto3
+from boto3.s3.transfer import TransferConfig
 from botocore import exceptions as aws
 from botocore.config import Config
 
@@ -32,6 +34,9 @@ CONNECT_S, READ_S, ATTEMPTS = 3, 5, 3
 
 FETCH_S, FETCH_ATTEMPTS = 20, 6
 """For what may be large, with a store that has answered: it may be slow, or ask for patience."""
+
+_PARTS = TransferConfig(multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20)
+"""Files from 16 MiB on are written in parts, several at once and each tried again by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,15 @@ class ObjectStore:
         """
         with self._told(path):
             self._bulk.put_object(**self._at(path), Body=content)
+
+    def upload(self, path: str, source: Path) -> None:
+        """Write an object of any size from a file, a large one in parts: whole or not at all.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        with self._told(path), source.open("rb") as file:
+            self._bulk.upload_fileobj(file, self._bucket, self._prefix + path, Config=_PARTS)
 
     def write_over(self, path: str, content: bytes, etag: str | None) -> str | None:
         """Write an object in place of the one with this ETag (``None``: only if there is none).

@@ -24,6 +24,7 @@ from orchestrator.cli_options import (
     SweepName,
 )
 from orchestrator.cli_results import compare, pareto, ui
+from orchestrator.cli_shipping import export, fetch, predict, publish
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home
 from orchestrator.terminal import DONE, FAILED, err, fail, limit_of, plain, resumable, show
@@ -224,6 +225,7 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     *(status, logs, stop),
     *(compare, pareto),
     *(promote, rollback, history, ui),
+    *(export, predict, publish, fetch),
 )
 for _command in _COMMANDS:
     app.command()(_command)

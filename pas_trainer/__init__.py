@@ -18,12 +18,17 @@ from pas_trainer.config import (
 )
 from pas_trainer.controls import run_control
 from pas_trainer.data import (
+    IMAGE_SUFFIXES,
     ClassificationData,
     DataConfig,
     Place,
+    Resize,
     is_remote,
     load_data,
     open_sources,
+    prepare_image,
+    prepare_images,
+    resize_of,
     set_place,
 )
 from pas_trainer.errors import DataError, DivergenceError, WeightsError
@@ -46,6 +51,7 @@ from pas_trainer.workers import is_first
 
 __all__ = [
     "CONTROLS",
+    "IMAGE_SUFFIXES",
     "AnnealedConfig",
     "ClassificationData",
     "ControlConfig",
@@ -60,6 +66,7 @@ __all__ = [
     "OptimizerConfig",
     "Place",
     "PretrainConfig",
+    "Resize",
     "SearchConfig",
     "SupernetResult",
     "SupernetTraining",
@@ -84,11 +91,14 @@ __all__ = [
     "load_weights",
     "logits_of",
     "open_sources",
+    "prepare_image",
+    "prepare_images",
     "project_onto_budget",
     "read_latency_table",
     "read_supernet_result",
     "read_weights",
     "reparameterize",
+    "resize_of",
     "run_annealed",
     "run_control",
     "run_search",

@@ -8,27 +8,33 @@ from functools import lru_cache
 
 import torch
 
-from pas_trainer.data.batches import Batch, MemorySplit, Split, load_split
+from pas_trainer.data.batches import Batch, MemorySplit, Split, load_split, resize_of
 from pas_trainer.data.config import DATASETS, DataConfig
 from pas_trainer.data.places import Place, is_remote, place_of, set_place
-from pas_trainer.data.sources import open_sources
+from pas_trainer.data.preparing import Resize, prepare_image, prepare_images
+from pas_trainer.data.sources import IMAGE_SUFFIXES, open_sources
 
 CPU = torch.device("cpu")
 _DEVICE_SHARE = 0.25
 """Share of a GPU's free memory that images may take; several trials may share one GPU."""
 _STATISTICS_IMAGES = 4096
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 __all__ = [
     "DATASETS",
+    "IMAGE_SUFFIXES",
     "Batch",
     "ClassificationData",
     "DataConfig",
     "Place",
+    "Resize",
     "is_remote",
     "load_data",
     "open_sources",
     "place_of",
+    "prepare_image",
+    "prepare_images",
+    "resize_of",
     "set_place",
 ]
 
@@ -107,7 +113,7 @@ def _near(splits: Sequence[Split], device: torch.device) -> list[Split]:
 def _statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation per channel over at most 4,096 images; ImageNet's, if on disk."""
     if not isinstance(split, MemorySplit):
-        return _IMAGENET_MEAN, _IMAGENET_STD
+        return IMAGENET_MEAN, IMAGENET_STD
     stride = max(1, len(split) // _STATISTICS_IMAGES)
     images = split.images[::stride].double() / 255
     mean = images.mean(dim=(0, 2, 3))

@@ -9,11 +9,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pas_trainer.data.config import DataConfig
+from pas_trainer.data.preparing import Resize, centre_of, resized
 from pas_trainer.data.sources import Source, Sources, decode
 from pas_trainer.errors import DataError
 
@@ -139,10 +139,10 @@ class DiskSplit:
         from torchvision.transforms import v2
 
         size = sources.image_size
-        evaluate = [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
+        evaluate = centre_of(size)
         train = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
-        self._train = _Decoded(source, v2.Compose(train if augment else evaluate))
-        self._evaluate = _Decoded(source, v2.Compose(evaluate))
+        self._train = _Decoded(source, v2.Compose(train) if augment else evaluate)
+        self._evaluate = _Decoded(source, evaluate)
         self._workers = config.workers
 
     def __len__(self) -> int:
@@ -204,6 +204,20 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
         return array.permute(2, 0, 1), self._source.labels[index]
 
 
+def resize_of(
+    source: Source, sources: Sources, config: DataConfig, *, augment: bool = False
+) -> Resize:
+    """Return which way the images of a split go when they are evaluated, see :func:`load_split`."""
+    pixels = (sources.image_size + 2 * _padding(sources.image_size, augment)) ** 2
+    too_many = len(source) * sources.channels * pixels > config.memory_gib * 2**30
+    return "centre" if too_many and not isinstance(source.images, np.ndarray) else "whole"
+
+
+def _padding(size: int, augment: bool) -> int:
+    """Pixels that a random crop may shift by."""
+    return max(1, size // 8) if augment else 0
+
+
 def load_split(
     source: Source, sources: Sources, config: DataConfig, *, augment: bool = False
 ) -> Split:
@@ -219,30 +233,12 @@ def load_split(
         DataError: naming the file, if an image cannot be decoded (at once, or when first read).
     """
     size, channels = sources.image_size, sources.channels
-    padding = max(1, size // 8) if augment else 0
-    total_bytes = len(source) * channels * (size + 2 * padding) ** 2
-    if not isinstance(source.images, np.ndarray) and total_bytes > config.memory_gib * 2**30:
+    if resize_of(source, sources, config, augment=augment) == "centre":
         return DiskSplit(source, sources, config, augment)
+    padding = _padding(size, augment)
     images = np.empty((len(source), size, size, channels), np.uint8)
     for i, image in enumerate(source.images):
-        images[i] = _resized(image, size, channels)
+        images[i] = resized(image, size, channels)
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
     mirror = augment and config.name != "digits"
     return MemorySplit(tensor, torch.as_tensor(source.labels), padding, mirror)
-
-
-def _resized(image: Path | np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Bring one image to (size, size, channels): shorter side to ``size``, then a centre crop."""
-    if isinstance(image, np.ndarray) and image.shape[:2] == (size, size):
-        return image
-    if isinstance(image, np.ndarray):
-        picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-    else:
-        picture = decode(image, channels)
-    if picture.size != (size, size):
-        scale = size / min(picture.size)
-        width, height = (max(size, round(side * scale)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
-        picture = picture.crop((left, top, left + size, top + size))
-    return np.asarray(picture).reshape(size, size, channels)

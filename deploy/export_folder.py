@@ -1,0 +1,258 @@
+"""A promoted network as a folder that anybody can use: its forms, checked, card, manifest."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deploy.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    ManifestError,
+    describe_folder,
+    verify_folder,
+    write_manifest,
+)
+from deploy.model_card import CARD_FILE, Checks, model_card
+from deploy.onnx_export import describe, export_onnx, onnx_network, require_onnx
+from deploy.package import ARCHITECTURE_FILE, WEIGHTS_FILE, DeployedClassifier, load_package
+from deploy.parity import ParityError, compare_logits
+from deploy.quantization import quantize_onnx
+from deploy.registered import RegisteredVersion
+from deploy.torch_export import export_program
+from pas_trainer import Resize
+from search_space import Architecture
+
+ONNX_FILE, PROGRAM_FILE, INT8_FILE = "model.onnx", "model.pt2", "model.int8.onnx"
+FORMATS = {"onnx": ONNX_FILE, "pt2": PROGRAM_FILE}
+BATCH_SIZES = (1, 2, 33)
+"""Batches in which every exported file must agree with torch."""
+
+TOLERANCE = 1e-4
+_CHUNK = 64
+
+Form = Callable[[Tensor], Tensor]
+"""Takes float32 images (N, C, H, W) in [0, 1], returns logits (N, classes)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportImages:
+    """Real images for an export.
+
+    Attributes:
+        parity: float32 (N, C, H, W) in [0, 1], to compare the forms on.
+        words: what these are.
+        data: what the network was trained on, in words.
+        resize: how images are prepared for the network.
+        calibration: uint8 (N, C, H, W), training images as evaluated; ``None`` without int8.
+        validation: uint8 images and their labels; ``None`` without int8.
+    """
+
+    parity: Tensor
+    words: str
+    data: str
+    resize: Resize
+    calibration: Tensor | None = None
+    validation: tuple[Tensor, Tensor] | None = None
+
+
+def file_names(formats: Collection[str], *, int8: bool) -> frozenset[str]:
+    """Return the names of the files that an export writes, without the manifest."""
+    exported = {FORMATS[name] for name in formats} | ({INT8_FILE} if int8 else set())
+    return frozenset({ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE, *exported})
+
+
+def write_export(
+    out: Path,
+    registered: RegisteredVersion,
+    package: Path,
+    images: ExportImages,
+    *,
+    formats: Collection[str] = tuple(FORMATS),
+    allow_import: bool = False,
+) -> tuple[Manifest, Checks]:
+    """Write the folder of a version; it appears whole or not at all.
+
+    Args:
+        out: must not exist, or be empty.
+        registered: the version.
+        package: its package, see :func:`deploy.registered.download_package`.
+        images: to check with; with ``calibration`` and ``validation`` there will be an int8 form.
+        formats: which of :data:`FORMATS`.
+        allow_import: see :func:`deploy.load_package`.
+
+    Raises:
+        PackageError: the package is unusable.
+        ParityError: an exported form disagrees with torch.
+        OnnxMissingError: the extra ``onnx`` is not installed.
+        ManifestError: ``out`` holds something.
+    """
+    check_free(out)
+    if "onnx" in formats:
+        require_onnx()
+    architecture, network = load_package(package, allow_import=allow_import)
+    classifier = DeployedClassifier(architecture, network).eval()
+    with draft_of(out) as draft:
+        for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
+            shutil.copyfile(package / name, draft / name)
+        forms = _write_forms(draft, registered, classifier, architecture, images.resize, formats)
+        errors = {
+            name: check_forms(name, classifier, form, images.parity) for name, form in forms.items()
+        }
+        checks = Checks(
+            images=images.words,
+            batch_sizes=BATCH_SIZES,
+            errors=errors,
+            accuracies=_write_int8(draft, forms, images),
+            num_validation=len(images.validation[1]) if images.validation else 0,
+        )
+        files = _manifest(draft, registered, images.resize).files
+        card = model_card(registered, architecture, images.resize, images.data, checks, files)
+        (draft / CARD_FILE).write_text(card, encoding="utf-8")
+        manifest = _manifest(draft, registered, images.resize)
+        write_manifest(draft, manifest)
+    return manifest, checks
+
+
+def _write_forms(
+    draft: Path,
+    registered: RegisteredVersion,
+    classifier: DeployedClassifier,
+    architecture: Architecture,
+    resize: Resize,
+    formats: Collection[str],
+) -> dict[str, Form]:
+    """Write the exported forms and return them, loaded, by file."""
+    forms: dict[str, Form] = {}
+    if "pt2" in formats:
+        export_program(classifier, architecture, draft / PROGRAM_FILE)
+        forms[PROGRAM_FILE] = torch.export.load(draft / PROGRAM_FILE).module()
+    if "onnx" in formats:
+        metadata = describe(
+            architecture,
+            model=registered.model,
+            version=registered.version,
+            content_hash=registered.content_hash,
+            resize=resize,
+        )
+        export_onnx(classifier, architecture, draft / ONNX_FILE, metadata)
+        forms[ONNX_FILE] = onnx_network(draft / ONNX_FILE)
+    return forms
+
+
+def _write_int8(draft: Path, forms: dict[str, Form], images: ExportImages) -> dict[str, float]:
+    """Write the int8 form, if there are images for it, and return accuracies by file."""
+    if images.calibration is None or images.validation is None:
+        return {}
+    quantize_onnx(draft / ONNX_FILE, draft / INT8_FILE, images.calibration)
+    both = {ONNX_FILE: forms[ONNX_FILE], INT8_FILE: onnx_network(draft / INT8_FILE)}
+    return {name: accuracy(form, *images.validation) for name, form in both.items()}
+
+
+def _manifest(draft: Path, registered: RegisteredVersion, resize: Resize) -> Manifest:
+    return describe_folder(
+        draft,
+        model=registered.model,
+        version=registered.version,
+        content_hash=registered.content_hash,
+        resize=resize,
+    )
+
+
+@torch.inference_mode()
+def check_forms(
+    name: str,
+    classifier: Form,
+    form: Form,
+    images: Tensor,
+) -> float:
+    """Compare a form with the torch network in batches of :data:`BATCH_SIZES`.
+
+    Args:
+        name: of the form's file, for errors.
+        classifier: the torch network.
+        form: what shall equal it.
+        images: float32 (N, C, H, W) in [0, 1]; repeated where a batch needs more.
+
+    Returns:
+        The largest error, see :func:`deploy.check_parity`.
+
+    Raises:
+        ParityError: it is above :data:`TOLERANCE`; names the file and the batch size.
+    """
+    errors = []
+    for size in BATCH_SIZES:
+        batch = images[torch.arange(size) % len(images)]
+        try:
+            errors.append(compare_logits(classifier(batch), form(batch), TOLERANCE))
+        except ParityError as error:
+            raise ParityError(f"{name}, in a batch of {size}: {error}") from None
+    return max(errors)
+
+
+@torch.inference_mode()
+def accuracy(form: Form, images: Tensor, labels: Tensor) -> float:
+    """Return the share of images that a form classifies correctly, in [0, 1].
+
+    Args:
+        form: takes float32 images in [0, 1].
+        images: uint8 (N, C, H, W), N >= 1.
+        labels: int64 (N,).
+    """
+    predicted = [form(chunk.float() / 255).argmax(dim=1) for chunk in torch.split(images, _CHUNK)]
+    return float((torch.cat(predicted) == labels).double().mean())
+
+
+def held_export(
+    out: Path, *, content_hash: str, model: str, version: int, names: Collection[str]
+) -> Manifest | None:
+    """Return the manifest of a folder that holds these files of this version already.
+
+    Raises:
+        ManifestError: it holds something else, or files that are not those of its manifest.
+    """
+    if not (out / MANIFEST_FILE).is_file():
+        check_free(out)
+        return None
+    manifest = verify_folder(out)
+    same = (manifest.content_hash, manifest.model, manifest.version) == (
+        content_hash,
+        model,
+        version,
+    )
+    if not same or manifest.names != frozenset(names):
+        raise ManifestError(
+            f"{out} holds another export (version {manifest.version} of {manifest.model!r}: "
+            f"{', '.join(sorted(manifest.names))}); name another folder"
+        )
+    return manifest
+
+
+def check_free(out: Path) -> None:
+    """Check that a folder can be written: there is none, or it is empty.
+
+    Raises:
+        ManifestError: something is there.
+    """
+    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+        raise ManifestError(f"{out} exists and is not empty; name another folder")
+
+
+@contextmanager
+def draft_of(out: Path) -> Iterator[Path]:
+    """Give a folder beside ``out`` that takes its place in one step, unless something fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,120 @@
+"""A version in the MLflow registry, and the files of its package as they were promoted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from torch import Tensor
+
+from deploy.mlflow_model import EXTRA_FILES_FOLDER
+from deploy.package import PackageError, content_hash
+from deploy.registry import CONTENT_HASH_TAG
+
+_EXAMPLE_FILE = "input_example.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegisteredVersion:
+    """What the registry knows of a promoted version.
+
+    Attributes:
+        model: its name.
+        version: counts from 1.
+        run_id: of the trial's run.
+        tags: set by the promotion.
+        content_hash: of its package.
+        location: of its files, as MLflow addresses them.
+        tracking_uri: of the store.
+    """
+
+    model: str
+    version: int
+    run_id: str
+    tags: Mapping[str, str]
+    content_hash: str
+    location: str
+    tracking_uri: str
+
+
+def find_version(
+    tracking_uri: str, model: str, *, alias: str = "champion", version: int | None = None
+) -> RegisteredVersion:
+    """Look a version up, by its number or by an alias.
+
+    Raises:
+        PackageError: there is no such model, alias or version, or it was registered by others.
+    """
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    try:
+        if version is None:
+            found = client.get_model_version_by_alias(model, alias)
+        else:
+            found = client.get_model_version(model, str(version))
+        location = client.get_model_version_download_uri(model, found.version)
+    except MlflowException as error:
+        what = f"alias {alias!r}" if version is None else f"version {version}"
+        raise PackageError(
+            f"the registry has no model {model!r} with {what} ({error.error_code}); "
+            "promote a trial first, or correct the name"
+        ) from None
+    if CONTENT_HASH_TAG not in found.tags:
+        raise PackageError(
+            f"version {found.version} of model {model!r} was not registered by pas promote; "
+            "name one that was"
+        )
+    return RegisteredVersion(
+        model=model,
+        version=int(found.version),
+        run_id=found.run_id,
+        tags=dict(found.tags),
+        content_hash=found.tags[CONTENT_HASH_TAG],
+        location=location.rstrip("/"),
+        tracking_uri=tracking_uri,
+    )
+
+
+def download_package(registered: RegisteredVersion, folder: Path) -> Path:
+    """Bring the files of a version's package below a folder, and return where they lie.
+
+    Raises:
+        PackageError: they cannot be read, or are not those that were promoted.
+    """
+    package = _download(registered, EXTRA_FILES_FOLDER, folder)
+    if content_hash(package) != registered.content_hash:
+        raise PackageError(
+            f"the files of version {registered.version} of model {registered.model!r} are not "
+            f"those that were promoted ({CONTENT_HASH_TAG} differs); promote the trial again"
+        )
+    return package
+
+
+def download_example(registered: RegisteredVersion, folder: Path) -> Tensor:
+    """Bring the version's input example, float32 (2, C, H, W) in [0, 1].
+
+    Raises:
+        PackageError: it cannot be read.
+    """
+    path = _download(registered, _EXAMPLE_FILE, folder)
+    return torch.tensor(json.loads(path.read_text(encoding="utf-8")), dtype=torch.float32)
+
+
+def _download(registered: RegisteredVersion, name: str, folder: Path) -> Path:
+    try:
+        found = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"{registered.location}/{name}",
+            dst_path=str(folder),
+            tracking_uri=registered.tracking_uri,
+        )
+    except (MlflowException, OSError) as error:
+        raise PackageError(
+            f"{name} of version {registered.version} of model {registered.model!r} cannot be "
+            f"brought from the tracking store ({type(error).__name__}); check the store's artifacts"
+        ) from None
+    return Path(found)

@@ -1,0 +1,179 @@
+"""What leaves the registry: a version as a folder, its folder on an object store, predictions."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.export_folder import (
+    FORMATS,
+    ONNX_FILE,
+    file_names,
+    held_export,
+    write_export,
+)
+from deploy.manifest import MANIFEST_FILE, Manifest
+from deploy.model_card import Checks
+from deploy.onnx_export import describe, export_onnx, onnx_network
+from deploy.package import DeployedClassifier, load_architecture, load_package
+from deploy.prediction import Classifier, classifier_of_folder, classifier_of_package
+from deploy.publishing import Published, find_published, move_pointer, open_models, publish_folder
+from deploy.registered import RegisteredVersion, download_package, find_version
+from orchestrator.errors import UserError
+from orchestrator.home import Home
+from orchestrator.lookup import store_of
+from orchestrator.staged_data import Tell
+from orchestrator.sweep_images import export_images, resize_of_sweep
+
+KEY_VARIABLE = "PAS_SIGNING_KEY"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Which version of which model, in which store.
+
+    Attributes:
+        model: its name in the registry.
+        alias: what points to the version, unless ``version`` is given.
+        version: its number.
+        tracking_uri: of the store; ``None``: the home folder's.
+        allow_import: whether the code that an ``import:`` supernet names may be run.
+    """
+
+    model: str
+    alias: str = "champion"
+    version: int | None = None
+    tracking_uri: str | None = None
+    allow_import: bool = False
+
+    def find(self) -> RegisteredVersion:
+        """Look it up.
+
+        Raises:
+            UserError: the store does not answer.
+            PackageError: there is no such version.
+        """
+        uri = store_of(self.tracking_uri, None)
+        return find_version(uri, self.model, alias=self.alias, version=self.version)
+
+
+def export(
+    wanted: Wanted,
+    out: Path,
+    *,
+    formats: Collection[str] = tuple(FORMATS),
+    int8: bool = False,
+    tell: Tell = lambda _: None,
+) -> tuple[Manifest, Checks | None]:
+    """Write the folder of a version; see :func:`deploy.export_folder.write_export`.
+
+    Returns:
+        Its manifest, and what was checked; ``None`` if the folder was there already.
+
+    Raises:
+        UserError: bad input, or int8 without the sweep's images.
+        ValueError: of the kinds that :func:`deploy.export_folder.write_export` tells of.
+    """
+    if int8 and "onnx" not in formats:
+        raise UserError("--int8 is made from the ONNX network; add --format onnx")
+    registered = wanted.find()
+    held = held_export(
+        out,
+        content_hash=registered.content_hash,
+        model=registered.model,
+        version=registered.version,
+        names=file_names(formats, int8=int8),
+    )
+    if held is not None:
+        return held, None
+    home = Home.from_environment()
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        package = download_package(registered, scratch)
+        architecture = load_architecture(package)
+        tell("data")
+        images = export_images(home, registered, architecture, scratch, int8=int8, tell=tell)
+        tell(f"exporting version {registered.version} of {registered.model}")
+        return write_export(
+            out, registered, package, images, formats=formats, allow_import=wanted.allow_import
+        )
+
+
+def publish(wanted: Wanted, address: str, tell: Tell = lambda _: None) -> Published:
+    """Publish an exported folder, or a version that is exported for it unless it is there already.
+
+    Raises:
+        UserError: bad input.
+        ValueError: of the kinds that :func:`export` and
+            :func:`deploy.publishing.publish_folder` tell of.
+    """
+    store, key = open_models(address), signing_key()
+    if (folder := folder_named(wanted.model)) is not None:
+        return publish_folder(folder, store, key)
+    found = wanted.find()
+    there = find_published(store, found.model, found.version, found.content_hash, key)
+    if there is not None:
+        return Published(
+            uri=f"{store.uri}/{there.model}/{there.folder}",
+            manifest=there,
+            uploaded=(),
+            moved=move_pointer(store, there),
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / "export"
+        export(wanted, out, tell=tell)
+        tell(f"uploading to {store.uri}")
+        return publish_folder(out, store, key)
+
+
+def classifier_of(wanted: Wanted, engine: str, tell: Tell = lambda _: None) -> Classifier:
+    """Return the network of an exported folder or of a version, ready to classify files.
+
+    Raises:
+        UserError: bad input.
+        ValueError: of the kinds that :func:`deploy.prediction.classifier_of_folder` tells of.
+    """
+    if (folder := folder_named(wanted.model)) is not None:
+        return classifier_of_folder(folder, engine, allow_import=wanted.allow_import)
+    registered = wanted.find()
+    with tempfile.TemporaryDirectory() as temporary:
+        package = download_package(registered, Path(temporary))
+        resize = resize_of_sweep(Home.from_environment(), registered, tell)
+        allow = wanted.allow_import
+        classifier = classifier_of_package(package, resize, allow_import=allow)
+        if engine == "torch":
+            return classifier
+        architecture, network = load_package(package, allow_import=allow)
+        path = Path(temporary) / ONNX_FILE
+        facts = describe(
+            architecture,
+            model=registered.model,
+            version=registered.version,
+            content_hash=registered.content_hash,
+            resize=classifier.resize,
+        )
+        export_onnx(DeployedClassifier(architecture, network), architecture, path, facts)
+        form = onnx_network(path)
+        return Classifier(architecture=architecture, resize=classifier.resize, form=form)
+
+
+def folder_named(model: str) -> Path | None:
+    """Return the exported folder that an argument names; ``None`` if it names a model.
+
+    Raises:
+        UserError: it is a path, but not of an exported folder.
+    """
+    path = Path(model)
+    if (path / MANIFEST_FILE).is_file():
+        return path
+    if os.sep in model:
+        raise UserError(f"{model} is not a folder that pas export or pas fetch has written")
+    return None
+
+
+def signing_key() -> str | None:
+    """Return the key that manifests are signed with (``PAS_SIGNING_KEY``), if there is one."""
+    return os.environ.get(KEY_VARIABLE) or None
