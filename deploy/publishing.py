@@ -45,7 +45,7 @@ MODELS = StoreUse(
     "s3:DeleteObject) on its objects",
 )
 
-_ADDRESS = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,254}(/[^/\s]+)*/?")
+_ADDRESS = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,254}(/[^/\x00-\x1f]+)*/?")
 _FOLDER = re.compile(r"[1-9][0-9]{0,17}-[0-9a-f]{12}")
 _CONNECTIONS = 10
 

