@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.config import PriceConfig
 from orchestrator.records import TrialRecord, controls_among, without_controls
+
+if TYPE_CHECKING:
+    from orchestrator.config import PriceConfig
 
 TOTALS = (
     "cpu_seconds",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print one row per trial, as CSV, on stdout.")]
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Sweep id, or its name.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Sweep file (YAML).")]
 Overrides = Annotated[

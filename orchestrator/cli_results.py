@@ -7,17 +7,24 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli_options import Json, SweepName, TrackingUri
+from orchestrator.cli_options import Csv, Json, SweepName, TrackingUri
+from orchestrator.errors import UserError
 from orchestrator.home import Home
-from orchestrator.terminal import plain, show
+from orchestrator.terminal import plain, show, show_csv
 
 
-def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
+def compare(
+    sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False, as_csv: Csv = False
+) -> None:
     """Show the best trial of each cell: budgets x strengths."""
     from orchestrator.lookup import load_sweep_records
     from orchestrator.tables import compare_table
 
+    _check_one_format(as_json=as_json, as_csv=as_csv)
     info, records = load_sweep_records(sweep, tracking_uri)
+    if as_csv:
+        show_csv(records)
+        return
     document = {
         "sweep_id": info.sweep_id,
         "resource": info.resource,
@@ -30,16 +37,27 @@ def compare(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = 
     show(document, as_json, [table])
 
 
-def pareto(sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
+def pareto(
+    sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False, as_csv: Csv = False
+) -> None:
     """Show the front (trials that no other beats in both accuracy and cost) and the controls."""
     from orchestrator.lookup import load_sweep_records
     from orchestrator.tables import controls_tables, front_table
 
+    _check_one_format(as_json=as_json, as_csv=as_csv)
     info, records = load_sweep_records(sweep, tracking_uri)
     shown = [r for r in records if r.on_front or r.control is not None]
+    if as_csv:
+        show_csv(shown)
+        return
     document = {"sweep_id": info.sweep_id, "resource": info.resource, **plain(shown)}
     table = front_table(records, f"Pareto front of {info.sweep_id}", info.resource)
     show(document, as_json, [table, *controls_tables(records, info.resource)])
+
+
+def _check_one_format(*, as_json: bool, as_csv: bool) -> None:
+    if as_json and as_csv:
+        raise UserError("--json and --csv are two formats; give one of them")
 
 
 def ui(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.errors import UserError
 from orchestrator.home import Home
 from orchestrator.records import TrialRecord
-from orchestrator.tracking_reader import SweepInfo, UnknownSweepError, find_sweep, load_records
+from orchestrator.tracking_reader import SweepInfo, UnknownSweepError, find_sweep, records_of
 from orchestrator.tracking_server import TrackingError, check_server
 
 
@@ -18,7 +18,7 @@ def load_sweep_records(sweep: str, tracking_uri: str | None) -> tuple[SweepInfo,
     uri = store_of(tracking_uri, sweep)
     try:
         info = find_sweep(uri, sweep)
-        return info, load_records(uri, info.sweep_id)
+        return info, records_of(uri, info)
     except (UnknownSweepError, TrackingError) as error:
         raise UserError(str(error)) from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -49,6 +51,16 @@ def plain(records: Sequence[TrialRecord]) -> dict[str, Any]:
         "trials": [r.to_json() for r in without_controls(records)],
         "controls": [r.to_json() for r in controls_among(records)],
     }
+
+
+def show_csv(records: Sequence[TrialRecord]) -> None:
+    """Print records as CSV: a column for each of their fields, what is nested as JSON."""
+    names = [field.name for field in dataclasses.fields(TrialRecord)]
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        fields = record.to_json().items()
+        writer.writerow({k: json.dumps(v) if isinstance(v, dict) else v for k, v in fields})
 
 
 def show(document: Any, as_json: bool, shown: Sequence[Any]) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from orchestrator.tracking_server import (
     open_client,
     sqlite_path,
 )
+from orchestrator.tracking_sqlite import read_runs
 
 __all__ = [
     "SweepInfo",
@@ -36,6 +38,8 @@ __all__ = [
     "find_sweep",
     "list_sweeps",
     "load_records",
+    "read_text",
+    "records_of",
     "run_status",
 ]
 
@@ -88,17 +92,20 @@ def list_sweeps(uri: str) -> list[SweepInfo]:
     """
     if _is_missing(uri):
         return []
-    check_server(uri)
-    client = open_client(uri)
-    try:
-        experiments = paged(client.search_experiments)
-        runs = paged(
-            client.search_runs,
-            experiment_ids=[experiment.experiment_id for experiment in experiments],
-            filter_string="tags.`pas.kind` = 'sweep'",
-        )
-    except Exception as error:
-        raise TrackingError(f"cannot read the tracking store: {describe(error, uri)}") from error
+    runs = _read_locally(uri, "pas.kind", "sweep")
+    if runs is None:
+        check_server(uri)
+        client = open_client(uri)
+        try:
+            experiments = paged(client.search_experiments)
+            runs = paged(
+                client.search_runs,
+                experiment_ids=[experiment.experiment_id for experiment in experiments],
+                filter_string="tags.`pas.kind` = 'sweep'",
+            )
+        except Exception as error:
+            message = f"cannot read the tracking store: {describe(error, uri)}"
+            raise TrackingError(message) from error
     return sorted(map(_sweep_info, runs), key=lambda info: info.start_time_ms, reverse=True)
 
 
@@ -137,13 +144,20 @@ def load_records(uri: str, sweep_id: str) -> list[TrialRecord]:
         UnknownSweepError: no such sweep.
         TrackingError: the store does not answer.
     """
-    info = find_sweep(uri, sweep_id)
-    client = open_client(uri)
+    return records_of(uri, find_sweep(uri, sweep_id))
+
+
+def records_of(uri: str, info: SweepInfo) -> list[TrialRecord]:
+    """As :func:`load_records`, of a sweep that has been found."""
     try:
-        runs = child_runs(client, info.experiment_id, info.run_id)
-        records = [_record(client, run) for run in runs.values()]
+        runs = _read_locally(uri, "mlflow.parentRunId", info.run_id)
+        if runs is None:
+            chosen = child_runs(open_client(uri), info.experiment_id, info.run_id)
+        else:
+            chosen = _one_each(sorted(runs, key=lambda run: run.info.start_time))
+        records = [_record(uri, run) for run in chosen.values()]
     except Exception as error:
-        raise TrackingError(f"cannot read sweep {sweep_id}: {describe(error, uri)}") from error
+        raise TrackingError(f"cannot read sweep {info.sweep_id}: {describe(error, uri)}") from error
     records.sort(key=lambda r: (r.control or "", r.budget, r.strength, r.number))
     return mark_front(records, info.resource)
 
@@ -156,6 +170,11 @@ def child_runs(client: Any, experiment_id: str, sweep_run_id: str) -> dict[str, 
         filter_string=f"tags.`mlflow.parentRunId` = '{sweep_run_id}'",
         order_by=["attributes.start_time ASC"],
     )
+    return _one_each(runs)
+
+
+def _one_each(runs: Iterable[Any]) -> dict[str, Any]:
+    """Choose among runs, the earliest first."""
     chosen: dict[str, Any] = {}
     for run in runs:
         trial_id = run.data.tags.get("pas.trial_id")
@@ -171,6 +190,28 @@ def run_status(run: Any) -> str:
     """Return our own status of a trial's run; MLflow's where the tag is missing."""
     status = str(run.data.tags.get("pas.status", run.info.status))
     return status if status in STATUSES else "RUNNING"
+
+
+def read_text(uri: str, run_id: str, name: str) -> str | None:
+    """Return a text among a run's artifacts, ``None`` if it has none of this name.
+
+    Raises:
+        TrackingError: the artifacts cannot be read.
+    """
+    client = open_client(uri)
+    try:
+        if name not in {item.path for item in client.list_artifacts(run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(client.download_artifacts(run_id, name, folder)).read_text("utf-8")
+    except Exception as error:
+        raise TrackingError(f"cannot read {name} of a run: {describe(error, uri)}") from error
+
+
+def _read_locally(uri: str, tag: str, value: str) -> list[Any] | None:
+    """Return the runs with a tag, if the store is a database that can be read without MLflow."""
+    database = sqlite_path(uri)
+    return None if database is None else read_runs(database, tag, value)
 
 
 def _is_missing(uri: str) -> bool:
@@ -198,7 +239,7 @@ def _sweep_info(run: Any) -> SweepInfo:
     )
 
 
-def _record(client: Any, run: Any) -> TrialRecord:
+def _record(uri: str, run: Any) -> TrialRecord:
     tags, metrics = run.data.tags, run.data.metrics
     status: Any = run_status(run)
     results: dict[str, Any] = {}
@@ -215,7 +256,7 @@ def _record(client: Any, run: Any) -> TrialRecord:
         control=tags.get("pas.control"),
         hyperparameters=json.loads(tags.get("pas.hyperparameters", "{}")),
         micro_batches=int(tags.get("pas.micro_batches", 1)),
-        widths=_widths(client, run.info.run_id, tags),
+        widths=_widths(uri, run.info.run_id, tags),
         content_hash=tags.get("pas.content_hash"),
         error=tags.get("pas.error"),
         run_id=run.info.run_id,
@@ -227,12 +268,9 @@ def _integer(value: float) -> int | None:
     return round(value) if math.isfinite(value) else None
 
 
-def _widths(client: Any, run_id: str, tags: Mapping[str, str]) -> dict[str, int] | None:
+def _widths(uri: str, run_id: str, tags: Mapping[str, str]) -> dict[str, int] | None:
     """Widths are a tag; those too many for a tag are only in the artifact."""
     text = tags.get("pas.widths")
     if text == "widths.json":
-        import mlflow.artifacts
-
-        uri = f"{client.get_run(run_id).info.artifact_uri}/widths.json"
-        text = mlflow.artifacts.load_text(uri)
+        text = read_text(uri, run_id, text)
     return json.loads(text) if text else None

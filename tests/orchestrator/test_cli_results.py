@@ -1,0 +1,39 @@
+"""What the commands print of a finished sweep, beside each other."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from orchestrator.records import TrialRecord
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("command", ["compare", "pareto"])
+def test_csv_has_what_json_has(finished, command):
+    document = finished.json(command, "tiny")
+    printed = finished(command, "tiny", "--csv")
+    assert printed.returncode == 0, printed.stderr
+    rows = list(csv.DictReader(printed.stdout.splitlines()))
+    assert list(rows[0]) == [field.name for field in dataclasses.fields(TrialRecord)]
+    expected = [*document["trials"], *document["controls"]]
+    assert len(rows) == len(expected) > 0
+    for row, record in zip(rows, expected, strict=True):
+        for name, value in record.items():
+            if value is None:
+                assert row[name] == ""
+            elif isinstance(value, dict):
+                assert json.loads(row[name]) == value
+            else:
+                assert row[name] == str(value)
+
+
+def test_two_formats_at_once_are_refused(finished):
+    refused = finished("pareto", "tiny", "--csv", "--json")
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert "--json and --csv are two formats" in refused.stderr
