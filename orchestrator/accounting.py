@@ -88,7 +88,7 @@ def summary(
     }
 
 
-_PHASES = {
+PHASE_NAMES = {
     "pretrain": "pre-training",
     "search": "search",
     "finetune": "fine-tuning",
@@ -113,7 +113,7 @@ def summary_text(used: Mapping[str, Any]) -> str:
     if used["compute_saved"]:
         parts.append(f"compute saved by early stopping {used['compute_saved']:.0%}")
     text = f"{counts}: {', '.join(parts)}" if parts else counts
-    hours = ", ".join(f"{_PHASES[name]} {amount(v)}" for name, v in used["hours"].items())
+    hours = ", ".join(f"{PHASE_NAMES[name]} {amount(v)}" for name, v in used["hours"].items())
     return f"{text}\nhours in slots: {hours}" if hours else text
 
 

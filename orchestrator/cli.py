@@ -23,7 +23,7 @@ from orchestrator.cli_options import (
     Overrides,
     SweepName,
 )
-from orchestrator.cli_results import compare, pareto, ui
+from orchestrator.cli_results import compare, pareto, report, ui
 from orchestrator.cli_shipping import export, fetch, predict, publish
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home
@@ -167,12 +167,17 @@ def search(
     file: File,
     budget: Limit,
     strength: Annotated[float, typer.Option(help="Weight of the budget loss.")],
+    number: Annotated[int, typer.Option(min=0, help="Index in its cell; decides the seed.")] = 0,
+    hyperparameters: Annotated[
+        list[str] | None,
+        typer.Option("--hyperparameter", metavar="NAME=VALUE", help="In place of the file's."),
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Run one trial of FILE here: no Ray, no server. Files go to the home folder's searches/."""
     from orchestrator.loading import load_sweep
-    from orchestrator.single import search_one
+    from orchestrator.single import read_hyperparameters, search_one
     from orchestrator.tables import trial_table
 
     sets = [
@@ -180,8 +185,11 @@ def search(
         f"strengths=[{strength}]",
         *(overrides or []),
     ]
+    chosen, home = read_hyperparameters(hyperparameters or []), Home.from_environment()
     with resumable():
-        record, folder = search_one(load_sweep(file, sets), Home.from_environment(), err)
+        record, folder = search_one(
+            load_sweep(file, sets), home, err, number=number, hyperparameters=chosen
+        )
     document = {**record.to_json(), "folder": str(folder)}
     show(document, as_json, [trial_table([record], f"files in {folder}")])
     if record.status != "FINISHED":
@@ -223,7 +231,7 @@ app = typer.Typer(
 _COMMANDS: tuple[Callable[..., Any], ...] = (
     *(sweep, extend, search, latency),
     *(status, logs, stop),
-    *(compare, pareto),
+    *(compare, pareto, report),
     *(promote, rollback, history, ui),
     *(export, predict, publish, fetch),
 )

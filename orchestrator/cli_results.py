@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,6 +54,31 @@ def pareto(
     document = {"sweep_id": info.sweep_id, "resource": info.resource, **plain(shown)}
     table = front_table(records, f"Pareto front of {info.sweep_id}", info.resource)
     show(document, as_json, [table, *controls_tables(records, info.resource)])
+
+
+def report(
+    sweep: SweepName,
+    out_file: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Page to write (HTML).")
+    ] = Path("report.html"),
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained page about a sweep: its front, cells, widths, cost and failures."""
+    from orchestrator.lookup import find_recorded_sweep
+    from orchestrator.report import check_out, collect, write_report
+
+    check_out(out_file)
+    uri, info = find_recorded_sweep(sweep, tracking_uri)
+    collected = collect(uri, info)
+    write_report(collected, out_file)
+    document = {
+        "sweep_id": info.sweep_id,
+        "status": info.status,
+        "report": str(out_file),
+        "front": [member.trial_id for member in collected.members],
+    }
+    show(document, as_json, [f"{out_file}: report on {info.sweep_id}"])
 
 
 def _check_one_format(*, as_json: bool, as_csv: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.errors import UserError
 from orchestrator.home import Home
 from orchestrator.records import TrialRecord
-from orchestrator.tracking_reader import SweepInfo, UnknownSweepError, find_sweep, records_of
+from orchestrator.tracking_reader import SweepInfo, find_sweep, records_of
 from orchestrator.tracking_server import TrackingError, check_server
 
 
@@ -15,12 +15,18 @@ def load_sweep_records(sweep: str, tracking_uri: str | None) -> tuple[SweepInfo,
     Raises:
         UserError: no such sweep, or the store does not answer.
     """
+    uri, info = find_recorded_sweep(sweep, tracking_uri)
+    return info, records_of(uri, info)
+
+
+def find_recorded_sweep(sweep: str, tracking_uri: str | None) -> tuple[str, SweepInfo]:
+    """Return the tracking store of a sweep (id or name) and what it holds of the sweep itself.
+
+    Raises:
+        UserError: no such sweep, or the store does not answer.
+    """
     uri = store_of(tracking_uri, sweep)
-    try:
-        info = find_sweep(uri, sweep)
-        return info, records_of(uri, info)
-    except (UnknownSweepError, TrackingError) as error:
-        raise UserError(str(error)) from None
+    return uri, find_sweep(uri, sweep)
 
 
 def store_of(tracking_uri: str | None, sweep: str | None) -> str:

@@ -18,9 +18,12 @@ _AXIS_TITLES = {
     "activation_bytes": "peak activations (bytes)",
     "latency_ms": "latency (ms)",
 }
-_INK, _GRID, _LIMIT = "#1f2937", "#e5e7eb", "#94a3b8"
-_COLORSCALE = "Viridis"
-_CONTROL_MARKER = {"color": _INK, "size": 10, "line": {"color": _INK, "width": 2}}
+INK, GRID, LIMIT = "#1f2937", "#e5e7eb", "#94a3b8"
+COLORSCALE = "Viridis"
+MANY = 2000
+"""Trials, above which a picture is drawn by WebGL and says less of each."""
+
+_CONTROL_MARKER = {"color": INK, "size": 10, "line": {"color": INK, "width": 2}}
 _CONTROL_SYMBOLS = {"uniform": "x-thin", "supernet": "triangle-up-open"}
 
 
@@ -84,6 +87,12 @@ def front_html(
     return page
 
 
+def colors_of(count: int) -> list[str]:
+    """Return so many colours, from dark to bright."""
+    shares = [0.12 + 0.74 * i / max(1, count - 1) for i in range(count)]
+    return list(sample_colorscale(COLORSCALE, shares)) if shares else []
+
+
 def _drawable(record: TrialRecord, resource: str) -> bool:
     cost = record.cost(resource)
     return (
@@ -110,18 +119,18 @@ def _add_trials(
     members: set[str],
 ) -> None:
     strengths = sorted({record.strength for record in records})
-    shares = [0.12 + 0.74 * i / max(1, len(strengths) - 1) for i in range(len(strengths))]
-    colors = sample_colorscale(_COLORSCALE, shares) if strengths else []
-    for strength, color in zip(strengths, colors, strict=True):
+    are_many = len(records) > MANY
+    scatter, hover = (go.Scattergl, _short_hover) if are_many else (go.Scatter, _hover)
+    for strength, color in zip(strengths, colors_of(len(strengths)), strict=True):
         group = [record for record in records if record.strength == strength]
         on_front = [record.trial_id in members for record in group]
         figure.add_trace(
-            go.Scatter(
+            scatter(
                 x=_costs(group, resource, scale),
                 y=[record.accuracy for record in group],
                 mode="markers",
                 name=f"{strength:g}",
-                hovertext=[_hover(record) for record in group],
+                hovertext=[hover(record) for record in group],
                 hoverinfo="text",
                 legendgroup="strength",
                 legendgrouptitle_text="strength",
@@ -129,7 +138,7 @@ def _add_trials(
                     "color": color,
                     "size": [12 if member else 8 for member in on_front],
                     "opacity": [1.0 if member else 0.65 for member in on_front],
-                    "line": {"color": _INK, "width": [1.5 if m else 0 for m in on_front]},
+                    "line": {"color": INK, "width": [1.5 if m else 0 for m in on_front]},
                 },
             )
         )
@@ -169,7 +178,7 @@ def _add_front(
             x=_costs(members, resource, scale),
             y=[record.accuracy for record in members],
             mode="lines",
-            line={"shape": "hv", "color": _INK, "width": 2},
+            line={"shape": "hv", "color": INK, "width": 2},
             name="front",
             hoverinfo="skip",
         )
@@ -180,15 +189,19 @@ def _add_limits(figure: go.Figure, limits: Sequence[float], *, relative: bool) -
     for limit in limits:
         figure.add_vline(
             x=limit,
-            line={"color": _LIMIT, "width": 1, "dash": "dot"},
+            line={"color": LIMIT, "width": 1, "dash": "dot"},
             layer="below",
             annotation={
                 "text": f"limit {limit:.3g}" if not relative else f"limit {100 * limit:.3g}%",
-                "font": {"size": 11, "color": _LIMIT},
+                "font": {"size": 11, "color": LIMIT},
                 "yanchor": "bottom",
             },
             annotation_position="top",
         )
+
+
+def _short_hover(record: TrialRecord) -> str:
+    return f"<b>{html.escape(record.trial_id)}</b><br>accuracy {record.accuracy:.4f}"
 
 
 def _hover(record: TrialRecord) -> str:
@@ -217,23 +230,23 @@ def _style(figure: go.Figure, resource: str, title: str, *, relative: bool) -> N
     name = _AXIS_TITLES.get(resource, resource)
     heading = f"{name}, share of the supernet" if relative else name
     axis = {
-        "gridcolor": _GRID,
+        "gridcolor": GRID,
         "zeroline": False,
         "showline": True,
-        "linecolor": _LIMIT,
+        "linecolor": LIMIT,
         "ticks": "outside",
-        "tickcolor": _LIMIT,
+        "tickcolor": LIMIT,
         "automargin": True,
     }
     figure.update_layout(
         template="none",
         title={"text": html.escape(title), "x": 0.02, "xanchor": "left", "font": {"size": 19}},
-        font={"family": "system-ui, -apple-system, Segoe UI, sans-serif", "color": _INK},
+        font={"family": "system-ui, -apple-system, Segoe UI, sans-serif", "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
         margin={"l": 70, "r": 30, "t": 90, "b": 60},
         hovermode="closest",
-        hoverlabel={"bgcolor": "white", "bordercolor": _LIMIT, "align": "left"},
+        hoverlabel={"bgcolor": "white", "bordercolor": LIMIT, "align": "left"},
         legend={"itemsizing": "constant", "tracegroupgap": 6},
         xaxis={**axis, "title": {"text": heading, "standoff": 14}},
         yaxis={

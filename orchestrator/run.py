@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from orchestrator.latency_table import keep_table, plan_latency
 from orchestrator.preflight import Plan, check_device, check_disk, describe, make_plan
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
+from orchestrator.report import SUPERNET_WIDTHS, SWEEP_FILE, log_report
 from orchestrator.spool import drop_epochs
 from orchestrator.storage import prepare_storage
 from orchestrator.sweep import Sweep, build_studies
@@ -243,6 +245,7 @@ def _tracking(plan: Plan, home: Home) -> Iterator[SweepTracker]:
         tracker.close("FINISHED")
     except TrackingError as error:
         raise SweepStoppedError(str(error)) from None
+    log_report(tracking_uri(plan.config, home), plan.config.sweep_id)
 
 
 def tracker_of(plan: Plan, home: Home) -> SweepTracker:
@@ -262,7 +265,10 @@ def tracker_of(plan: Plan, home: Home) -> SweepTracker:
         }
         | {"resource": config.budget.resource, "data": config.data.name, "seed": config.seed},
         tags={"pas.currency": _currency(config)} if _currency(config) else {},
-        artifacts={"sweep.yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)},
+        artifacts={
+            SWEEP_FILE: yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+            SUPERNET_WIDTHS: json.dumps(plan.graph.full_widths(), indent=1),
+        },
         delivered=lambda trial_id: drop_epochs(home.trial(config.sweep_id, trial_id)),
     )
 

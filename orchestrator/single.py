@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from orchestrator.accounting import priced
 from orchestrator.cells import TrialJob, cells_of, trial_config
 from orchestrator.config import SweepConfig
-from orchestrator.errors import SweepStoppedError
+from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home
 from orchestrator.latency_table import keep_table, kept_table, plan_latency
 from orchestrator.preflight import check_device, check_disk, make_plan
@@ -23,13 +24,48 @@ from orchestrator.worker import (
     stopping_sentence,
     worker_threads,
 )
-from pas_trainer import DataError, DivergenceError, WeightsError, train_supernet
+from pas_trainer import DataError, DivergenceError, WeightsError, content_key, train_supernet
+from search_space import FloatRange, check_tunable
 
 
-def search_one(config: SweepConfig, home: Home, console: Console) -> tuple[TrialRecord, Path]:
-    """Run the sweep's only cell once and return its record and its folder.
+def read_hyperparameters(given: Sequence[str]) -> dict[str, float]:
+    """Return what the command line says of hyper-parameters, each as ``name=value``.
 
-    Resumes from its last epoch, and returns at once if it has finished before.
+    Raises:
+        UserError: one is not written like that, not known or out of range.
+    """
+    chosen: dict[str, float] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            chosen[name] = float(value)
+            check_tunable({name: FloatRange(low=chosen[name], high=chosen[name])})
+        except ValueError as error:
+            reason = str(error) if name in chosen else "write --hyperparameter NAME=NUMBER"
+            raise UserError(f"--hyperparameter {text!r}: {reason}") from None
+    return chosen
+
+
+def search_one(
+    config: SweepConfig,
+    home: Home,
+    console: Console,
+    *,
+    number: int = 0,
+    hyperparameters: Mapping[str, float] | None = None,
+) -> tuple[TrialRecord, Path]:
+    """Run one trial of the sweep's only cell and return its record and its folder.
+
+    Resumes from its last epoch, and returns at once if it has finished before. With the number and
+    the hyper-parameters of a trial of a sweep it is that trial again: on a CPU with as many threads
+    bit for bit.
+
+    Args:
+        config: the sweep.
+        home: where state is.
+        console: for progress.
+        number: its index within the cell, which decides its seed.
+        hyperparameters: in place of those of the file.
 
     Raises:
         UserError: bad input.
@@ -40,17 +76,20 @@ def search_one(config: SweepConfig, home: Home, console: Console) -> tuple[Trial
     check_device(config)
     check_disk(home, plan)
     (cell,) = cells_of(config)
-    folder = home.root / "searches" / config.sweep_id
-    plan = plan_latency(plan, home, folder, console)
-    keep_table(plan, folder)
-    table = kept_table(folder) if plan.latency_table else None
+    chosen = dict(hyperparameters or {})
+    sweep_folder = home.root / "searches" / config.sweep_id
+    plan = plan_latency(plan, home, sweep_folder, console)
+    keep_table(plan, sweep_folder)
+    table = kept_table(sweep_folder) if plan.latency_table else None
+    name = cell.trial_id(number) + (f"-{content_key(chosen)[:8]}" if chosen else "")
+    folder = sweep_folder / name
     job = TrialJob(
-        trial_id=cell.trial_id(0),
+        trial_id=cell.trial_id(number),
         sweep_id=config.sweep_id,
         cell=cell,
-        number=0,
-        hyperparameters={},
-        config=trial_config(config, cell, 0, {}, table),
+        number=number,
+        hyperparameters=chosen,
+        config=trial_config(config, cell, number, chosen, table),
         supernet_folder=home.supernet(plan.supernet_key),
         folder=folder,
         num_threads=worker_threads(config.resources.cpus_per_trial),

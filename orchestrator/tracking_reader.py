@@ -64,7 +64,9 @@ class SweepInfo:
         resource: what the budget limits, one of :data:`search_space.RESOURCES`.
         status: RUNNING, FINISHED, FAILED or KILLED.
         start_time_ms: when it first started, milliseconds since 1970.
+        end_time_ms: when it last ended; None while it runs.
         supernet_cost: cost of the supernet in ``resource``, once a front was written.
+        supernet_macs, supernet_num_params: of the supernet in deploy form.
         supernet_accuracy, supernet_test_accuracy: in [0, 1], once it has been trained.
         totals: what it used, see :data:`orchestrator.accounting.TOTALS`.
         currency: of its price, if prices are given.
@@ -77,6 +79,9 @@ class SweepInfo:
     resource: str
     status: str
     start_time_ms: int
+    end_time_ms: int | None = None
+    supernet_macs: int | None = None
+    supernet_num_params: int | None = None
     supernet_cost: float | None = None
     supernet_accuracy: float | None = None
     supernet_test_accuracy: float | None = None
@@ -221,7 +226,12 @@ def _is_missing(uri: str) -> bool:
 
 
 def _sweep_info(run: Any) -> SweepInfo:
-    tags = run.data.tags
+    tags, params = run.data.tags, run.data.params
+    counts = {
+        name: int(params[name])
+        for name in ("supernet_macs", "supernet_num_params")
+        if params.get(name, "").isdecimal()
+    }
     cost = tags.get("pas.supernet_cost")
     return SweepInfo(
         sweep_id=tags["pas.sweep_id"],
@@ -231,6 +241,8 @@ def _sweep_info(run: Any) -> SweepInfo:
         resource=tags.get("pas.resource", "macs"),
         status=run.info.status,
         start_time_ms=run.info.start_time,
+        end_time_ms=None if run.info.status == "RUNNING" else run.info.end_time,
+        **counts,
         supernet_cost=float(cost) if cost else None,
         supernet_accuracy=run.data.metrics.get("supernet_accuracy"),
         supernet_test_accuracy=run.data.metrics.get("supernet_test_accuracy"),
