@@ -40,8 +40,8 @@ def search_command(config: SweepConfig, record: TrialRecord) -> str | None:
 def caveats(config: SweepConfig, members: Sequence[TrialRecord]) -> list[str]:
     """Return sentences on how exactly the commands give the same numbers."""
     told = [
-        "pas search gives a trial its seed (by --number) and its hyper-parameters. On the same kind "
-        "of CPU, with as many threads (resources.cpus_per_trial, no more than there are cores) and "
+        "pas search gives a trial its seed (by --number) and hyper-parameters. On the same kind of "
+        "CPU, with as many threads (resources.cpus_per_trial, no more than there are cores) and "
         "the same versions of the libraries, the result is the same bit for bit; elsewhere, and on "
         "a GPU, up to rounding, which training magnifies.",
         "pas sweep in an empty PAS_HOME trains the supernet and all trials and controls anew, with "
