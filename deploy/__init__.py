@@ -1,4 +1,13 @@
-"""What leaves a trial: package, latency, registry; and the data that it needs on its node."""
+"""What leaves a trial: package, latency, registry; and the data that it needs on its node.
+
+What needs MLflow or boto3 is imported when it is first used: every worker imports this package,
+and they take seconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from deploy.latency import measure_latency_ms
 from deploy.package import (
@@ -13,9 +22,11 @@ from deploy.package import (
     save_package,
 )
 from deploy.parity import ParityError, check_parity
-from deploy.registry import PARITY_ERROR_TAG, PromotedModel, promote_package
-from deploy.staging import StagingProgress, stage
-from deploy.stored_versions import CONTENT_HASH_TAG, LoadedModel, load_promoted
+
+if TYPE_CHECKING:
+    from deploy.registry import PARITY_ERROR_TAG, PromotedModel, promote_package
+    from deploy.staging import StagingProgress, stage
+    from deploy.stored_versions import CONTENT_HASH_TAG, LoadedModel, load_promoted
 
 __all__ = [
     "ARCHITECTURE_FILE",
@@ -39,3 +50,20 @@ __all__ = [
     "save_package",
     "stage",
 ]
+
+_LATER = {
+    "CONTENT_HASH_TAG": "deploy.stored_versions",
+    "LoadedModel": "deploy.stored_versions",
+    "PARITY_ERROR_TAG": "deploy.registry",
+    "PromotedModel": "deploy.registry",
+    "StagingProgress": "deploy.staging",
+    "load_promoted": "deploy.stored_versions",
+    "promote_package": "deploy.registry",
+    "stage": "deploy.staging",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deploy.mlflow_model import EXTRA_FILES_FOLDER
 from deploy.package import PackageError, content_hash
-from deploy.registry import CONTENT_HASH_TAG
+from deploy.stored_versions import CONTENT_HASH_TAG
 
 _EXAMPLE_FILE = "input_example.json"
 
