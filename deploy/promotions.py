@@ -13,6 +13,7 @@ import getpass
 import os
 import re
 import socket
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -172,14 +173,27 @@ def _settle(client: MlflowClient, model_name: str, alias: str) -> str:
     """Bring the alias to where the last record says and return that record's id."""
     last = read_moves(client, model_name, alias)[-1]
     while True:
-        client.set_registered_model_alias(model_name, alias, str(last.to_version))
+        _twice(client.set_registered_model_alias, model_name, alias, str(last.to_version))
         newest = read_moves(client, model_name, alias)[-1]
         if newest.move_id == last.move_id:
             break
         last = newest
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    client.set_model_version_tag(model_name, str(last.to_version), DONE_TAG + last.move_id, now)
+    done = DONE_TAG + last.move_id
+    _twice(client.set_model_version_tag, model_name, str(last.to_version), done, now)
     return last.move_id
+
+
+def _twice(write: Callable[..., None], *arguments: str) -> None:
+    """Write, once more if that fails: MLflow inserts what it has not found.
+
+    Of two that set the same new alias or tag at the same moment, one fails; then it is there, and
+    is replaced.
+    """
+    try:
+        write(*arguments)
+    except MlflowException:
+        write(*arguments)
 
 
 def _who() -> str:

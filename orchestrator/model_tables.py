@@ -10,6 +10,9 @@ from rich.table import Table
 from deploy.gates import GateResult
 from orchestrator.model_history import History
 
+_IN_FORCE = "[yellow]★ in force[/yellow]"
+_STATES = {"in force": _IN_FORCE, "past": ""}
+
 
 def gates_table(gates: Sequence[GateResult], title: str) -> Table:
     """Return one row per gate."""
@@ -31,28 +34,24 @@ def gates_table(gates: Sequence[GateResult], title: str) -> Table:
 def history_table(history: History) -> Table:
     """Return one row per move, the oldest first; a star marks those in force."""
     table = Table(title=history.model_name, title_justify="left")
-    for name in ("when", "who", "alias", "from", "to", "kind", "sweep, trial", "accuracy", "why"):
+    for name in ("when, who", "alias", "from", "to", "kind", "sweep, trial", "accuracy"):
         table.add_column(name, overflow="fold")
-    table.add_column("")
+    table.add_column("why", overflow="fold", min_width=10)
     for move, state in history.moves:
+        accuracy = "" if move.accuracy is None else f"{move.accuracy:.4f}"
         table.add_row(
-            f"{move.time.astimezone():%Y-%m-%d %H:%M:%S}",
-            escape(move.who),
-            move.alias,
+            f"{move.time.astimezone():%Y-%m-%d %H:%M}\n{escape(move.who)}",
+            f"{move.alias}\n{_STATES.get(state, state)}",
             _version(move.from_version),
             _version(move.to_version),
             move.kind,
-            escape(f"{move.sweep_id} {move.trial_id}"),
-            "" if move.accuracy is None else f"{move.accuracy:.4f}",
+            escape(f"{move.sweep_id}\n{move.trial_id}"),
+            accuracy,
             escape(move.why),
-            "[yellow]★ in force[/yellow]" if state == "in force" else state,
         )
     for alias, left in history.moved_by_others.items():
-        to = _version(history.aliases.get(alias)) or "nowhere"
-        empty = [""] * 3
-        table.add_row(
-            "since then", "somebody", alias, _version(left), to, "by other means", *empty, "★"
-        )
+        to = _version(history.aliases.get(alias)) or "none"
+        table.add_row("since then", f"{alias}\n{_IN_FORCE}", _version(left), to, "by others")
     return table
 
 

@@ -70,6 +70,10 @@ def test_a_stored_package_is_measured_in_all_its_forms(candidate, package, image
     assert moody.batch_error > 1e-3
     assert moody.exported_error < 1e-5
 
+    broken = with_program(lambda x: x * float("nan"))
+    assert broken.exported_error != broken.exported_error  # NaN
+    assert broken.batch_error != broken.batch_error
+
     trained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     other = dataclasses.replace(candidate, training_classifier=trained)
     assert measure_candidate(other, batches, images[:8]).training_error > 1e-3
@@ -77,12 +81,3 @@ def test_a_stored_package_is_measured_in_all_its_forms(candidate, package, image
     candidate.model.signature = ModelSignature(inputs=taken)
     (fault,) = measure_candidate(candidate, batches, images[:8]).faults
     assert fault == "the signature takes float64 (-1, 1, 8, 8)"
-
-
-def test_a_program_that_gives_nan_is_never_in_parity(candidate, images, pixels):
-    exported = Exported(candidate.exported, lambda x: x * float("nan"))
-    broken = dataclasses.replace(candidate, exported=exported)
-    batches = [(pixels, torch.zeros(65, dtype=torch.long))]
-    found = measure_candidate(broken, batches, images[:8])
-    assert found.exported_error != found.exported_error  # NaN
-    assert found.batch_error != found.batch_error

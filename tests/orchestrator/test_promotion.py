@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import io
 import json
 import shutil
 import sys
@@ -43,8 +46,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _export_once(tmp_path_factory):
-    """Exporting takes a second; the same package is exported once, and copied."""
+def _once(tmp_path_factory):
+    """A package is exported once, and copied; a sweep is opened once. Each takes a second."""
     kept, export = tmp_path_factory.mktemp("exported"), candidate.save_mlflow_model
 
     def save(folder, classifier, package, images):
@@ -56,6 +59,7 @@ def _export_once(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(candidate, "save_mlflow_model", save)
+        patch.setattr(promotion, "open_sweep", functools.cache(promotion.open_sweep))
         yield
 
 
@@ -236,9 +240,6 @@ def check_the_commands(made: Sweep) -> None:
 
 def pas(*arguments: str) -> SimpleNamespace:
     """Run a command in this process."""
-    import contextlib
-    import io
-
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(sys, "argv", ["pas", *arguments])
