@@ -1,0 +1,67 @@
+"""Bad input of the commands that carry a model out of the registry: one sentence, exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+from exported import fake_export
+
+from orchestrator import cli
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run ``pas`` in this process, in an empty folder with a home of its own."""
+    monkeypatch.setenv("PAS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "500")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: str):
+        monkeypatch.setattr(sys, "argv", ["pas", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=caught.value.code, out=captured.out, err=captured.err)
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("export m --out o", "no sweep has run in home folder"),
+        ("export m --out o --format pt2 --int8", "add --format onnx"),
+        ("predict m nowhere.png", "nowhere.png does not exist"),
+        ("predict m . --json --csv", "--json and --csv exclude each other"),
+        ("predict ./m fake/a.bin", "./m is not a folder that pas export or pas fetch has written"),
+        ("predict altered fake/a.bin", "altered also holds 'more'"),
+        ("publish fake http://host/x", "write s3://bucket/prefix"),
+        ("fetch s3://key:secret@bucket/x --out o", "must not hold credentials"),
+    ],
+)
+def test_bad_input_is_told_in_one_sentence(run, tmp_path, command, words) -> None:
+    fake_export(tmp_path / "fake")
+    fake_export(tmp_path / "altered")
+    (tmp_path / "altered" / "more").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    done = run(*command.split())
+    assert done.code == 2
+    assert words in done.err
+    assert "Traceback" not in done.err
+    assert "secret" not in done.err
+    assert done.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_missing_bucket_and_a_missing_version_are_told(run, object_store, tmp_path) -> None:
+    fake_export(tmp_path / "fake")
+    missing = run("publish", "fake", "s3://no-such-bucket/x")
+    assert (missing.code, "there is no bucket no-such-bucket" in missing.err) == (2, True)
+    uri = object_store.upload({})
+    assert run("publish", "fake", uri).code == 0
+    odd = run("fetch", uri, "--out", "o", "--version", "9")
+    assert (odd.code, "no version 9; there are: 3" in odd.err) == (2, True)
+    assert run("fetch", uri, "--out", "o").code == 0
