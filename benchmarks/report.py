@@ -61,7 +61,7 @@ def main() -> None:
         _, text = _pas(home, "pareto", config.sweep_id, "--json")
         members = {trial["trial_id"] for trial in json.loads(text)["trials"]}
     figures |= _compared(records, read, members)
-    table = Table("figure", "value", title="ten thousand trials", title_justify="left")
+    table = Table("figure", "value", title="reading a sweep", title_justify="left")
     for name, value in figures.items():
         table.add_row(name, f"{value:.6g}")
     Console().print(table)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from orchestrator.plots import COLORSCALE, GRID, INK, LIMIT, colors_of, front_figure
@@ -15,6 +16,13 @@ from orchestrator.tables import best_of
 
 FONT = "system-ui, -apple-system, Segoe UI, sans-serif"
 _ROW_PX = 26
+_PALE = [
+    [step / 10, f"rgb({', '.join(str(round(140 + 0.45 * 255 * part)) for part in color)})"]
+    for step, color in enumerate(
+        sample_colorscale(COLORSCALE, [step / 10 for step in range(11)], colortype="tuple")
+    )
+]
+"""The colours of the other pictures, mixed with white: dark text is readable on all of them."""
 _LEGEND = {"orientation": "h", "yanchor": "top", "x": 0}
 _AXIS = {"gridcolor": GRID, "zeroline": False, "linecolor": LIMIT, "automargin": True}
 
@@ -89,7 +97,8 @@ def cells_figure(records: Sequence[TrialRecord]) -> go.Figure:
             text=texts,
             texttemplate="%{text}",
             hovertemplate="budget %{y}, strength %{x}<br>%{text}<extra></extra>",
-            colorscale=COLORSCALE,
+            colorscale=_PALE,
+            textfont={"color": INK},
             xgap=3,
             ygap=3,
             colorbar={"tickformat": ".1%", "thickness": 12, "outlinewidth": 0},
@@ -124,16 +133,25 @@ def widths_figure(members: Sequence[TrialRecord], supernet: Mapping[str, int] | 
             customdata=[[full[n]] * len(columns) for n in layers],
             texttemplate="%{text}",
             hovertemplate="%{y}<br>%{x}<br>%{text} of %{customdata}<extra></extra>",
-            colorscale=COLORSCALE,
+            colorscale=_PALE,
+            textfont={"color": INK},
             zmin=0,
             zmax=1,
             xgap=2,
             ygap=1,
-            colorbar={"tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
+            colorbar={
+                "tickformat": ".0%",
+                "thickness": 12,
+                "outlinewidth": 0,
+                "lenmode": "pixels",
+                "len": 140,
+                "yanchor": "top",
+                "y": 1,
+            },
         )
     )
-    _style(figure, height=170 + _ROW_PX * max(3, len(layers)))
-    figure.update_xaxes(type="category", side="top", tickangle=-45, showgrid=False)
+    _style(figure, height=190 + _ROW_PX * max(3, len(layers)))
+    figure.update_xaxes(type="category", side="top", tickangle=-90, showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, dtick=1)
     return figure
 
@@ -179,7 +197,7 @@ def curves_figure(
         )
     _style(figure, height=540)
     figure.update_yaxes(tickformat=".0%")
-    figure.update_yaxes(title="MACs of the supernet's", row=1, col=1)
+    figure.update_yaxes(title="share of the MACs", row=1, col=1)
     figure.update_yaxes(title="validation accuracy", row=2, col=1)
     figure.update_xaxes(title="epoch", row=2, col=1)
     figure.update_layout(legend={**_LEGEND, "y": -0.12})
@@ -209,11 +227,8 @@ def importance_figure(shares: Mapping[str, float]) -> go.Figure:
 def _cell_text(cell: Sequence[TrialRecord], best: TrialRecord | None) -> str:
     if not cell:
         return ""
-    finished = sum(record.status == "FINISHED" for record in cell)
-    accuracy = (
-        "no accuracy" if best is None or best.accuracy is None else f"<b>{best.accuracy:.2%}</b>"
-    )
-    return f"{accuracy}<br>{finished} of {len(cell)} finished"
+    count = f"{sum(r.status == 'FINISHED' for r in cell)} of {len(cell)} finished"
+    return count if best is None else f"<b>{best.accuracy:.2%}</b><br>{count}"
 
 
 def _add_empty_texts(
@@ -228,7 +243,7 @@ def _add_empty_texts(
 
 
 def _label(member: TrialRecord) -> str:
-    share = "" if member.macs_ratio is None else f"<br>{member.macs_ratio:.1%}"
+    share = "" if member.macs_ratio is None else f" {member.macs_ratio:.1%}"
     return html.escape(member.trial_id) + share
 
 

@@ -248,6 +248,20 @@ def test_a_single_search_reads_limits_like_a_sweep_file(run, limit):
     refused(run("search", "SWEEP_FILE", *one), "budget: limits has", limit)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("learning_rate", "NAME=NUMBER"),
+        ("learning_rate=fast", "NAME=NUMBER"),
+        ("lr=1", "unknown hyper-parameter 'lr'; known: learning_rate"),
+        ("learning_rate=-1", "it must stay within"),
+    ],
+)
+def test_a_single_search_takes_known_hyperparameters(run, given, words):
+    one = ("--budget", "0.5", "--strength", "1", "--hyperparameter", given)
+    refused(run("search", "SWEEP_FILE", *one), "--hyperparameter", words)
+
+
 def test_weights_that_fit_only_in_part_are_told_before_training(run, tmp_path):
     from safetensors.torch import save_file
 

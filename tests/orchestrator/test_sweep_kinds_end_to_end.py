@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from sweep_stores import optuna_trials, runs_of
+
+from orchestrator.loading import load_sweep
+from orchestrator.records import TrialRecord
+from orchestrator.reproduction import search_command
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +27,19 @@ def test_one_trial_runs_without_ray_or_a_server(pas):
     assert not (pas.home / "mlflow.db").exists()
     again = pas.json("search", str(pas.file), "--budget", "0.3", "--strength", "5")
     assert again["accuracy"] == record["accuracy"]
+    other = pas.json("search", str(pas.file), "--budget", "0.2", "--strength", "5")
+    assert 0.97 * 0.2 <= other["macs_ratio"] <= 0.2
+
+
+def test_a_trial_of_a_sweep_is_run_again_by_itself(finished, make_pas, tmp_path):
+    alone = make_pas(tmp_path)
+    trials = finished.json("compare", "tiny")["trials"]
+    trial = next(t for t in trials if t["number"] == 1)
+    shutil.copytree(finished.home / "supernets", alone.home / "supernets")
+    _, *words = shlex.split(search_command(load_sweep(alone.file), TrialRecord(**trial)))
+    again = alone.json(*words)
+    for name in ("macs", "widths", "accuracy", "test_accuracy", "hyperparameters"):
+        assert again[name] == trial[name], name
 
 
 def test_a_network_of_torchvision_goes_from_images_to_plain_mlflow(pas):
