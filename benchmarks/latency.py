@@ -1,12 +1,14 @@
 """Latency of the forms of a network, side by side: does saving MACs save time?
 
 Supernet and a network of a quarter of its MACs, each with its training branches and
-reparameterized, in torch and in ONNX Runtime, on one CPU thread. The widths are drawn at random
-per layer before they are fitted onto the budget, so that they are as uneven as a search's. All
-forms take turns, timed by the thread's CPU time; every ratio is formed within a round.
+reparameterized, in torch and in ONNX Runtime (float and int8), on one CPU thread. The widths are
+drawn at random per layer before they are fitted onto the budget, so that they are as uneven as a
+search's. All forms take turns, timed by the thread's CPU time; every ratio is formed within a
+round.
 
     python benchmarks/latency.py
     python benchmarks/latency.py --networks repvgg_a0 mobileone_s0 --image-size 224
+    python benchmarks/latency.py --exported FOLDER      # the files of `pas export MODEL --int8`
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from deploy import load_architecture
+from deploy.export_folder import INT8_FILE, ONNX_FILE, PROGRAM_FILE
+from deploy.onnx_export import INPUT, onnx_network
+from deploy.quantization import quantize_onnx
 from pas_trainer import reparameterize
 from search_space import (
     Budget,
@@ -55,9 +62,14 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--exported", type=Path, help="measure this folder's files, write nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     console, results = Console(), []
+    if options.exported is not None:
+        for batch_size in options.batch_sizes:
+            console.print(exported_table(options.exported, batch_size, options.rounds))
+        return
     for name in options.networks:
         forms, macs_ratio = forms_of(name, options.image_size)
         for batch_size in options.batch_sizes:
@@ -133,14 +145,47 @@ def _runs(network: nn.Module, images: Tensor, folder: Path) -> dict[str, Run]:
     nhwc = images.contiguous(memory_format=torch.channels_last)
     network.to(memory_format=torch.channels_last)
     path = folder / "network.onnx"
-    program = torch.onnx.export(network, (images,), dynamo=True, verbose=False)
+    program = torch.onnx.export(network, (images,), dynamo=True, verbose=False, input_names=[INPUT])
     assert program is not None
     program.save(path, external_data=False)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: images.numpy()}
-    return {"torch": lambda: network(nhwc), "ONNX Runtime": lambda: session.run(None, feed)}
+    int8 = folder / "int8.onnx"
+    quantize_onnx(path, int8, (images[:32] * 255).to(torch.uint8))
+    smaller = onnx_network(int8, num_threads=1)
+    return {
+        "torch": lambda: network(nhwc),
+        "ONNX Runtime": lambda: session.run(None, feed),
+        "ONNX Runtime, int8": lambda: smaller(images),
+    }
+
+
+@torch.inference_mode()
+def exported_table(folder: Path, batch_size: int, rounds: int) -> Table:
+    """Return sizes and median milliseconds of the files of an exported folder."""
+    architecture = load_architecture(folder)
+    size = architecture.image_size
+    images = torch.rand(batch_size, architecture.in_channels, size, size)
+    forms: dict[str, Callable[[Tensor], Tensor]] = {
+        PROGRAM_FILE: torch.export.load(folder / PROGRAM_FILE).module()
+    }
+    for name in (ONNX_FILE, INT8_FILE):
+        if (folder / name).exists():
+            forms[name] = onnx_network(folder / name, num_threads=1)
+    runs = {name: partial(form, images) for name, form in forms.items()}
+    calls = max(1, 64 // batch_size)
+    seconds = time_in_turns(runs, rounds, clock_of(torch.device("cpu"), threads=1), calls)
+    table = Table(title=f"{folder}, batch {batch_size}, one CPU thread", box=None)
+    for column in ("file", "KiB", "ms", "speed-up over pt2"):
+        table.add_column(column)
+    for name, times in seconds.items():
+        speed_up = quartiles_of_ratio(seconds[PROGRAM_FILE], times)[1]
+        kib = (folder / name).stat().st_size / 1024
+        milliseconds = statistics.median(times) * 1e3
+        table.add_row(name, f"{kib:.0f}", f"{milliseconds:.3f}", f"{speed_up:.2f}")
+    return table
 
 
 def _table(found: dict[str, Any]) -> Table:
