@@ -31,7 +31,7 @@ def compare(
         "resource": info.resource,
         "supernet_accuracy": info.supernet_accuracy,
         "supernet_test_accuracy": info.supernet_test_accuracy,
-        **plain(records),
+        **(plain(records) if as_json else {}),
     }
     supernet = (info.supernet_accuracy, info.supernet_test_accuracy)
     table = compare_table(records, info.resource, info.sweep_id, supernet)

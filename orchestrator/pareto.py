@@ -95,7 +95,9 @@ def mark_front(records: Iterable[TrialRecord], resource: str = "macs") -> list[T
     rows = list(records)
     mask = pareto_mask(_points(rows, resource))
     return [
-        dataclasses.replace(record, on_front=bool(member))
+        record
+        if record.on_front == bool(member)
+        else dataclasses.replace(record, on_front=bool(member))
         for record, member in zip(rows, mask, strict=True)
     ]
 

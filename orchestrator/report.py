@@ -32,7 +32,7 @@ T = TypeVar("T")
 SWEEP_FILE, SUPERNET_WIDTHS, REPORT = "sweep.yaml", "supernet_widths.json", "report.html"
 """Artifacts of a sweep's run."""
 
-MOST_MEMBERS = 30
+MOST_MEMBERS = 16
 """Members of the front whose widths and curves are drawn; of more, as many evenly spread."""
 
 _log = logging.getLogger(__name__)

@@ -200,7 +200,7 @@ def curves_figure(
     figure.update_yaxes(title="share of the MACs", row=1, col=1)
     figure.update_yaxes(title="validation accuracy", row=2, col=1)
     figure.update_xaxes(title="epoch", row=2, col=1)
-    figure.update_layout(legend={**_LEGEND, "y": -0.12})
+    figure.update_layout(legend={**_LEGEND, "y": -0.17})
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Optuna: one persistent study per cell, the same on resume. The only module that knows Optuna."""
+"""Optuna: one persistent study per cell, the same on resume."""
 
 from __future__ import annotations
 

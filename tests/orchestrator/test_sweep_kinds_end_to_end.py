@@ -27,8 +27,6 @@ def test_one_trial_runs_without_ray_or_a_server(pas):
     assert not (pas.home / "mlflow.db").exists()
     again = pas.json("search", str(pas.file), "--budget", "0.3", "--strength", "5")
     assert again["accuracy"] == record["accuracy"]
-    other = pas.json("search", str(pas.file), "--budget", "0.2", "--strength", "5")
-    assert 0.97 * 0.2 <= other["macs_ratio"] <= 0.2
 
 
 def test_a_trial_of_a_sweep_is_run_again_by_itself(finished, make_pas, tmp_path):
@@ -40,6 +38,7 @@ def test_a_trial_of_a_sweep_is_run_again_by_itself(finished, make_pas, tmp_path)
     again = alone.json(*words)
     for name in ("macs", "widths", "accuracy", "test_accuracy", "hyperparameters"):
         assert again[name] == trial[name], name
+    assert Path(again["folder"]).name.startswith(f"{trial['trial_id']}-")  # no two share a folder
 
 
 def test_a_network_of_torchvision_goes_from_images_to_plain_mlflow(pas):
