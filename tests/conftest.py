@@ -8,6 +8,9 @@ settings.register_profile("suite", max_examples=60, deadline=None, print_blob=Tr
 settings.register_profile("long", max_examples=500, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
+# Ray gives way to every other process of the machine, another test file's among them.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 _STORE_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "key",

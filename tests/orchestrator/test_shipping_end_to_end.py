@@ -26,6 +26,8 @@ from deploy.manifest import verify_folder
 from orchestrator import cli
 from pas_trainer import DataConfig, open_sources
 
+pytestmark = pytest.mark.slow
+
 BLOCKED = ("mlflow", "search_space", "pas_trainer", "deploy", "orchestrator")
 
 ONNX_ALONE = """
