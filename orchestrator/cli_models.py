@@ -6,20 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli_options import Json, SweepName, TrackingUri
+from orchestrator.cli_options import Json, Model, OptionalLimit, SweepName, TrackingUri
 from orchestrator.home import Home
 from orchestrator.terminal import FAILED, err, show
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Registered model's name.")]
 Why = Annotated[str, typer.Option(metavar="TEXT", help="Reason, kept with the move.")]
-_LIMIT = "At most 1: share of the supernet; above 1, or with a unit ('0.8 ms'): absolute."
 _LATENCY = "One image on one CPU thread of this machine, at most."
 
 
 def promote(
     sweep: SweepName,
     model: Annotated[str, typer.Option(help="Registered model's name.")],
-    budget: Annotated[str | None, typer.Option(metavar="LIMIT", help=_LIMIT)] = None,
+    budget: OptionalLimit = None,
     trial: Annotated[
         str | None, typer.Option(metavar="TRIAL_ID", help="Instead of the best of the budget.")
     ] = None,

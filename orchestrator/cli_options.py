@@ -14,13 +14,13 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="Sweep file (YAML).")
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file.")
 ]
-Limit = Annotated[
-    str,
-    typer.Option(
-        metavar="LIMIT",
-        help="At most 1: share of the supernet; above 1, or with a unit ('0.8 ms'): absolute.",
-    ),
-]
+_LIMIT = typer.Option(
+    metavar="LIMIT",
+    help="At most 1: share of the supernet; above 1, or with a unit ('0.8 ms'): absolute.",
+)
+Limit = Annotated[str, _LIMIT]
+OptionalLimit = Annotated[str | None, _LIMIT]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Registered model's name.")]
 Address = Annotated[
     str | None,
     typer.Option(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from orchestrator.cli_options import Json, TrackingUri
+from orchestrator.cli_options import Json, Model, TrackingUri
 from orchestrator.errors import UserError
 from orchestrator.terminal import FAILED, err, out, show
 
@@ -38,7 +38,6 @@ class Engine(StrEnum):
     onnx = "onnx"
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Registered model's name.")]
 ModelOrFolder = Annotated[
     str,
     typer.Argument(metavar="MODEL|FOLDER", help="Registered model's name, or an exported folder."),

@@ -14,7 +14,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home
 from orchestrator.latency_table import keep_table, kept_table, plan_latency
-from orchestrator.preflight import check_device, check_disk, make_plan
+from orchestrator.preflight import Plan, check_device, check_disk, make_plan
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
 from orchestrator.worker import (
@@ -75,30 +75,12 @@ def search_one(
         plan = make_plan(config, status.update)
     check_device(config)
     check_disk(home, plan)
-    (cell,) = cells_of(config)
-    chosen = dict(hyperparameters or {})
-    sweep_folder = home.root / "searches" / config.sweep_id
-    plan = plan_latency(plan, home, sweep_folder, console)
-    keep_table(plan, sweep_folder)
-    table = kept_table(sweep_folder) if plan.latency_table else None
-    name = cell.trial_id(number) + (f"-{content_key(chosen)[:8]}" if chosen else "")
-    folder = sweep_folder / name
-    job = TrialJob(
-        trial_id=cell.trial_id(number),
-        sweep_id=config.sweep_id,
-        cell=cell,
-        number=number,
-        hyperparameters=chosen,
-        config=trial_config(config, cell, number, chosen, table),
-        supernet_folder=home.supernet(plan.supernet_key),
-        folder=folder,
-        num_threads=worker_threads(config.resources.cpus_per_trial),
-        cpus=config.resources.cpus_per_trial,
-        gpus=config.resources.gpus_per_trial,
-        data_version=plan.data_version,
-    )
+    folder = home.root / "searches" / config.sweep_id
+    plan = plan_latency(plan, home, folder, console)
+    keep_table(plan, folder)
+    job = _job(plan, home, folder, number, dict(hyperparameters or {}))
     stopped: list[str] = []
-    with ProgressBoard(console, config.sweep_id, [cell], 1) as board:
+    with ProgressBoard(console, config.sweep_id, [job.cell], 1) as board:
 
         def report(progress: dict[str, Any]) -> None:
             if "stop_sweep" in progress:
@@ -118,4 +100,29 @@ def search_one(
             raise SweepStoppedError(stopped[0] if stopped else "the trial left no result")
         record = priced(record, config.resources.prices)
         board.trial_ended(record)
-    return record, folder
+    return record, job.folder
+
+
+def _job(
+    plan: Plan, home: Home, folder: Path, number: int, hyperparameters: dict[str, float]
+) -> TrialJob:
+    """Return the job of a trial; trials with other hyper-parameters have folders of their own."""
+    config = plan.config
+    (cell,) = cells_of(config)
+    table = kept_table(folder) if plan.latency_table else None
+    trial_id = cell.trial_id(number)
+    name = f"{trial_id}-{content_key(hyperparameters)[:8]}" if hyperparameters else trial_id
+    return TrialJob(
+        trial_id=trial_id,
+        sweep_id=config.sweep_id,
+        cell=cell,
+        number=number,
+        hyperparameters=hyperparameters,
+        config=trial_config(config, cell, number, hyperparameters, table),
+        supernet_folder=home.supernet(plan.supernet_key),
+        folder=folder / name,
+        num_threads=worker_threads(config.resources.cpus_per_trial),
+        cpus=config.resources.cpus_per_trial,
+        gpus=config.resources.gpus_per_trial,
+        data_version=plan.data_version,
+    )
