@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,12 +16,17 @@ from torch import distributed
 def run_in_group(folder: Path, num_workers: int, call: Callable[..., Any], *args: Any) -> list[Any]:
     """Return what ``call(*args)`` returned on each of the workers; it must be importable."""
     meeting = folder / f"meeting-{num_workers}-{call.__name__}"
-    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
-        joined = [
-            pool.submit(_joined, meeting, rank, num_workers, call, *args)
-            for rank in range(num_workers)
-        ]
-        return [future.result(timeout=240) for future in joined]
+    joined = [
+        _pool(num_workers).submit(_joined, meeting, rank, num_workers, call, *args)
+        for rank in range(num_workers)
+    ]
+    return [future.result(timeout=240) for future in joined]
+
+
+@functools.cache
+def _pool(num_workers: int) -> ProcessPoolExecutor:
+    """Processes that stay: importing torch takes longer than what they are asked."""
+    return ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
 
 
 def _joined(

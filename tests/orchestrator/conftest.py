@@ -1,19 +1,21 @@
-"""Real sweeps on digits, run as a user runs them: ``python -m orchestrator`` in a process."""
+"""Real sweeps on digits, by the command line."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
-
-from orchestrator.cli import app
+from command_line import run_here
+from ray_nodes import ray_nodes
 
 SWEEP = """
 name: tiny
@@ -31,16 +33,17 @@ hyperparameters:
 """
 
 
-READING = ("status", "compare", "pareto", "promote")
-"""Commands that train nothing."""
-
-
 @dataclass
 class Pas:
-    """The command line on a home folder and a sweep file of its own."""
+    """The command line on a home folder and a sweep file of its own.
+
+    Called, it runs a command in a process, as a user does; ``here`` and ``json`` run it in this
+    process, and sweeps on the Ray that all tests share, which takes half the time.
+    """
 
     home: Path
     file: Path
+    shared_ray: Callable[[], str]
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "orchestrator", *arguments]
@@ -59,6 +62,19 @@ class Pas:
             timeout=timeout,
             check=False,
         )
+
+    def here(self, *arguments: str, own_ray: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run a command in this process; ``own_ray``: a Ray whose workers see this environment."""
+        starts_ray = arguments[0] in ("sweep", "extend") and "--dry-run" not in arguments
+        if starts_ray and not own_ray and "--address" not in arguments:
+            arguments += ("--address", self.shared_ray())
+        with contextlib.chdir(self.file.parent):
+            return run_here(arguments, self.home)
+
+    def json(self, *arguments: str, own_ray: bool = False) -> Any:
+        done = self.here(*arguments, "--json", own_ray=own_ray)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def start_until(self, words: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a command and return it, still running, once a line on stderr has these words."""
@@ -82,42 +98,40 @@ class Pas:
         next(line for line in started.stdout if words in line)
         return started
 
-    def json(self, *arguments: str) -> Any:
-        if arguments[0] in READING:
-            return self._json_here(*arguments)
-        done = self(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
 
-    def _json_here(self, *arguments: str) -> Any:
-        """In this process, which has imported already what a new one takes seconds for."""
-        environment = {"PAS_HOME": str(self.home)}
-        done = CliRunner().invoke(app, [*arguments, "--json"], env=environment)
-        assert done.exit_code == 0, (done.stderr, done.exception)
-        return json.loads(done.stdout)
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[Callable[[], str]]:
+    """The address of a Ray cluster of one node, started when a test first asks for it."""
+    with contextlib.ExitStack() as stack:
 
+        @functools.cache
+        def address() -> str:
+            started: str = stack.enter_context(ray_nodes(os.cpu_count() or 2)).address
+            return started
 
-def new_pas(folder: Path) -> Pas:
-    file = folder / "tiny.yaml"
-    file.write_text(SWEEP)
-    return Pas(folder / "home", file)
+        yield address
 
 
 @pytest.fixture(scope="session")
-def make_pas():
+def make_pas(shared_ray) -> Callable[[Path], Pas]:
     """Give a folder a command line of its own."""
-    return new_pas
+
+    def make(folder: Path) -> Pas:
+        file = folder / "tiny.yaml"
+        file.write_text(SWEEP)
+        return Pas(folder / "home", file, shared_ray)
+
+    return make
 
 
 @pytest.fixture
-def pas(tmp_path) -> Pas:
-    return new_pas(tmp_path)
+def pas(tmp_path, make_pas) -> Pas:
+    return make_pas(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Pas:
+def finished(tmp_path_factory, make_pas) -> Pas:
     """A sweep that has run to its end, undisturbed; to be read, not changed."""
-    pas = new_pas(tmp_path_factory.mktemp("finished"))
-    done = pas("sweep", str(pas.file))
-    assert done.returncode == 0, done.stderr
+    pas = make_pas(tmp_path_factory.mktemp("finished"))
+    pas.json("sweep", str(pas.file))
     return pas

@@ -103,7 +103,7 @@ def test_a_front_killed_half_way_ends_as_if_undisturbed(annealed, pas):
     driver.wait()
     ended = {p: p.stat().st_mtime_ns for p in pas.home.glob("sweeps/*/trials/*/result.json")}
     assert "b0.6-s10-0" in {p.parent.name for p in ended}
-    done = pas("sweep", str(pas.file))
+    done = pas.here("sweep", str(pas.file))
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in ended} == ended
     assert "b0.6-s10-0: started" not in done.stderr
@@ -116,7 +116,7 @@ def test_a_front_killed_half_way_ends_as_if_undisturbed(annealed, pas):
 
 def test_early_stopping_of_fronts_is_refused(pas):
     pas.file.write_text(SWEEP)
-    done = pas("sweep", str(pas.file), "--set", "scheduler.name=asha")
+    done = pas.here("sweep", str(pas.file), "--set", "scheduler.name=asha")
     assert done.returncode == 2
     assert "with budget.schedule annealed" in done.stderr
     assert "Traceback" not in done.stderr

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from command_line import run_here
 from PIL import Image
-
-from orchestrator import cli
 
 SWEEP = """
 name: tiny
@@ -25,7 +24,7 @@ strengths: [10]
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch):
     """Run ``pas`` in this process; returns exit code, stdout and stderr."""
     monkeypatch.setenv("PAS_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -33,22 +32,19 @@ def run(tmp_path, monkeypatch, capsys):
 
     def invoke(*arguments: str):
         command = [a.replace("SWEEP_FILE", str(tmp_path / "sweep.yaml")) for a in arguments]
-        monkeypatch.setattr(sys, "argv", ["pas", *command])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return SimpleNamespace(code=caught.value.code, out=captured.out, err=captured.err)
+        done = run_here(command)
+        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
     return invoke
 
 
 @pytest.fixture
-def run_apart(pas):
-    """As ``run``, in a process of its own: for commands that start Ray."""
+def sweep(pas):
+    """As ``run``, for sweeps that go on to Ray."""
     pas.file.write_text(SWEEP)
 
     def invoke(*arguments: str):
-        done = pas(*[a.replace("SWEEP_FILE", str(pas.file)) for a in arguments])
+        done = pas.here("sweep", str(pas.file), *arguments)
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
     return invoke
@@ -317,13 +313,13 @@ def test_a_gpu_that_is_not_there_is_refused(run, monkeypatch):
 
 
 @pytest.mark.slow
-def test_more_cpus_than_the_cluster_has_are_refused_at_once(run_apart):
-    result = run_apart("sweep", "SWEEP_FILE", "--set", "resources.cpus_per_trial=4096")
+def test_more_cpus_than_the_cluster_has_are_refused_at_once(sweep):
+    result = sweep("--set", "resources.cpus_per_trial=4096")
     refused(result, "a trial needs 4096 CPUs", "the nodes of the cluster have")
 
 
 @pytest.mark.slow
-def test_an_undecodable_image_stops_the_sweep_resumably(run_apart, images):
+def test_an_undecodable_image_stops_the_sweep_resumably(sweep, images):
     broken = images / "train" / "b" / "3.png"
     good = broken.read_bytes()
     broken.write_bytes(b"broken")
@@ -332,15 +328,15 @@ def test_an_undecodable_image_stops_the_sweep_resumably(run_apart, images):
         *("--set", "pretrain.epochs=1", "--set", "search.epochs=1", "--set", "finetune.epochs=1"),
         *("--set", "optimizer.batch_size=4"),
     ]
-    refused(run_apart("sweep", "SWEEP_FILE", *sets), str(broken), "run the same command again")
+    refused(sweep(*sets), str(broken), "run the same command again")
     broken.write_bytes(good)
-    result = run_apart("sweep", "SWEEP_FILE", "--json", *sets)
+    result = sweep("--json", *sets)
     assert result.code == 0, result.err
     assert [t["status"] for t in json.loads(result.out)["trials"]] == ["FINISHED"]
 
 
 @pytest.mark.slow
-def test_a_trial_that_diverges_fails_alone(run_apart):
+def test_a_trial_that_diverges_fails_alone(sweep):
     sets = [
         *("--set", "data.validation=0.2", "--set", "pretrain.epochs=1"),
         *(
@@ -353,7 +349,7 @@ def test_a_trial_that_diverges_fails_alone(run_apart):
         ),
         *("--set", "optimizer.warmup_epochs=0"),
     ]
-    result = run_apart("sweep", "SWEEP_FILE", "--json", *sets)
+    result = sweep("--json", *sets)
     by_strength = {t["strength"]: t for t in json.loads(result.out)["trials"]}
     assert by_strength[1.0]["status"] == "FINISHED"
     assert by_strength[1e300]["status"] == "FAILED"

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("command", ["compare", "pareto"])
 def test_csv_has_what_json_has(finished, command):
     document = finished.json(command, "tiny")
-    printed = finished(command, "tiny", "--csv")
+    printed = finished.here(command, "tiny", "--csv")
     assert printed.returncode == 0, printed.stderr
     rows = list(csv.DictReader(printed.stdout.splitlines()))
     assert list(rows[0]) == [field.name for field in dataclasses.fields(TrialRecord)]
@@ -33,7 +33,7 @@ def test_csv_has_what_json_has(finished, command):
 
 
 def test_two_formats_at_once_are_refused(finished):
-    refused = finished("pareto", "tiny", "--csv", "--json")
+    refused = finished.here("pareto", "tiny", "--csv", "--json")
     assert refused.returncode == 2
     assert refused.stdout == ""
     assert "--json and --csv are two formats" in refused.stderr

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 
 import pytest
+from command_line import run_here
 from exported import fake_export
-
-from orchestrator import cli
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch):
     """Run ``pas`` in this process, in an empty folder with a home of its own."""
     monkeypatch.setenv("PAS_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "500")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: str):
-        monkeypatch.setattr(sys, "argv", ["pas", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return SimpleNamespace(code=caught.value.code, out=captured.out, err=captured.err)
+        done = run_here(arguments)
+        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
     return invoke
 

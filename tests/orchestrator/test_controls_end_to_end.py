@@ -95,7 +95,7 @@ def test_the_front_and_promotion_leave_controls_out(controlled):
 def test_tables_show_controls(controlled):
     accuracies = [f"{c['accuracy']:.4f}" for c in controlled.second["controls"]]
     for command in ("compare", "pareto", "status"):
-        shown = controlled.pas(command, "tiny").stdout
+        shown = controlled.pas.here(command, "tiny").stdout
         assert "control" in shown
         assert all(accuracy in shown for accuracy in accuracies), command
     status = controlled.pas.json("status", "tiny")

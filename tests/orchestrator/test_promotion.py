@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import io
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from command_line import run_here
 from mlflow import MlflowClient
 from mlflow.models import Model
 from safetensors.torch import load_file, save_file
@@ -23,7 +21,7 @@ from torch.nn import functional as F
 
 from deploy import candidate, content_hash, load_promoted, save_package
 from deploy.promotions import aliases_of
-from orchestrator import cli, promotion
+from orchestrator import promotion
 from orchestrator.errors import UserError
 from orchestrator.home import Home, write_json
 from orchestrator.judging import Request
@@ -239,15 +237,9 @@ def check_the_commands(made: Sweep) -> None:
 
 
 def pas(*arguments: str) -> SimpleNamespace:
-    """Run a command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        patch.setattr(sys, "argv", ["pas", *arguments])
-        stack.enter_context(contextlib.redirect_stdout(out))
-        stack.enter_context(contextlib.redirect_stderr(err))
-        caught = stack.enter_context(pytest.raises(SystemExit))
-        cli.main()
-    found = SimpleNamespace(code=caught.value.code or 0, out=out.getvalue(), err=err.getvalue())
+    """Run a command in this process, on the home folder of the environment."""
+    done = run_here(arguments)
+    found = SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
     if "--json" in arguments and found.code == 0:
         found.json = json.loads(found.out)
     return found

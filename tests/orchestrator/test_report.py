@@ -37,7 +37,9 @@ def test_a_finished_sweep_has_its_report(finished):
         for trial in trials
         for item in client.list_artifacts(trial.info.run_id)
     )
-    done = finished("report", "tiny", "--out", str(finished.file.parent / "page.html"), "--json")
+    done = finished.here(
+        "report", "tiny", "--out", str(finished.file.parent / "page.html"), "--json"
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     front = [trial["trial_id"] for trial in finished.json("pareto", "tiny")["trials"]]
@@ -138,7 +140,7 @@ def test_a_page_that_cannot_be_written_is_refused(finished, tmp_path):
         with pytest.raises(UserError, match=f"--out {out}.*{words}"):
             check_out(out)
     check_out(tmp_path / "a.html")
-    refused = finished("report", "tiny", "--out", str(tmp_path))
+    refused = finished.here("report", "tiny", "--out", str(tmp_path))
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == f"pas: --out {tmp_path} is a folder; name a file in it\n"
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +18,6 @@ from PIL import Image
 
 from deploy import DeployedClassifier, load_package
 from deploy.manifest import verify_folder
-from orchestrator import cli
 from pas_trainer import DataConfig, open_sources
 
 pytestmark = pytest.mark.slow
@@ -51,53 +45,19 @@ with torch.no_grad():
 """
 
 
-@dataclass
-class Here:
-    """The command line in this process, which has loaded torch, MLflow and ONNX already."""
-
-    home: Path
-
-    def __call__(self, *arguments: str) -> SimpleNamespace:
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            patch.setenv("PAS_HOME", str(self.home))
-            patch.setenv("COLUMNS", "500")
-            patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-            patch.setattr(sys, "argv", ["pas", *arguments])
-            with pytest.raises(SystemExit) as caught:
-                cli.main()
-        return SimpleNamespace(
-            returncode=caught.value.code, stdout=out.getvalue(), stderr=err.getvalue()
-        )
-
-    def json(self, *arguments: str) -> Any:
-        done = self(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-
 @pytest.fixture(scope="module")
-def pas_here(finished) -> Here:
-    return Here(finished.home)
-
-
-@pytest.fixture(scope="module")
-def shipped(pas_here, tmp_path_factory):
+def shipped(finished, tmp_path_factory):
     """An export of the best trial of the finished sweep, and its test images as files."""
     root = tmp_path_factory.mktemp("shipped")
-    promoted = pas_here.json("promote", "tiny", "--budget", "0.5", "--model", "shipped")
-    told = pas_here.json("export", "shipped", "--out", str(root / "export"), "--int8")
+    promoted = finished.json("promote", "tiny", "--budget", "0.5", "--model", "shipped")
+    told = finished.json("export", "shipped", "--out", str(root / "export"), "--int8")
     test = open_sources(DataConfig(name="digits", validation=0.25)).test
     for i, (pixels, label) in enumerate(zip(test.images, test.labels, strict=True)):
         path = root / "images" / str(label) / f"{i:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.asarray(pixels)[..., 0]).save(path)
     trial = promoted["trial"]
-    folder = pas_here.home / "sweeps" / trial["sweep_id"] / "trials" / trial["trial_id"]
+    folder = finished.home / "sweeps" / trial["sweep_id"] / "trials" / trial["trial_id"]
     images = np.stack([np.asarray(i, np.float32).transpose(2, 0, 1) for i in test.images]) / 255
     network = DeployedClassifier(*load_package(folder)).eval()
     with torch.inference_mode():
@@ -130,7 +90,7 @@ def test_an_exported_file_alone_classifies_as_the_trial_did(shipped, program) ->
     assert np.array_equal(np.load(shipped.root / "classes.npy"), shipped.predicted)
 
 
-def test_the_export_tells_what_it_holds_and_is_known_again(pas_here, shipped) -> None:
+def test_the_export_tells_what_it_holds_and_is_known_again(finished, shipped) -> None:
     told = shipped.told
     assert told["version"] == shipped.version
     assert told["written"]
@@ -140,21 +100,21 @@ def test_the_export_tells_what_it_holds_and_is_known_again(pas_here, shipped) ->
     assert told["accuracies"]["model.onnx"] == pytest.approx(shipped.trial["accuracy"], abs=1e-9)
     assert told["accuracies"]["model.int8.onnx"] > 0.9
     assert {f["name"] for f in told["files"]} == verify_folder(shipped.out).names
-    again = pas_here.json("export", "shipped", "--out", str(shipped.out), "--int8")
+    again = finished.json("export", "shipped", "--out", str(shipped.out), "--int8")
     assert again == {**{k: told[k] for k in again}, "written": False}
-    refused = pas_here("export", "shipped", "--out", str(shipped.out))
+    refused = finished.here("export", "shipped", "--out", str(shipped.out))
     assert refused.returncode == 2
     assert "holds another export" in refused.stderr
 
 
-def test_the_snippets_of_the_card_are_true(pas_here, shipped, monkeypatch) -> None:
+def test_the_snippets_of_the_card_are_true(finished, shipped, monkeypatch) -> None:
     card = (shipped.out / "MODEL_CARD.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(snippets) == 3
     monkeypatch.chdir(shipped.out)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{pas_here.home / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished.home / 'mlflow.db'}")
     for snippet in snippets:
-        names: dict[str, Any] = {}
+        names: dict[str, object] = {}
         exec(snippet, names)  # noqa: S102 - as a reader of the card would run it
         logits = torch.as_tensor(names["logits"])
         black = torch.from_numpy(np.zeros((1, 1, 8, 8), np.float32))
@@ -167,9 +127,11 @@ def test_the_snippets_of_the_card_are_true(pas_here, shipped, monkeypatch) -> No
 @pytest.mark.parametrize(
     ("source", "engine"), [("model", "torch"), ("folder", "torch"), ("folder", "onnx")]
 )
-def test_predictions_on_files_are_those_of_the_evaluation(pas_here, shipped, source, engine):
+def test_predictions_on_files_are_those_of_the_evaluation(finished, shipped, source, engine):
     model = {"model": "shipped", "folder": str(shipped.out)}[source]
-    done = pas_here("predict", model, str(shipped.root / "images"), "--engine", engine, "--json")
+    done = finished.here(
+        "predict", model, str(shipped.root / "images"), "--engine", engine, "--json"
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     found = {int(re.search(r"(\d+)\.png", line["path"])[1]): line["label"] for line in lines}
@@ -178,53 +140,55 @@ def test_predictions_on_files_are_those_of_the_evaluation(pas_here, shipped, sou
     ]
 
 
-def test_a_corrupt_image_is_named_and_the_others_are_classified(pas_here, shipped, tmp_path):
+def test_a_corrupt_image_is_named_and_the_others_are_classified(finished, shipped, tmp_path):
     image = next((shipped.root / "images").rglob("*.png"))
     shutil.copy(image, tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(image.read_bytes()[:30])
-    done = pas_here("predict", str(shipped.out), str(tmp_path), "--top", "3", "--csv")
+    done = finished.here("predict", str(shipped.out), str(tmp_path), "--top", "3", "--csv")
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if "bad.png" in line]
     assert "1 of 2 images could not be read" in done.stderr
-    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    rows = list(csv.DictReader(done.stdout.splitlines()))
     assert [row["path"] for row in rows] == [str(tmp_path / "good.png")] * 3
     assert [set(row) for row in rows] == [{"path", "label", "probability"}] * 3
 
 
 def test_publish_and_fetch_carry_the_folder_through_a_bucket(
-    pas_here, shipped, object_store, tmp_path, monkeypatch
+    finished, shipped, object_store, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setenv("PAS_SIGNING_KEY", "a key of this test")
     uri = object_store.upload({}, "models")
-    published = pas_here.json("publish", str(shipped.out), uri)
+    published = finished.json("publish", str(shipped.out), uri)
     assert published["uri"].startswith(f"{uri}/shipped/{shipped.version}-")
     object_store.written.clear()
-    again = pas_here.json("publish", "shipped", uri)  # known by its content: nothing is exported
+    again = finished.json("publish", "shipped", uri)  # known by its content: nothing is exported
     assert object_store.written == []
     assert (again["uploaded"], again["latest_moved"]) == ([], False)
-    fetched = pas_here.json("fetch", uri, "--out", str(tmp_path / "got"))
+    fetched = finished.json("fetch", uri, "--out", str(tmp_path / "got"))
     assert fetched["signature_checked"]
     ours, theirs = files_in(shipped.out), files_in(tmp_path / "got")
     assert theirs.pop("manifest.json") != ours.pop("manifest.json")  # theirs is signed
     assert theirs == ours
     monkeypatch.setenv("PAS_SIGNING_KEY", "another key")
-    refused = pas_here("fetch", uri, "--out", str(tmp_path / "other"))
+    refused = finished.here("fetch", uri, "--out", str(tmp_path / "other"))
     assert refused.returncode == 2
     assert "not that of PAS_SIGNING_KEY" in refused.stderr
     assert not (tmp_path / "other").exists()
 
 
-def test_without_the_sweeps_images_the_stored_example_serves(pas_here, shipped, tmp_path) -> None:
+def test_without_the_sweeps_images_the_stored_example_serves(
+    make_pas, finished, shipped, tmp_path
+) -> None:
     """Another machine, which has the tracking store and nothing else."""
-    uri = f"sqlite:///{pas_here.home / 'mlflow.db'}"
-    elsewhere = Here(tmp_path / "empty")
+    uri = f"sqlite:///{finished.home / 'mlflow.db'}"
+    elsewhere = make_pas(tmp_path)
     told = elsewhere.json(
         *("export", "shipped", "--out", str(tmp_path / "out"), "--format", "pt2"),
         *("--tracking-uri", uri),
     )
     assert told["compared_on"].startswith("the input example stored with the model")
     assert set(told["parity_errors"]) == {"model.pt2"}
-    refused = elsewhere(
+    refused = elsewhere.here(
         "export", "shipped", "--out", str(tmp_path / "int8"), "--int8", "--tracking-uri", uri
     )
     assert refused.returncode == 2

@@ -209,10 +209,10 @@ def test_a_sweep_on_an_object_store_runs_and_is_promoted(pas, object_store, tmp_
         **{phase: {"epochs": 1} for phase in ("pretrain", "search", "finetune")},
     }
     pas.file.write_text(yaml.safe_dump(document))
-    (trial,) = pas.json("sweep", str(pas.file))["trials"]
+    (trial,) = pas.json("sweep", str(pas.file), own_ray=True)["trials"]
     assert trial["status"] == "FINISHED"
     assert len(object_store.fetched) == 50
-    assert pas("promote", "tiny", "--budget", "0.5", "--model", "m").returncode == 0
+    pas.json("promote", "tiny", "--budget", "0.5", "--model", "m")
     assert len(object_store.fetched) == 50
     (version,) = NodeCache(tmp_path / "cache")._versions()
     assert not list(pas.home.rglob(f"*{version}*"))

@@ -56,7 +56,7 @@ def test_a_killed_driver_is_followed_by_one_with_an_empty_home(
         second = make_pas(tmp_path / "elsewhere")
         (lock,) = [name for name in object_store.objects(uri) if name.endswith("/lock")]
         object_store.make_older(uri, lock, 120)  # two minutes later
-        done = second("sweep", str(pas.file), *options, *address, "--json")
+        done = second.here("sweep", str(pas.file), *options, *address, "--json")
     assert done.returncode == 0, done.stderr
     assert f"{begun}: search" not in done.stderr  # it went on from its last epoch
     for trial_id, result in before.items():

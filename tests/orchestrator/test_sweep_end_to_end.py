@@ -98,14 +98,14 @@ def test_an_interrupted_sweep_says_so_and_leaves_no_run_running(pas):
 
 def test_two_drivers_exclude_each_other_and_the_first_can_be_stopped(pas):
     first = pas.start_until("supernet: epoch", "sweep", str(pas.file))
-    second = pas("sweep", str(pas.file))
+    second = pas.here("sweep", str(pas.file))
     assert second.returncode == 2
     assert "is being run by another process" in second.stderr
     assert pas.json("stop", "tiny")["was_running"]
     first.communicate(timeout=60)
     assert first.returncode == 130
     assert runs_of(pas)[1].info.status == "KILLED"
-    log = pas("logs", "tiny").stdout.splitlines()
+    log = pas.here("logs", "tiny").stdout.splitlines()
     assert "supernet: epoch 1/" in log[1]
     assert log[-1].endswith("driver ends: interrupted")
 
@@ -128,7 +128,7 @@ def test_tables_agree_with_the_records(finished):
     status = finished.json("status", "tiny")
     assert status["status"] == "FINISHED"
     assert finished.json("status")[0]["sweep_id"] == status["sweep_id"]
-    shown = finished("compare", "tiny").stdout
+    shown = finished.here("compare", "tiny").stdout
     assert f"{max(t['accuracy'] for t in trials):.4f}" in shown
 
 
@@ -154,7 +154,7 @@ def test_the_best_within_a_budget_is_promoted_and_loads_in_plain_mlflow(finished
     assert done.stdout.strip().endswith("(3, 10)"), done.stderr
     again = finished.json("promote", "tiny", "--budget", "0.5", "--model", "m")
     assert again["version"] == promoted["version"]
-    refused = finished("promote", "tiny", "--budget", "0.01", "--model", "m")
+    refused = finished.here("promote", "tiny", "--budget", "0.01", "--model", "m")
     assert refused.returncode == 2
     assert "no front member is that cheap" in refused.stderr
 

@@ -111,7 +111,7 @@ def test_a_limit_on_latency_goes_by_one_table(pas):
     assert {t["trial_id"] for t in more["trials"]} == {"b0.75-s1-0", "b0.75-s10-0"}
     (kept,) = [t for t in more["trials"] if t["trial_id"] == trial["trial_id"]]
     assert {**kept, "on_front": None} == {**trial, "on_front": None}  # not run twice
-    refused = pas("sweep", str(pas.file), *sets, "--set", "seed=1")
+    refused = pas.here("sweep", str(pas.file), *sets, "--set", "seed=1")
     assert refused.returncode == 2
     assert "seed: 0 -> 1" in refused.stderr
     assert (sweep / "latency.json").read_text() == table
@@ -152,7 +152,7 @@ def test_a_trial_that_cannot_write_stops_the_sweep_resumably(pas):
     in_the_way = pas.home / "sweeps" / sweep_id / "trials" / "b0.5-s10-0"
     in_the_way.parent.mkdir(parents=True)
     in_the_way.write_text("not a folder")
-    stopped = pas(*sweep)
+    stopped = pas.here(*sweep)
     assert stopped.returncode == 2
     assert "sweep stopped" in stopped.stderr
     assert "b0.5-s10-0" in stopped.stderr

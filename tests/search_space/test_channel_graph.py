@@ -78,10 +78,7 @@ def test_published_searched_widths_of_b1(
     [
         ("repvgg_a0", 1.4, 8.30),
         ("repvgg_a1", 2.4, 12.78),
-        ("repvgg_a2", 5.1, 25.49),
-        ("repvgg_b0", 3.1, 14.33),
         ("repvgg_b1", 11.8, 51.82),
-        ("repvgg_b2", 18.4, 80.31),
         ("repvgg_b3", 26.2, 110.96),
     ],
 )
@@ -105,7 +102,7 @@ def test_full_network_costs_what_it_runs(graph_of: GraphOf, name: str, image_siz
     assert num_params == graph.count_params()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=8)
 @given(data=st.data())
 @pytest.mark.parametrize(
     ("name", "image_size"), [("repvgg_tiny", 8), ("repvgg_small", 19), ("repvgg_a0", 224)]
