@@ -14,7 +14,6 @@ import numpy as np
 import optuna
 from numpy.typing import ArrayLike, NDArray
 from optuna.distributions import FloatDistribution
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from orchestrator.cells import Cell
 from orchestrator.records import TrialRecord, without_controls
@@ -75,6 +74,9 @@ def importance_of(
         return Importance(reason="In each cell all trials are equally accurate.")
     chosen = np.random.default_rng(seed).permutation(len(trials))[:_MOST]
     study = _study([trials[i] for i in chosen], values[chosen], ranges)
+    # Imported here: it brings scikit-learn, seconds that most sweeps are too small to need.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
     shares = {name: float(share) for name, share in found.items()}
     return Importance(shares=shares, num_trials=len(trials), num_cells=len(cells))
