@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from orchestrator.home import write_text
 from orchestrator.loading import parse_sweep
 from orchestrator.pareto import front
 from orchestrator.records import TrialRecord, controls_among, without_controls
+from orchestrator.spool import SEARCH_WIDTHS
 from orchestrator.tracking_reader import SweepInfo, find_sweep, read_text, records_of
 from orchestrator.tracking_requests import write_artifacts
 from orchestrator.tracking_server import TrackingError, describe, open_client
@@ -187,13 +189,28 @@ def _curves(uri: str, members: Sequence[TrialRecord]) -> dict[str, Curve]:
     """Read the epochs of trials, those that have any."""
     client = open_client(uri)
     try:
-        found = {r.trial_id: _curve(client, r.run_id) for r in members if r.run_id is not None}
+        found = {
+            r.trial_id: _curve(client, r.run_id, _search_widths(uri, r.run_id))
+            for r in members
+            if r.run_id is not None
+        }
+    except TrackingError:
+        raise
     except Exception as error:
         raise TrackingError(f"cannot read epochs: {describe(error, uri)}") from error
     return {trial_id: curve for trial_id, curve in found.items() if curve.epochs}
 
 
-def _curve(client: Any, run_id: str) -> Curve:
+def _search_widths(uri: str, run_id: str) -> Mapping[str, Sequence[int]]:
+    """Return a trial's widths by epoch of its search; nothing where they are not recorded."""
+    text = read_text(uri, run_id, SEARCH_WIDTHS)
+    if text is None:
+        return {}
+    widths: Mapping[str, Sequence[int]] = json.loads(text)["widths"]
+    return widths
+
+
+def _curve(client: Any, run_id: str, widths: Mapping[str, Sequence[int]]) -> Curve:
     from orchestrator.report_figures import Curve
 
     names = ("phase", "epoch_macs_ratio", "epoch_accuracy")
@@ -207,4 +224,5 @@ def _curve(client: Any, run_id: str) -> Curve:
         macs_ratio=[ratio[epoch] for epoch in epochs],
         accuracy=[accuracy[epoch] for epoch in epochs],
         num_search=sum(phase[epoch] == 0 for epoch in epochs),
+        widths=widths,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
@@ -15,8 +15,7 @@ from orchestrator.records import TrialRecord, without_controls
 from orchestrator.tables import best_of
 
 FONT = "system-ui, -apple-system, Segoe UI, sans-serif"
-_ROW_PX = 26
-_PALE = [
+PALE = [
     [step / 10, f"rgb({', '.join(str(round(140 + 0.45 * 255 * part)) for part in color)})"]
     for step, color in enumerate(
         sample_colorscale(COLORSCALE, [step / 10 for step in range(11)], colortype="tuple")
@@ -35,12 +34,14 @@ class Curve:
         epochs: counted through search and fine-tuning.
         macs_ratio, accuracy: after each of them, as shares.
         num_search: how many of them belong to the search.
+        widths: by channel group, after each epoch of the search, as far as they are known.
     """
 
     epochs: Sequence[int]
     macs_ratio: Sequence[float]
     accuracy: Sequence[float]
     num_search: int
+    widths: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def report_front(
@@ -97,7 +98,7 @@ def cells_figure(records: Sequence[TrialRecord]) -> go.Figure:
             text=texts,
             texttemplate="%{text}",
             hovertemplate="budget %{y}, strength %{x}<br>%{text}<extra></extra>",
-            colorscale=_PALE,
+            colorscale=PALE,
             textfont={"color": INK},
             xgap=3,
             ygap=3,
@@ -105,54 +106,9 @@ def cells_figure(records: Sequence[TrialRecord]) -> go.Figure:
         )
     )
     _add_empty_texts(figure, best, texts)
-    _style(figure, height=130 + 62 * max(1, len(budgets)))
+    style_figure(figure, height=130 + 62 * max(1, len(budgets)))
     figure.update_xaxes(title="strength", type="category", showgrid=False, side="bottom")
     figure.update_yaxes(title={"text": "budget", "standoff": 14}, type="category", showgrid=False)
-    return figure
-
-
-def widths_figure(members: Sequence[TrialRecord], supernet: Mapping[str, int] | None) -> go.Figure:
-    """Return widths by layer (rows, the first on top), a column per member and the supernet's.
-
-    Colours are shares of the supernet's width, or where that is not known of the widest member's.
-
-    Args:
-        members: of the front, with :attr:`TrialRecord.widths`, the cheapest first.
-        supernet: its widths by channel group, in order of execution, if they are known.
-    """
-    known = [(_label(member), member.widths or {}) for member in members]
-    columns = [*known, ("<b>supernet</b>", supernet)] if supernet else known
-    layers = list(dict.fromkeys(name for _, widths in columns[::-1] for name in widths))
-    full = {n: max(widths.get(n, 0) for _, widths in columns) or 1 for n in layers}
-    figure = go.Figure(
-        go.Heatmap(
-            z=[[_share(widths.get(n), full[n]) for _, widths in columns] for n in layers],
-            x=[label for label, _ in columns],
-            y=[html.escape(name) for name in layers],
-            text=[[widths.get(n, "") for _, widths in columns] for n in layers],
-            customdata=[[full[n]] * len(columns) for n in layers],
-            texttemplate="%{text}",
-            hovertemplate="%{y}<br>%{x}<br>%{text} of %{customdata}<extra></extra>",
-            colorscale=_PALE,
-            textfont={"color": INK},
-            zmin=0,
-            zmax=1,
-            xgap=2,
-            ygap=1,
-            colorbar={
-                "tickformat": ".0%",
-                "thickness": 12,
-                "outlinewidth": 0,
-                "lenmode": "pixels",
-                "len": 140,
-                "yanchor": "top",
-                "y": 1,
-            },
-        )
-    )
-    _style(figure, height=190 + _ROW_PX * max(3, len(layers)))
-    figure.update_xaxes(type="category", side="top", tickangle=-90, showgrid=False)
-    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, dtick=1)
     return figure
 
 
@@ -195,7 +151,7 @@ def curves_figure(
             row=2,
             col=1,
         )
-    _style(figure, height=540)
+    style_figure(figure, height=540)
     figure.update_yaxes(tickformat=".0%")
     figure.update_yaxes(title="share of the MACs", row=1, col=1)
     figure.update_yaxes(title="validation accuracy", row=2, col=1)
@@ -218,7 +174,7 @@ def importance_figure(shares: Mapping[str, float]) -> go.Figure:
             hoverinfo="skip",
         )
     )
-    _style(figure, height=90 + 44 * len(names))
+    style_figure(figure, height=90 + 44 * len(names))
     figure.update_xaxes(range=[0, 1], tickformat=".0%")
     figure.update_yaxes(showgrid=False)
     return figure
@@ -242,16 +198,8 @@ def _add_empty_texts(
                 figure.add_annotation(x=column, y=row, text=text, showarrow=False)
 
 
-def _label(member: TrialRecord) -> str:
-    share = "" if member.macs_ratio is None else f" {member.macs_ratio:.1%}"
-    return html.escape(member.trial_id) + share
-
-
-def _share(width: int | None, full: int) -> float | None:
-    return None if width is None else width / full
-
-
-def _style(figure: go.Figure, *, height: int) -> None:
+def style_figure(figure: go.Figure, *, height: int) -> None:
+    """Give a picture the look of the page; ``height`` in pixels."""
     figure.update_layout(
         template="none",
         font={"family": FONT, "color": INK},

@@ -19,8 +19,8 @@ from orchestrator.report_figures import (
     curves_figure,
     importance_figure,
     report_front,
-    widths_figure,
 )
+from orchestrator.report_widths import search_widths_figure, widths_figure
 from orchestrator.reproduction import caveats, search_command, sweep_command
 from orchestrator.tables import best_of, cost_text
 
@@ -97,6 +97,8 @@ def _figures(
         figures["widths"] = widths_figure(drawn, report.supernet_widths)
     if report.curves:
         figures["curves"] = curves_figure(drawn, report.curves, info.supernet_accuracy)
+    if any(curve.widths for curve in report.curves.values()):
+        figures["search_widths"] = search_widths_figure(drawn, report.curves)
     if report.importance.shares:
         figures["importance"] = importance_figure(report.importance.shares)
     config = {"displaylogo": False, "responsive": True, "displayModeBar": False}

@@ -7,11 +7,15 @@ result file; its curves are here, line by line, until they have been delivered.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 FILE = "epochs.jsonl"
+
+SEARCH_WIDTHS = "search_widths.json"
+"""Artifact of a trial's run, :func:`widths_by_epoch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,13 @@ class Epoch:
         step: counts on through the trial's phases.
         time_ms: when it was reported, milliseconds since 1970.
         metrics: by name.
+        widths: open channels by group, while they are searched.
     """
 
     step: int
     time_ms: int
     metrics: Mapping[str, float]
+    widths: Mapping[str, int] = field(default_factory=dict)
 
 
 def keep_epoch(folder: Path, epoch: Epoch) -> None:
@@ -43,6 +49,18 @@ def kept_epochs(folder: Path) -> list[Epoch]:
         return []
     whole, _, _torn = path.read_text(encoding="utf-8").rpartition("\n")
     return [Epoch(**json.loads(line)) for line in whole.splitlines()]
+
+
+def widths_by_epoch(epochs: Sequence[Epoch]) -> dict[str, Any]:
+    """Return how widths moved, as is kept with a trial's run: its steps, and a list per group.
+
+    Nothing where no widths were searched.
+    """
+    searched = {epoch.step: epoch.widths for epoch in epochs if epoch.widths}
+    steps = sorted(searched)
+    groups = searched[steps[0]] if steps else ()
+    widths = {name: [searched[step][name] for step in steps] for name in groups}
+    return {"epochs": steps, "widths": widths} if steps else {}
 
 
 def drop_epochs(folder: Path) -> None:

@@ -7,6 +7,7 @@ it, and are told again after a crash between the writes.
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from orchestrator.preflight import Plan
 from orchestrator.records import TrialRecord
 from orchestrator.retention import Retention
 from orchestrator.savings import share_saved, spent_and_saved
-from orchestrator.spool import Epoch, keep_epoch, kept_epochs
+from orchestrator.spool import SEARCH_WIDTHS, Epoch, keep_epoch, kept_epochs, widths_by_epoch
 from orchestrator.studies import CellStudies
 from orchestrator.sweep_files import HomeFiles
 from orchestrator.tracking import SweepTracker
@@ -100,7 +101,8 @@ class SweepRecords:
             "epoch_macs_ratio": progress["macs_ratio"],
             "phase": float(PHASES.index(progress["phase"])),
         }
-        epoch = Epoch(before + progress["epoch"], time.time_ns() // 1_000_000, metrics)
+        step_number, now_ms = before + progress["epoch"], time.time_ns() // 1_000_000
+        epoch = Epoch(step_number, now_ms, metrics, dict(progress.get("widths", ())))
         keep_epoch(step.folder, epoch)
         self._tracker.log_epoch(step.trial_id, metrics, epoch.step, epoch.time_ms)
         self._watcher.trial_progress(step.trial_id, progress)
@@ -182,6 +184,8 @@ class SweepRecords:
         artifacts = {}
         if architecture.exists():
             artifacts["architecture.json"] = architecture.read_text()
+        if searched := widths_by_epoch(kept_epochs(job.folder)):
+            artifacts[SEARCH_WIDTHS] = json.dumps(searched)
         self._tracker.trial_finished(record, artifacts)
         self._watcher.trial_ended(record)
         self._retention.ended(record)

@@ -41,7 +41,8 @@ from pas_trainer import (
 )
 
 PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio", "seconds")
-"""What a worker reports after each epoch, beside ``step``, the index in :attr:`TrialJob.steps`."""
+"""What a worker reports after each epoch, beside ``step``, the index in :attr:`TrialJob.steps`, and
+``widths``, pairs of channel group and width (not a mapping: Tune would keep statistics of each)."""
 
 
 def train_job(job: TrialJob, report: Report) -> None:
@@ -56,7 +57,8 @@ def train_job(job: TrialJob, report: Report) -> None:
     """
 
     def on_epoch(step: int, epoch: EpochReport) -> None:
-        report({"step": step, **{key: getattr(epoch, key) for key in PROGRESS_KEYS}})
+        told = {key: getattr(epoch, key) for key in PROGRESS_KEYS}
+        report({"step": step, **told, "widths": list(epoch.widths.items())})
 
     def found(step: int, result: TrialResult) -> None:
         if is_first() and read_result(job.steps[step]) is None:

@@ -46,6 +46,7 @@ class EpochReport:
         accuracy: on the validation split, in [0, 1].
         macs_ratio: the network's MACs (in deploy form, gates counted) over the supernet's.
         seconds: wall time by phase until now, that of earlier starts included.
+        widths: open channels by group, while they are searched.
     """
 
     phase: Phase
@@ -55,6 +56,7 @@ class EpochReport:
     accuracy: float
     macs_ratio: float
     seconds: Mapping[str, float] = field(compare=False)
+    widths: Mapping[str, int] = field(default_factory=dict)
 
 
 Report = Callable[[EpochReport], None]

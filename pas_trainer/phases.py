@@ -190,6 +190,7 @@ class TrialPhases:
         lr_factor: Callable[[int, int, float], float],
         *,
         macs: Callable[[], float],
+        widths: Callable[[], Mapping[str, int]] = dict,
         state: dict[str, Any] | None,
         extra_loss: Callable[[Tensor], Tensor] | None = None,
         keep: Mapping[str, Any] | None = None,
@@ -225,7 +226,12 @@ class TrialPhases:
         for epoch in range(start, num_epochs):
             loss = trainer.train_epoch(epoch)
             accuracy = evaluate(model, self.data.validation, self.data, self.device)
-            told = {"loss": loss, "accuracy": accuracy, "macs_ratio": macs() / self.full_macs}
+            told = {
+                "loss": loss,
+                "accuracy": accuracy,
+                "macs_ratio": macs() / self.full_macs,
+                "widths": widths(),
+            }
             seconds = self.clock.lap()
             self.checkpoint.save(
                 phase=phase,
@@ -243,7 +249,7 @@ class TrialPhases:
         phase: Phase,
         epoch: int,
         num_epochs: int,
-        told: Mapping[str, float],
+        told: Mapping[str, Any],
         seconds: Mapping[str, float],
     ) -> None:
         self.report(

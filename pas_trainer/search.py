@@ -129,6 +129,7 @@ class SearchTrial(TrialPhases):
             learning_rate,
             _constant_after_warmup,
             macs=lambda: float(gated.cost("macs").detach()),
+            widths=lambda: {name: len(units) for name, units in gated.open_channels().items()},
             state=state,
             extra_loss=weighted_budget_loss,
             keep=keep,

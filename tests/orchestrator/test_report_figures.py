@@ -13,8 +13,8 @@ from orchestrator.report_figures import (
     curves_figure,
     importance_figure,
     report_front,
-    widths_figure,
 )
+from orchestrator.report_widths import search_widths_figure, widths_figure
 
 
 def trial(number, accuracy, budget=0.5, strength=1.0, status="FINISHED", **fields):
@@ -93,6 +93,24 @@ def test_a_trial_that_was_only_fine_tuned_or_only_searched_is_drawn():
         curve = Curve(epochs=[1, 2], macs_ratio=[1, 1], accuracy=[0, 1], num_search=num_search)
         figure = curves_figure([member], {member.trial_id: curve}, None)
         assert {x for t in figure.data for x in t.x} == {1, 2}
+
+
+def test_widths_of_the_search_are_shares_of_what_they_were():
+    members = [trial(0, 0.9), trial(1, 0.8), trial(2, 0.7)]
+    known = {"epochs": [1, 2], "macs_ratio": [1, 1], "accuracy": [0, 1], "num_search": 2}
+    curves = {
+        members[0].trial_id: Curve(**known, widths={"a": [8, 4], "b": [4, 4]}),
+        members[1].trial_id: Curve(**known),
+        members[2].trial_id: Curve(**known, widths={"a": [8, 2]}),
+    }
+    figure = search_widths_figure(members, curves)
+    first, last = figure.data
+    assert [list(row) for row in first.z] == [[1, 0.5], [1, 1]]
+    assert [list(row) for row in last.z] == [[1, 0.25]]
+    assert (first.visible, last.visible) == (False, True)
+    (menu,) = figure.layout.updatemenus
+    assert [b.label for b in menu.buttons] == [members[0].trial_id, members[2].trial_id]
+    assert [b.args[0]["visible"] for b in menu.buttons] == [[True, False], [False, True]]
 
 
 def test_the_most_important_is_on_top():

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.home import Home
 from orchestrator.loading import load_sweep
 from orchestrator.preflight import make_plan
-from orchestrator.spool import FILE, Epoch, drop_epochs, keep_epoch, kept_epochs
+from orchestrator.spool import FILE, Epoch, drop_epochs, keep_epoch, kept_epochs, widths_by_epoch
 from orchestrator.sweep import Sweep, build_studies
 from orchestrator.tracking import SweepTracker
 from orchestrator.tracking_reader import find_sweep
@@ -32,6 +32,17 @@ def test_epochs_come_back_in_order_without_a_torn_line(tmp_path):
     drop_epochs(folder)
     drop_epochs(folder)
     assert kept_epochs(folder) == []
+
+
+def test_widths_are_those_of_the_search_each_epoch_once():
+    epochs = [
+        Epoch(1, 10, {}, {"a": 8, "b": 4}),
+        Epoch(2, 20, {}, {"a": 6, "b": 4}),
+        Epoch(2, 30, {}, {"a": 6, "b": 4}),  # a resumed trial tells its last epoch again
+        Epoch(3, 40, {}),
+    ]
+    assert widths_by_epoch(epochs) == {"epochs": [1, 2], "widths": {"a": [8, 6], "b": [4, 4]}}
+    assert widths_by_epoch(epochs[3:]) == {}
 
 
 class Driver:

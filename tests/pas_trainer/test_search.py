@@ -72,6 +72,16 @@ def test_the_same_trial_gives_the_same_result(supernet, undisturbed):
     assert again.accuracy == undisturbed.accuracy
 
 
+def test_widths_are_told_while_they_are_searched(supernet, undisturbed):
+    told = []
+    run_search(TRIAL, supernet, report=told.append)
+    for epoch in told:
+        assert bool(epoch.widths) == (epoch.phase == "search")
+    searched = [epoch.widths for epoch in told if epoch.phase == "search"]
+    assert all(widths.keys() == undisturbed.widths.keys() for widths in searched)
+    assert sum(searched[-1].values()) < sum(searched[0].values())
+
+
 def test_another_seed_gives_another_result(supernet, undisturbed):
     other = run_search(dataclasses.replace(TRIAL, seed=8), supernet)
     assert other.widths != undisturbed.widths or not same_weights(other, undisturbed)
