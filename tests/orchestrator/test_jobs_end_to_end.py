@@ -34,10 +34,17 @@ def token(head, monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+def told(pas, *arguments):
+    """What a process tells in JSON: Ray reads the token once in a process."""
+    done = pas(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_a_sweep_is_submitted_followed_stopped_and_run_to_its_end(pas, cluster_pas, head, token):
     there = ["--address", head.jobs]
     endless = ["sweep", str(pas.file), *there, *QUICK, "--set", "finetune.epochs=100000"]
-    job = pas.json(*endless, "--detach", "--code")
+    job = told(pas, *endless, "--detach", "--code")
     assert job["name"] == "tiny"
     assert job["job_id"] == f"pas-{job['sweep_id']}-1"
 
@@ -46,15 +53,15 @@ def test_a_sweep_is_submitted_followed_stopped_and_run_to_its_end(pas, cluster_p
     assert again.returncode == 2
     assert f"is being run by job {job['job_id']} already" in again.stderr
 
-    stopped = pas.json("stop", "tiny", *there)
+    stopped = told(pas, "stop", "tiny", *there)
     assert stopped == {"sweep_id": job["sweep_id"], "job_id": job["job_id"], "was_running": True}
     assert "interrupted; the same command goes on" in follower.communicate(timeout=60)[0]
     assert follower.returncode == 0
     swept = cluster_pas.json("status", job["sweep_id"])
     assert (swept["status"], swept["trials"][0]["status"]) == ("KILLED", "KILLED")
 
-    outcome = pas.json(
-        "sweep", str(pas.file), *there, *QUICK, "--set", "finetune.epochs=1", "--new"
+    outcome = told(
+        pas, "sweep", str(pas.file), *there, *QUICK, "--set", "finetune.epochs=1", "--new"
     )
     assert [trial["status"] for trial in outcome["trials"]] == ["FINISHED"]
     listed = pas("status", "--json", *there)
