@@ -24,6 +24,7 @@ from orchestrator.cli_options import (
     SweepName,
 )
 from orchestrator.cli_results import compare, pareto, report, ui
+from orchestrator.cli_serving import serve
 from orchestrator.cli_shipping import export, fetch, predict, publish
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home
@@ -233,7 +234,7 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     *(status, logs, stop),
     *(compare, pareto, report),
     *(promote, rollback, history, ui),
-    *(export, predict, publish, fetch),
+    *(export, predict, publish, fetch, serve),
 )
 for _command in _COMMANDS:
     app.command()(_command)

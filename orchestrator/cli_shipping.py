@@ -69,7 +69,7 @@ def export(
 
     wanted = _wanted(model, alias, version, tracking_uri, allow_import)
     chosen = [f.value for f in formats or Format]
-    with _told("exported"), err.status("registry") as status:
+    with told("exported"), err.status("registry") as status:
         manifest, checks = shipping.export(
             wanted, out_folder, formats=chosen, int8=int8, tell=status.update
         )
@@ -122,7 +122,7 @@ def predict(
         unreadable.append(str(error))
         err.print(str(error), highlight=False, soft_wrap=True, markup=False)
 
-    with _told("classified"):
+    with told("classified"):
         files = image_files(paths)
         with err.status("model") as status:
             wanted = _wanted(model, alias, version, tracking_uri, allow_import)
@@ -147,7 +147,7 @@ def publish(
     from orchestrator import shipping
 
     wanted = _wanted(model, alias, version, tracking_uri, allow_import)
-    with _told("published"), err.status("store") as status:
+    with told("published"), err.status("store") as status:
         published = shipping.publish(wanted, address, tell=status.update)
     manifest = published.manifest
     document = {
@@ -180,7 +180,7 @@ def fetch(
     from orchestrator.shipping import signing_key
 
     key = signing_key()
-    with _told("fetched"), err.status("store"):
+    with told("fetched"), err.status("store"):
         manifest = fetch_folder(open_models(address), out_folder, version=version, key=key)
     document = {"folder": str(out_folder), "signature_checked": key is not None, **_plain(manifest)}
     checked = "files and signature" if key else "files (no signature: PAS_SIGNING_KEY is not set)"
@@ -203,7 +203,7 @@ def _wanted(
 
 
 @contextmanager
-def _told(done: str) -> Iterator[None]:
+def told(done: str) -> Iterator[None]:
     """Tell what goes wrong in one sentence; forms that disagree are a refused gate."""
     from deploy import PackageError, ParityError
     from deploy.manifest import ManifestError

@@ -61,7 +61,7 @@ def ray_session(
             runtime_env={"py_modules": list(code)} if code else None,
         )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(_unreachable(address, error)) from None
+        raise UserError(unreachable(address, error)) from None
     try:
         if trials_at_once(resources) == 0:
             raise UserError(_too_small(resources))
@@ -71,7 +71,8 @@ def ray_session(
         ray.shutdown()
 
 
-def _unreachable(address: str | None, error: Exception) -> str:
+def unreachable(address: str | None, error: Exception) -> str:
+    """Return in one sentence why no Ray cluster can be used, and the way out."""
     if isinstance(error, ray.exceptions.AuthenticationError):
         return LOCKED.format(address=address)
     first = (str(error).strip() or type(error).__name__).splitlines()[0]

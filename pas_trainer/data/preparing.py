@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -24,13 +24,15 @@ Resize = Literal["whole", "centre"]
 both kept (images on disk)."""
 
 
-def prepare_image(
-    image: Path | NDArray[np.uint8], size: int, channels: int, resize: Resize
-) -> NDArray[np.uint8]:
+Given = Path | BinaryIO | NDArray[np.uint8]
+"""A file, by its path or open, or pixels, uint8 (H, W, C)."""
+
+
+def prepare_image(image: Given, size: int, channels: int, resize: Resize) -> NDArray[np.uint8]:
     """Return one image as it is evaluated, uint8 (size, size, channels).
 
     Args:
-        image: a file, or uint8 (H, W, C).
+        image: a file, by its path or open, or uint8 (H, W, C).
         size: height and width in pixels.
         channels: 3 (colours) or 1 (grey).
         resize: which way.
@@ -47,9 +49,7 @@ def prepare_image(
     return np.asarray(centre_of(size)(picture)).reshape(size, size, channels)
 
 
-def prepare_images(
-    images: Iterable[Path | NDArray[np.uint8]], size: int, channels: int, resize: Resize
-) -> Tensor:
+def prepare_images(images: Iterable[Given], size: int, channels: int, resize: Resize) -> Tensor:
     """Return images as they are evaluated, uint8 (N, C, H, W); see :func:`prepare_image`.
 
     Raises:
@@ -69,7 +69,7 @@ def centre_of(size: int) -> Callable[[Image.Image], Image.Image]:
     return transform  # type: ignore[no-any-return]
 
 
-def resized(image: Path | NDArray[np.uint8], size: int, channels: int) -> NDArray[np.uint8]:
+def resized(image: Given, size: int, channels: int) -> NDArray[np.uint8]:
     """Bring one image to (size, size, channels): shorter side to ``size``, then a centre crop.
 
     Raises:

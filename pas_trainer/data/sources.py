@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -101,8 +101,8 @@ def open_sources(config: DataConfig) -> Sources:
     return Sources(train, validation, test, classes, channels, size, version)
 
 
-def decode(path: Path, channels: int = 3) -> Image.Image:
-    """Read one image file as RGB (or grey, for one channel).
+def decode(path: Path | BinaryIO, channels: int = 3) -> Image.Image:
+    """Read one image file, or what was read of one, as RGB (or grey, for one channel).
 
     Raises:
         DataError: naming the file, if it cannot be read or decoded.
@@ -111,8 +111,9 @@ def decode(path: Path, channels: int = 3) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB" if channels == 3 else "L")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        name = address_of(path) if isinstance(path, Path) else "of bytes"
         raise DataError(
-            f"cannot decode image {address_of(path)} ({type(error).__name__}); "
+            f"cannot decode image {name} ({type(error).__name__}); "
             "replace or remove it and run the same command again"
         ) from error
 

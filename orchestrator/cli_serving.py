@@ -1,0 +1,111 @@
+"""The command that serves a registered model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli_options import Json, TrackingUri
+from orchestrator.cli_shipping import Alias, AllowImport, Engine, ModelOrFolder, Version, told
+from orchestrator.terminal import INTERRUPTED, err, show
+
+if TYPE_CHECKING:
+    from orchestrator.serving import Serving
+
+
+def serve(
+    model: ModelOrFolder,
+    alias: Alias = "champion",
+    version: Version = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8000,
+    engine: Annotated[
+        Engine | None, typer.Option(help="What computes; by default onnx where it is installed.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that classify.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each of them.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images classified together.")] = 64,
+    batch_wait_ms: Annotated[
+        float, typer.Option(min=0, max=1000, help="For how long a batch waits for more images.")
+    ] = 2.0,
+    max_body_mib: Annotated[float, typer.Option(min=0.001, help="Size of a request.")] = 16.0,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = 25_000_000,
+    max_images: Annotated[int, typer.Option(min=1, help="Images in a request.")] = 32,
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="Requests at a time, for each replica.")
+    ] = 128,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 30,
+    poll: Annotated[
+        float, typer.Option(min=0, help="Seconds between looks for another version; 0: never.")
+    ] = 10,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Ray cluster: auto, or HOST:PORT of its head."),
+    ] = None,
+    allow_import: AllowImport = False,
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Serve a version by HTTP until Ctrl-C, and the next one when the alias moves to it."""
+    from deploy.serving_requests import Limits
+    from orchestrator.serving import TOKEN_VARIABLE, ServingOptions, is_loopback, serve_model
+    from orchestrator.shipping import Wanted
+
+    options = ServingOptions(
+        host=host,
+        port=port,
+        engine=engine and engine.value,
+        replicas=replicas,
+        threads=threads,
+        batch_images=batch,
+        batch_wait_s=batch_wait_ms / 1000,
+        limits=Limits(
+            body_bytes=int(max_body_mib * (1 << 20)),
+            pixels=max_pixels,
+            images=max_images,
+            requests=max_requests,
+            timeout_s=timeout,
+        ),
+        poll_s=poll,
+        address=address,
+    )
+    wanted = Wanted(
+        model=model,
+        alias=alias,
+        version=version,
+        tracking_uri=tracking_uri,
+        allow_import=allow_import,
+    )
+    if not is_loopback(host) and not os.environ.get(TOKEN_VARIABLE):
+        _say(
+            f"warning: {host} can be reached from other machines, and anybody there may send "
+            f"images; set {TOKEN_VARIABLE} to a token that requests must bring"
+        )
+
+    def ready(serving: Serving) -> None:
+        document = {
+            "url": serving.url,
+            "model": serving.model,
+            "version": serving.version,
+            "engine": serving.engine,
+            "token": serving.token,
+        }
+        line = (
+            f"{serving.model}, version {serving.version} ({serving.engine}) at {serving.url} "
+            "(Ctrl-C to stop)"
+        )
+        show(document, as_json, [line])
+        sys.stdout.flush()
+
+    try:
+        with told("served"):
+            serve_model(wanted, options, ready=ready, tell=_say)
+    except KeyboardInterrupt:  # before it began; else that is how a server ends
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _say(sentence: str) -> None:
+    err.print(sentence, highlight=False, markup=False, soft_wrap=True)
