@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,10 +26,12 @@ from deploy.onnx_export import describe, export_onnx, onnx_network, require_onnx
 from deploy.package import ARCHITECTURE_FILE, WEIGHTS_FILE, DeployedClassifier, load_package
 from deploy.parity import ParityError, compare_logits
 from deploy.quantization import quantize_onnx
-from deploy.registered import RegisteredVersion
 from deploy.torch_export import export_program
 from pas_trainer import Resize
 from search_space import Architecture
+
+if TYPE_CHECKING:
+    from deploy.registered import RegisteredVersion
 
 ONNX_FILE, PROGRAM_FILE, INT8_FILE = "model.onnx", "model.pt2", "model.int8.onnx"
 FORMATS = {"onnx": ONNX_FILE, "pt2": PROGRAM_FILE}

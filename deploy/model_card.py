@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deploy.manifest import ManifestFile
-from deploy.registered import RegisteredVersion
 from pas_trainer import Resize
 from search_space import Architecture
+
+if TYPE_CHECKING:
+    from deploy.registered import RegisteredVersion
 
 CARD_FILE = "MODEL_CARD.md"
 

@@ -53,7 +53,7 @@ def serve_on_ray(options: ServingOptions, pointer: Path, token: str | None) -> I
         _start(options, pointer, token)
         yield
     finally:
-        _end()
+        _end(local=options.address is None)
 
 
 def _keep_to_loopback() -> None:
@@ -140,12 +140,16 @@ def _serves_already() -> bool:
     return True
 
 
-def _end() -> None:
+def _end(*, local: bool) -> None:
+    """Let requests that have begun be answered, then end Serve, and Ray if it is our own."""
     import gc
 
     import ray
     from ray import serve
 
-    serve.shutdown()
+    if local:
+        serve.delete(APP)
+    else:
+        serve.shutdown()
     gc.collect()  # a handle that is freed while Ray shuts down would end the process
     ray.shutdown()
