@@ -172,7 +172,7 @@ def _of_lists(image: Any, channels: int, where: str) -> NDArray[np.uint8]:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] != channels or 0 in array.shape:
         raise RequestError(422, f"{where} has the shape {array.shape}; send {wanted}")
-    if not (np.isfinite(array) & (array >= 0) & (array <= 255) & (array % 1 == 0)).all():
+    if not ((array >= 0) & (array <= 255)).all() or (array % 1).any():
         raise RequestError(422, f"{where} has values that are no pixels; send {wanted}")
     return array.astype(np.uint8)
 

@@ -22,7 +22,8 @@ from orchestrator.serving_source import Source, Tell, pointer_file
 from orchestrator.shipping import Wanted
 
 TOKEN_VARIABLE = "PAS_SERVE_TOKEN"  # noqa: S105 - the name of a variable, not a token
-_NEEDED = ("ray", "fastapi", "starlette", "uvicorn", "multipart", "prometheus_client")
+NEEDED = ("ray", "fastapi", "starlette", "uvicorn", "multipart", "prometheus_client")
+"""Packages of the extra ``serve``."""
 _IDLE_S = 3600.0
 
 
@@ -86,12 +87,12 @@ def serve_model(
         ValueError: of the kinds that :func:`orchestrator.shipping.export` tells of.
     """
     check_installed()
-    check_address(options.address)
     if takes_jobs(options.address):
         raise UserError(
             f"--address {options.address} takes jobs; pas serve runs on a cluster that it is part "
             "of: auto, or HOST:PORT of the head"
         )
+    check_address(options.address)
     if options.address is None:
         check_free(options.host, options.port)
     token = os.environ.get(TOKEN_VARIABLE) or None
@@ -129,7 +130,7 @@ def check_installed() -> None:
     Raises:
         UserError: it is not.
     """
-    for name in _NEEDED:
+    for name in NEEDED:
         if importlib.util.find_spec(name) is None:
             raise UserError(
                 f"pas serve needs {name}, not installed here; pip install 'pas-orchestrator[serve]'"
