@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -172,3 +175,41 @@ def sockets_of(pid: int):
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).net_connections("inet")
     return []
+
+
+def test_mlflow_serves_a_version_by_itself(pas) -> None:
+    trial = promote(pas, "0.5")
+    pixels = np.asarray(open_sources(DataConfig(name="digits")).test.images[:5])
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
+            *("-m", f"models:/served/{trial['version']}"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ],
+        env={
+            **os.environ,
+            "MLFLOW_TRACKING_URI": f"sqlite:///{pas.home / 'mlflow.db'}",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(f"{url}/ping", timeout=30).ok
+        assert process.poll() is None
+        return False
+
+    try:
+        wait_for(answers)
+        inputs = (pixels.transpose(0, 3, 1, 2) / 255).tolist()
+        answer = requests.post(f"{url}/invocations", json={"inputs": inputs}, timeout=60)
+        found = np.asarray(answer.json()["predictions"]).argmax(axis=1)
+        assert [str(i) for i in found] == predicted(pas, trial, pixels[..., 0])
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
