@@ -97,15 +97,15 @@ def main() -> int:
         np.save(folder / "images.npy", expected.images)
         export(wanted, folder / "export", formats=["onnx"])
         ways = {
-            "mlflow.pyfunc": (
-                ["mlflow", "torch"],
-                MLFLOW,
-                [home.mlflow_uri, f"models:/{options.model}@{options.alias}"],
-            ),
             "onnxruntime": (
                 ["onnxruntime", "numpy"],
                 ONNX,
                 [str(folder / "export" / "model.onnx")],
+            ),
+            "mlflow.pyfunc": (
+                ["mlflow", "torch"],
+                MLFLOW,
+                [home.mlflow_uri, f"models:/{options.model}@{options.alias}"],
             ),
         }
         for name, (packages, program, arguments) in ways.items():
@@ -150,9 +150,11 @@ def _row(
     """Make an environment, classify in it, and compare."""
     python = folder / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
-    subprocess.run([*pip, "install", *constraints, *packages], check=True)
+    subprocess.run(
+        [*pip, "install", "--quiet", "--no-compile", *constraints, *packages], check=True
+    )
     listed = subprocess.run([*pip, "list", "--format=json"], check=True, capture_output=True)
     versions = {one["name"].lower(): one["version"] for one in json.loads(listed.stdout)}
     classes = folder / "classes.npy"

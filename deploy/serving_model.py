@@ -121,7 +121,7 @@ class ModelWatch:
         """Load what the file names if that is another than before, and swap; takes seconds then.
 
         Returns:
-            Whether there is another model now. One that cannot be loaded is tried once.
+            Whether there is another model now.
 
         Raises:
             ValueError: of the kinds that :func:`load_served` tells of; the old model stays.
@@ -130,6 +130,6 @@ class ModelWatch:
         text = self._path.read_text(encoding="utf-8")
         if text == self._seen:
             return False
-        self._seen = text
         self.model = load_served(Pointer(**json.loads(text)))
+        self._seen = text
         return True

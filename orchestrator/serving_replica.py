@@ -86,12 +86,14 @@ class Replica:
 
     async def _follow(self) -> None:
         """Serve what the pointer names, whenever it names another; the old one until then."""
+        said = ""
         while True:
             await asyncio.sleep(_LOOK_S)
             try:
                 await asyncio.to_thread(self._refresh)
-            except (OSError, ValueError, ImportError) as error:
-                LOG.warning("the model that was to be served cannot be loaded: %s", error)
+            except Exception as error:  # whatever it is, what is served goes on
+                if said != (said := str(error)):
+                    LOG.warning("the model to be served next cannot be loaded: %s", error)
 
 
 def _keep_to_loopback() -> None:

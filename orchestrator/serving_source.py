@@ -55,9 +55,7 @@ class Source:
         before = self._exported
         if out == before:
             return False
-        fixed = dataclasses.replace(self._wanted, version=found.version)
-        formats = ["onnx"] if self._engine == "onnx" or (not self._engine and has_onnx()) else []
-        export(fixed, out, formats=formats, tell=tell)
+        self._export(dataclasses.replace(self._wanted, version=found.version), out, tell)
         self._name(out, _number(found.tags.get("pas.accuracy")))
         self._exported = out
         for path in self._folder.glob("[0-9]*-*"):
@@ -71,10 +69,26 @@ class Source:
             if self.refresh():
                 tell(f"{self._wanted.model}: version {self.manifest.version} is served from now on")
             self._said = ""
-        except (UserError, ValueError, ImportError, OSError) as error:
+        except Exception as error:  # whatever it is, what is served goes on
             if str(error) != self._said:
                 tell(f"the version served stays as it is: {error}")
             self._said = str(error)
+
+    def _export(self, wanted: Wanted, out: Path, tell: Tell) -> None:
+        """Export with the form that the engine needs; without one if there can be none."""
+        if self._engine == "torch" or (self._engine is None and not has_onnx()):
+            export(wanted, out, formats=[], tell=tell)
+            return
+        try:
+            export(wanted, out, formats=["onnx"], tell=tell)
+        except RuntimeError as error:
+            if self._engine == "onnx":
+                raise UserError(
+                    f"no ONNX network can be made of {wanted.model} ({type(error).__name__}); "
+                    "take --engine torch"
+                ) from error
+            tell(f"no ONNX network can be made ({type(error).__name__}); torch computes")
+            export(wanted, out, formats=[], tell=tell)
 
     def _name(self, folder: Path, accuracy: float | None) -> bool:
         """Name a folder in the pointer file."""

@@ -61,9 +61,9 @@ def test_a_watch_follows_its_file_and_keeps_what_it_has(folder, other, tmp_path)
     assert not watch.refresh()
     assert watch.model is first
     file.write_text(Pointer(folder=str(tmp_path / "nowhere"), engine="torch").to_json())
-    with pytest.raises(ManifestError, match="cannot be read"):
-        watch.refresh()
-    assert not watch.refresh()  # it is not tried again and again
+    for _ in range(2):  # it may come yet
+        with pytest.raises(ManifestError, match="cannot be read"):
+            watch.refresh()
     assert watch.model is first
     file.write_text(Pointer(folder=str(other), engine="torch").to_json())
     assert watch.refresh()
