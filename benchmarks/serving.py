@@ -2,8 +2,8 @@
 
 ``pas serve`` is started on loopback and loaded by Locust, a process of its own on the same machine.
 Beside it stands the bare loop: the same ONNX file in ONNX Runtime, prepared images, nothing else.
-Then come malformed and oversized requests. Resident memory is that of Ray Serve's proxy and
-replicas.
+Then come malformed and oversized requests, three times over. Resident memory is that of Ray
+Serve's proxy and replicas.
 
     python benchmarks/serving.py MODEL        # registered in this PAS_HOME, or an exported folder
 """
@@ -67,6 +67,9 @@ def main() -> None:
             memory["after_load"] = _memory(process)
             statuses = _bad_requests(url)
             memory["after_bad_requests"] = _memory(process)
+            for _ in range(2):
+                _bad_requests(url)
+            memory["after_three_times_as_many"] = _memory(process)
         bare = {size: _bare(folder, described, size) for size in (1, 32)}
     document = {
         "machine": {"processors": os.cpu_count(), "load_before": busy, "threads": _THREADS},
