@@ -84,7 +84,12 @@ class Expected:
 def main() -> int:
     """Compare, print a table, write the figures; 1 if a single class differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="registered model of this PAS_HOME, whose sweep ran there")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default="digits",
+        help="registered model of this PAS_HOME, whose sweep ran there; default: the demo's",
+    )
     parser.add_argument("--alias", default="champion")
     parser.add_argument("--images", type=int, help="so many test images, evenly spread; else all")
     options = parser.parse_args()

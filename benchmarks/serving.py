@@ -5,6 +5,7 @@ Beside it stands the bare loop: the same ONNX file in ONNX Runtime, prepared ima
 Then come malformed and oversized requests, three times over. Resident memory is that of Ray
 Serve's proxy and replicas.
 
+    make demo && python benchmarks/serving.py
     python benchmarks/serving.py MODEL        # registered in this PAS_HOME, or an exported folder
 """
 
@@ -47,7 +48,7 @@ _BODY_MIB = 4
 def main() -> None:
     """Measure, print tables, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model")
+    parser.add_argument("model", nargs="?", default="digits", help="default: the demo's")
     parser.add_argument("--seconds", type=int, default=15, help="of each load")
     parser.add_argument("--users", type=int, nargs="+", default=[1, 16])
     options = parser.parse_args()

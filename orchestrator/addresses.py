@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 import socket
 from urllib.parse import urlsplit
 
@@ -22,6 +24,22 @@ _FORMS = (
 def takes_jobs(address: str | None) -> bool:
     """Whether an address is that of a job server (a Ray dashboard)."""
     return address is not None and address.startswith(("http://", "https://"))
+
+
+def is_own(address: str | None) -> bool:
+    """Whether an address asks for a Ray of our own, on this machine alone."""
+    return address in {None, "local"}
+
+
+def close_own_ray() -> None:
+    """Have a Ray of our own listen on loopback only, and to nobody without a token.
+
+    To be called before Ray is imported. By itself it listens on every interface, and runs code
+    for whoever comes. The switch is named after the systems on which it does not.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def check_address(address: str | None) -> None:

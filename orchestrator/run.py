@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.accounting import summary
+from orchestrator.addresses import close_own_ray, is_own
 from orchestrator.cells import cells_of, controls_of
 from orchestrator.config import SweepConfig
 from orchestrator.driver import (
@@ -185,6 +186,8 @@ def _board(plan: Plan, console: Console, log: Callable[[str], None]) -> Progress
 
 @contextmanager
 def _ray(config: SweepConfig, address: str | None, code: Sequence[str]) -> Iterator[None]:
+    if is_own(address):
+        close_own_ray()
     from orchestrator.ray_cluster import ray_session
 
     with ray_session(address, config.resources, code):

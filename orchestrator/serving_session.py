@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.serving_service import digest_of
+from orchestrator.addresses import close_own_ray, is_own
 from orchestrator.errors import UserError
 from orchestrator.serving import ServingOptions
 
@@ -32,8 +31,8 @@ def serve_on_ray(options: ServingOptions, pointer: Path, token: str | None) -> I
     Raises:
         UserError: Ray cannot be reached, serves already, or Serve does not start.
     """
-    if options.address is None:
-        _keep_to_loopback()
+    if is_own(options.address):
+        close_own_ray()
     import ray
 
     from orchestrator.ray_cluster import unreachable
@@ -54,16 +53,6 @@ def serve_on_ray(options: ServingOptions, pointer: Path, token: str | None) -> I
         yield
     finally:
         _end(local=options.address is None)
-
-
-def _keep_to_loopback() -> None:
-    """Have a Ray of our own listen on loopback only, and to nobody without a token.
-
-    The switch is named after the systems on which Ray does that by itself.
-    """
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _local_size(options: ServingOptions) -> dict[str, int]:

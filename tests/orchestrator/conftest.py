@@ -63,16 +63,15 @@ class Pas:
             check=False,
         )
 
-    def here(self, *arguments: str, own_ray: bool = False) -> subprocess.CompletedProcess[str]:
-        """Run a command in this process; ``own_ray``: a Ray whose workers see this environment."""
+    def here(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         starts_ray = arguments[0] in ("sweep", "extend") and "--dry-run" not in arguments
-        if starts_ray and not own_ray and "--address" not in arguments:
+        if starts_ray and "--address" not in arguments:
             arguments += ("--address", self.shared_ray())
         with contextlib.chdir(self.file.parent):
             return run_here(arguments, self.home)
 
-    def json(self, *arguments: str, own_ray: bool = False) -> Any:
-        done = self.here(*arguments, "--json", own_ray=own_ray)
+    def json(self, *arguments: str) -> Any:
+        done = self.here(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -209,7 +210,9 @@ def test_a_sweep_on_an_object_store_runs_and_is_promoted(pas, object_store, tmp_
         **{phase: {"epochs": 1} for phase in ("pretrain", "search", "finetune")},
     }
     pas.file.write_text(yaml.safe_dump(document))
-    (trial,) = pas.json("sweep", str(pas.file), own_ray=True)["trials"]
+    done = pas("sweep", str(pas.file), "--json")  # its workers see the store's settings
+    assert done.returncode == 0, done.stderr
+    (trial,) = json.loads(done.stdout)["trials"]
     assert trial["status"] == "FINISHED"
     assert len(object_store.fetched) == 50
     pas.json("promote", "tiny", "--budget", "0.5", "--model", "m")

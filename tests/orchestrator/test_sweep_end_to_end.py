@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import numpy as np
+import psutil
 import pytest
 import requests
 from mlflow import MlflowClient
@@ -96,8 +97,18 @@ def test_an_interrupted_sweep_says_so_and_leaves_no_run_running(pas):
     assert "RUNNING" not in {t.info.status for t in trials}
 
 
+def listening_of(pid):
+    """Addresses on which a process and its children listen."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    sockets = [s for process in family for s in process.net_connections("inet")]
+    return {s.laddr.ip for s in sockets if s.status == "LISTEN"}
+
+
 def test_two_drivers_exclude_each_other_and_the_first_can_be_stopped(pas):
     first = pas.start_until("supernet: epoch", "sweep", str(pas.file))
+    listening = listening_of(first.pid)
+    assert listening  # Ray does
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     second = pas.here("sweep", str(pas.file))
     assert second.returncode == 2
     assert "is being run by another process" in second.stderr
