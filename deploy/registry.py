@@ -1,7 +1,7 @@
 """Promotion: a trial's package becomes a version in the MLflow model registry.
 
 Everything goes through :class:`mlflow.MlflowClient`: no active run, no global tracking URI. The
-trial's run is only pointed to, never written to. The alias moves last, so a promotion that breaks
+trial's run only gains its network as an output. The alias moves last, so a promotion that breaks
 off leaves the alias where it was, and doing it again finishes it.
 """
 
@@ -17,14 +17,12 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor
 
 from deploy.candidate import Candidate, check_forms, open_candidate
-from deploy.mlflow_model import write_metadata
+from deploy.logged_models import has_files, log_network, upload_files
 from deploy.promotions import aliases_of, move_alias
 from deploy.stored_versions import CONTENT_HASH_TAG, registry_client
 
 PARITY_ERROR_TAG = "pas.parity_error"
 """Tag of a version: error of the deploy form, see :func:`deploy.check_parity`."""
-
-_LOGGED_MODEL_NAME = "deployed_classifier"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,25 +148,11 @@ def _register(
     tags: dict[str, str],
     description: str,
 ) -> int:
-    """Upload a candidate's model folder as a logged model of the run; make it a new version."""
-    model, model_folder = candidate.model, candidate.model_folder
+    """Give the logged model of the run's network its files; make it a new version."""
     _ensure_registered_model(client, model_name)
-    logged = client.create_logged_model(
-        experiment_id=run.info.experiment_id,
-        name=_LOGGED_MODEL_NAME,
-        source_run_id=run.info.run_id,
-        tags={CONTENT_HASH_TAG: tags[CONTENT_HASH_TAG]},
-    )
-    try:
-        model.run_id = run.info.run_id
-        model.model_id = model.model_uuid = logged.model_id
-        model.artifact_path = logged.artifact_location
-        write_metadata(model_folder, model)
-        client.log_model_artifacts(logged.model_id, str(model_folder))
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(logged.model_id, "READY")
+    logged = log_network(client, run, tags[CONTENT_HASH_TAG], {})
+    if not has_files(logged):
+        upload_files(client, logged, candidate.model, candidate.model_folder)
     # Not "models:/<model_id>": a database registry resolves that through the global tracking URI.
     version = client.create_model_version(
         model_name,

@@ -50,6 +50,7 @@ class Plan:
         latency_table: what limits on latency go by; ``None`` without such limits, and in a dry
             run that found none.
         data_version: of images that are staged on every node; else empty.
+        data_digest: hash of what decides the images, see :meth:`Sources.fingerprint`.
     """
 
     config: SweepConfig
@@ -64,6 +65,7 @@ class Plan:
     num_test: int
     latency_table: LatencyTable | None = None
     data_version: str = ""
+    data_digest: str = ""
 
     @property
     def limits(self) -> dict[float, float]:
@@ -101,12 +103,11 @@ def make_plan(config: SweepConfig, tell: Tell = lambda _: None) -> Plan:
         seed=config.seed,
         device=config.device,
     )
+    digest = sources.fingerprint()
     plan = Plan(
         config=config,
         supernet_training=training,
-        supernet_key=content_key(
-            _without_places(training), sources.fingerprint(), weights, layout(supernet)
-        ),
+        supernet_key=content_key(_without_places(training), digest, weights, layout(supernet)),
         graph=graph,
         num_classes=len(sources.classes),
         in_channels=sources.channels,
@@ -115,6 +116,7 @@ def make_plan(config: SweepConfig, tell: Tell = lambda _: None) -> Plan:
         num_validation=len(sources.validation),
         num_test=len(sources.test),
         data_version=sources.version,
+        data_digest=digest,
     )
     check_budgets(plan)
     workers = config.resources.workers_per_trial

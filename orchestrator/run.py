@@ -35,6 +35,7 @@ from orchestrator.sweep import Sweep, build_studies
 from orchestrator.sweep_files import files_of
 from orchestrator.sweep_lock import only_driver_of_store
 from orchestrator.tracking import SweepStatus, SweepTracker, TrackingError
+from orchestrator.tracking_data import data_input
 from orchestrator.tracking_server import check_server
 from orchestrator.worker import stopping_sentence
 from pas_trainer import DataError, read_supernet_result
@@ -257,6 +258,7 @@ def tracker_of(plan: Plan, home: Home) -> SweepTracker:
 
     config = plan.config
     summary = describe(plan)
+    images = {"train": plan.num_train, "validation": plan.num_validation, "test": plan.num_test}
     return SweepTracker(
         uri=tracking_uri(config, home),
         sweep_id=config.sweep_id,
@@ -272,6 +274,9 @@ def tracker_of(plan: Plan, home: Home) -> SweepTracker:
             SWEEP_FILE: yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
             SUPERNET_WIDTHS: json.dumps(plan.graph.full_widths(), indent=1),
         },
+        limits=plan.limits,
+        hyperparameters=list(config.hyperparameters),
+        data=data_input(config.data, plan.data_digest, images),
         delivered=lambda trial_id: drop_epochs(home.trial(config.sweep_id, trial_id)),
     )
 

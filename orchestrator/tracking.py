@@ -10,9 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from orchestrator.records import TrialRecord
+from orchestrator.tracking_data import DataInput
+from orchestrator.tracking_note import SweepFacts
 from orchestrator.tracking_queue import BACKOFF_S, SweepStatus, WriteQueue
 from orchestrator.tracking_server import (
     TrackingError,
@@ -28,6 +31,7 @@ from orchestrator.tracking_sweep import (
     find_or_create_experiment,
     find_or_create_sweep_run,
 )
+from orchestrator.tracking_views import view_tags
 from orchestrator.tracking_writer import SweepWriter, TrialWrites
 
 __all__ = ["SweepStatus", "SweepTracker", "TrackingError"]
@@ -48,6 +52,9 @@ class SweepTracker:
         params: logged once; ``params["resource"]`` (default ``macs``) is logged with each trial.
         tags: of the sweep's run.
         artifacts: file name -> text, at the sweep run's artifact root.
+        limits: budget -> the same in units of the resource, where that is known.
+        hyperparameters: names of those that vary from trial to trial.
+        data: what is trained on, an input of every run.
         delivered: called, from another thread, with the id of each ended trial that the store has.
 
     Raises:
@@ -64,12 +71,16 @@ class SweepTracker:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         artifacts: Mapping[str, str],
+        limits: Mapping[float, float] = MappingProxyType({}),
+        hyperparameters: Sequence[str] = (),
+        data: DataInput | None = None,
         delivered: Callable[[str], None] = lambda _trial_id: None,
     ) -> None:
         if set(sweep_id) & set("'\"`"):
             raise ValueError(f"a sweep's id cannot contain quotes: {sweep_id}")
         self._uri, self._sweep_id, self._name, self._experiment = uri, sweep_id, name, experiment
         self._params, self._tags, self._artifacts = dict(params), dict(tags), dict(artifacts)
+        self._limits, self._hyperparameters, self._data = limits, hyperparameters, data
         self._delivered = delivered
         self._running: dict[str, tuple[TrialRecord, int]] = {}
         self._lock = threading.Lock()
@@ -90,19 +101,41 @@ class SweepTracker:
         def prepare() -> None:
             experiment_id = find_or_create_experiment(client, self._uri, self._experiment)
             run_id = find_or_create_sweep_run(client, experiment_id, self._sweep_id, self._name)
-            self._sweep = SweepRun(client, run_id, self._name)
-            self._sweep.describe(self._params, tags, self._artifacts)
+            self._offer_views(client, experiment_id, resource)
+            self._sweep = SweepRun(client, run_id, self._name, self._facts(experiment_id, resource))
+            self._sweep.describe(self._params, tags, self._artifacts, self._data)
             self._writer = SweepWriter(
                 client,
                 experiment_id=experiment_id,
                 sweep_run_id=run_id,
                 sweep_id=self._sweep_id,
                 resource=resource,
+                limits=self._limits,
+                data=self._data,
             )
 
         _try_some_times(prepare, self._uri)
         self._queue = WriteQueue(self._uri, self._sweep, self._writer, self._delivered)
         return self
+
+    def _facts(self, experiment_id: str, resource: str) -> SweepFacts:
+        numbers: Any = self._params
+        return SweepFacts(
+            sweep_id=self._sweep_id,
+            experiment_id=experiment_id,
+            resource=resource,
+            limits=self._limits,
+            num_trials=numbers.get("num_trials"),
+            supernet_macs=numbers.get("supernet_macs"),
+        )
+
+    def _offer_views(self, client: Any, experiment_id: str, resource: str) -> None:
+        """Add the sweep's views to the experiment; one that is there may have been changed."""
+        there = client.get_experiment(experiment_id).tags
+        views = view_tags(self._sweep_id, resource, self._hyperparameters, _now_ms())
+        for name, view in views.items():
+            if name not in there:
+                client.set_experiment_tag(experiment_id, name, view)
 
     @property
     def run_id(self) -> str:

@@ -4,7 +4,8 @@ Tags of a trial's run: ``pas.kind`` (trial), ``pas.control`` (of controls alone,
 ``pas.sweep_id``, ``pas.trial_id``, ``pas.budget``, ``pas.strength``, ``pas.number``,
 ``pas.hyperparameters`` (JSON), ``pas.micro_batches`` (where more than 1), ``pas.status`` (ours;
 MLflow has no PRUNED), ``pas.error``, ``pas.widths`` (JSON, or ``widths.json``: see the artifact),
-``pas.content_hash`` (of the package).
+``pas.content_hash`` (of the package), ``pas.on_front`` (true or false, of those that were on the
+front when a sweep ended).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import json
 
 from orchestrator.records import TrialRecord
 from orchestrator.tracking_requests import MAX_TAG_CHARS
+
+FRONT_TAG = "pas.on_front"
 
 TIMES = (
     "search_seconds",
@@ -46,13 +49,6 @@ def trial_params(record: TrialRecord, resource: str) -> dict[str, str]:
         return fixed | {"control": record.control}
     fixed |= {"strength": repr(record.strength), "number": str(record.number)}
     return fixed | {name: str(value) for name, value in record.hyperparameters.items()}
-
-
-def trial_name(record: TrialRecord) -> str:
-    """Return the name of a trial's run; that of a control says so."""
-    if record.control is None:
-        return f"b{record.budget:g} s{record.strength:g} #{record.number}"
-    return f"control: {record.trial_id.removeprefix('control-').replace('-', ' ')}"
 
 
 def trial_tags(record: TrialRecord, sweep_id: str) -> dict[str, str]:

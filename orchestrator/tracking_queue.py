@@ -46,6 +46,7 @@ class WriteQueue:
         self._values: dict[str, float] = {}
         self._front: tuple[Sequence[TrialRecord], str, float, Sequence[float]] | None = None
         self._front_due = 0.0
+        self._drawn: Sequence[TrialRecord] | None = None
         self._closing: SweepStatus | None = None
         self._abandoned = False
         self.refused: list[str] = []
@@ -159,6 +160,8 @@ class WriteQueue:
             self._draw_front()
         if closing is None or self._abandoned:
             return False
+        if closing == "FINISHED" and self._drawn is not None:  # else the front is not final
+            self._attempt(self._writer.write_front, self._drawn)
         self._attempt(self._writer.close_children)
         self._attempt(self._sweep.close, closing)
         return True
@@ -168,7 +171,8 @@ class WriteQueue:
             drawn = self._front
         assert drawn is not None
         started = time.monotonic()
-        self._attempt(self._sweep.write_front, *drawn)
+        self._attempt(self._sweep.write_front, *drawn, self._writer.run_ids)
+        self._drawn = drawn[0]
         now = time.monotonic()
         self._front_due = now + max(_FRONT_EVERY_S, 10 * (now - started))
         with self._changed:

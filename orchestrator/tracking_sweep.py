@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,8 @@ from typing import Any
 
 from orchestrator.pareto import front, hypervolume
 from orchestrator.records import TrialRecord
+from orchestrator.tracking_data import DataInput
+from orchestrator.tracking_note import NOTE_TAG, SweepFacts, sweep_note, with_what_was_added
 from orchestrator.tracking_requests import log_batches, paged, write_artifacts
 from orchestrator.tracking_server import artifact_location
 
@@ -70,31 +73,40 @@ class SweepRun:
         client: MLflow client.
         run_id: the sweep's run.
         name: heading of the picture.
+        facts: for its description.
     """
 
-    def __init__(self, client: Any, run_id: str, name: str) -> None:
-        self.client, self.run_id, self.name = client, run_id, name
+    def __init__(self, client: Any, run_id: str, name: str, facts: SweepFacts) -> None:
+        self.client, self.run_id, self.name, self._facts = client, run_id, name, facts
+        self._values: dict[str, float] = {}
         self._front_steps: set[int] | None = None
         self._tags: dict[str, str] = {}
 
     def describe(
-        self, params: Mapping[str, object], tags: Mapping[str, str], artifacts: Mapping[str, str]
+        self,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str],
+        data: DataInput | None = None,
     ) -> None:
-        """Log what the sweep is.
+        """Log what the sweep is, and what it trains on.
 
         MLflow refuses to change a parameter; the new value of one that may change from run to run
         (resources) becomes the tag ``pas.param.<name>``.
         """
-        data = self.client.get_run(self.run_id).data
+        was = self.client.get_run(self.run_id).data
         wanted = {name: str(value)[:6000] for name, value in params.items()}
-        new = {name: value for name, value in wanted.items() if name not in data.params}
+        new = {name: value for name, value in wanted.items() if name not in was.params}
         changed = {
             f"pas.param.{name}": value
             for name, value in wanted.items()
-            if data.params.get(name, value) != value or f"pas.param.{name}" in data.tags
+            if was.params.get(name, value) != value or f"pas.param.{name}" in was.tags
         }
         log_batches(self.client, self.run_id, [], new, dict(tags) | changed)
         write_artifacts(self.client, self.run_id, artifacts)
+        if data is not None:  # there once, however often it is logged
+            self.client.log_inputs(self.run_id, [data.entity()])
+        self._values |= was.metrics
 
     def write_values(self, values: Mapping[str, float]) -> None:
         """Log single values, once each."""
@@ -104,6 +116,7 @@ class SweepRun:
         now = time.time_ns() // 1_000_000
         metrics = [Metric(k, float(v), now, 0) for k, v in values.items() if known.get(k) != v]
         log_batches(self.client, self.run_id, metrics, {}, {})
+        self._values |= values
 
     def write_front(
         self,
@@ -111,10 +124,12 @@ class SweepRun:
         resource: str,
         supernet_cost: float,
         limits: Sequence[float] = (),
+        run_ids: Mapping[str, str] | None = None,
     ) -> None:
-        """Write ``front.json``, ``front.html`` and, by number of finished trials, the metrics.
+        """Write the description, ``front.json``, ``front.html`` and metrics.
 
-        The metrics are ``hypervolume`` and the best accuracy of each budget.
+        The metrics are, by number of finished trials, ``hypervolume`` and the best accuracy of
+        each budget. ``run_ids``: trial id -> MLflow run, of those that have one.
         """
         from mlflow.entities import Metric
 
@@ -137,11 +152,19 @@ class SweepRun:
             # The table view of MLflow's UI; log_table would append to the rows of last time.
             "mlflow.loggedArtifacts": json.dumps([{"path": "front.json", "type": "table"}]),
         }
+        tags |= self._note(records, run_ids or {})
         changed = {name: value for name, value in tags.items() if self._tags.get(name) != value}
         known, self._front_steps = self._front_steps, None  # unknown, should the request fail
         log_batches(self.client, self.run_id, metrics, {}, changed)
         self._front_steps = known | {step}
         self._tags |= changed
+
+    def _note(self, records: Sequence[TrialRecord], run_ids: Mapping[str, str]) -> dict[str, str]:
+        """Return the description; what a person has added to the one that is there stays."""
+        facts = dataclasses.replace(self._facts, figures=self._values, run_ids=run_ids)
+        before = self.client.get_run(self.run_id).data.tags.get(NOTE_TAG, "")
+        note = with_what_was_added(sweep_note(facts, records), before)
+        return {} if note == before else {NOTE_TAG: note}
 
     def close(self, status: str) -> None:
         """End the run: FINISHED, FAILED or KILLED."""

@@ -9,21 +9,27 @@ What a run holds of a record is in :mod:`orchestrator.tracking_format`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.pareto import front
 from orchestrator.records import TrialRecord
+from orchestrator.tracking_data import DataInput
 from orchestrator.tracking_format import (
+    FRONT_TAG,
     trial_files,
-    trial_name,
     trial_params,
     trial_results,
     trial_tags,
 )
+from orchestrator.tracking_front import log_front_models
+from orchestrator.tracking_names import trial_name
 from orchestrator.tracking_reader import child_runs, run_status
 from orchestrator.tracking_requests import log_batches, paged, write_artifacts
 
+_NAME_TAG = "mlflow.runName"  # MLflow renames the run that gets it
 _MLFLOW_STATUS = {"PRUNED": "FINISHED"}  # the others have the same name
 
 
@@ -65,6 +71,7 @@ class _Run:
     tags: dict[str, str]
     params: dict[str, str] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
+    has_data: bool = False
     steps: dict[str, set[int]] | None = None
 
 
@@ -77,16 +84,27 @@ class SweepWriter:
         sweep_run_id: parent run.
         sweep_id: the sweep's name and hash.
         resource: logged with each trial.
+        limits: budget -> the same in units of the resource, for names.
+        data: input of each run.
     """
 
     def __init__(
-        self, client: Any, *, experiment_id: str, sweep_run_id: str, sweep_id: str, resource: str
+        self,
+        client: Any,
+        *,
+        experiment_id: str,
+        sweep_run_id: str,
+        sweep_id: str,
+        resource: str,
+        limits: Mapping[float, float],
+        data: DataInput | None,
     ) -> None:
         self.client = client
         self.experiment_id = experiment_id
         self.sweep_run_id = sweep_run_id
         self.sweep_id = sweep_id
         self.resource = resource
+        self._limits, self._data = limits, data
         self._unsure: set[str] = set()
         self._runs = {
             trial_id: _known(run)
@@ -109,7 +127,10 @@ class SweepWriter:
         params = {
             k: v for k, v in trial_params(record, self.resource).items() if k not in run.params
         }
-        tags = {k: v for k, v in trial_tags(record, self.sweep_id).items() if run.tags.get(k) != v}
+        tags = {k: v for k, v in self._tags(run, record).items() if run.tags.get(k) != v}
+        if self._data is not None and not run.has_data:
+            self.client.log_inputs(run.run_id, [self._data.entity()])
+            run.has_data = True
         if run.status != status or metrics or tags:  # else all this was written before
             write_artifacts(self.client, run.run_id, writes.artifacts | trial_files(record))
         if record.error is None and "pas.error" in run.tags:
@@ -119,6 +140,18 @@ class SweepWriter:
         if status not in (run.status, "RUNNING"):
             self._terminate(run.run_id, status, writes.changed_ms)
         _remember(run, status, metrics, params, tags)
+
+    def write_front(self, records: Sequence[TrialRecord]) -> None:
+        """Mark the trials on the front, and make their networks logged models."""
+        known = front(records, self.resource)
+        members = {r.trial_id: self._runs[r.trial_id] for r in known if r.trial_id in self._runs}
+        for trial_id, run in self._runs.items():
+            on_front = "true" if trial_id in members else "false"
+            if run.tags.get(FRONT_TAG, "false") != on_front:
+                self.client.set_tag(run.run_id, FRONT_TAG, on_front)
+                run.tags[FRONT_TAG] = on_front
+        run_ids = {trial_id: run.run_id for trial_id, run in members.items()}
+        log_front_models(self.client, self.experiment_id, self.sweep_id, run_ids)
 
     def close_children(self) -> None:
         """End every run of the sweep still RUNNING: by its own status if written, else KILLED."""
@@ -158,17 +191,29 @@ class SweepWriter:
     def _create(self, writes: TrialWrites) -> _Run:
         record = writes.record
         tags = trial_tags(record, self.sweep_id) | {"pas.status": "RUNNING"}
+        tags[_NAME_TAG] = self._name(dataclasses.replace(record, status="RUNNING"))
         self._unsure.add(record.trial_id)  # an answer may get lost on its way back
         created = self.client.create_run(
             self.experiment_id,
             start_time=writes.started_ms,
             tags=tags | {"mlflow.parentRunId": self.sweep_run_id},
-            run_name=trial_name(record),
+            run_name=tags[_NAME_TAG],
         )
         self._unsure.discard(record.trial_id)
         run = _Run(created.info.run_id, "RUNNING", tags, steps={})
         self._runs[record.trial_id] = run
         return run
+
+    def _tags(self, run: _Run, record: TrialRecord) -> dict[str, str]:
+        """Return the tags of a run, its name among them unless somebody gave it another one."""
+        tags = trial_tags(record, self.sweep_id)
+        bare = self._name(dataclasses.replace(record, status="RUNNING"))
+        if run.tags.get(_NAME_TAG, bare).startswith(bare):
+            tags[_NAME_TAG] = self._name(record)
+        return tags
+
+    def _name(self, record: TrialRecord) -> str:
+        return trial_name(record, self.resource, self._limits.get(record.budget))
 
     def _is_another_try(self, run: _Run, record: TrialRecord) -> bool:
         wanted = {name: str(value) for name, value in record.hyperparameters.items()}
@@ -208,7 +253,12 @@ class SweepWriter:
 def _known(run: Any) -> _Run:
     data = run.data
     return _Run(
-        run.info.run_id, run.info.status, dict(data.tags), dict(data.params), dict(data.metrics)
+        run.info.run_id,
+        run.info.status,
+        dict(data.tags),
+        dict(data.params),
+        dict(data.metrics),
+        bool(run.inputs and run.inputs.dataset_inputs),
     )
 
 

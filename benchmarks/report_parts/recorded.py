@@ -17,7 +17,8 @@ from orchestrator.home import Home
 from orchestrator.records import TrialRecord
 from orchestrator.report import SUPERNET_WIDTHS, SWEEP_FILE
 from orchestrator.tracking import SweepTracker
-from orchestrator.tracking_format import trial_name, trial_params, trial_results, trial_tags
+from orchestrator.tracking_format import trial_params, trial_results, trial_tags
+from orchestrator.tracking_names import trial_name
 
 EPOCHS, LAYERS, MACS = 15, 30, 13_419_776
 SUPERNET = {f"stages.{i // 6}.{i % 6}": 64 for i in range(LAYERS)}
@@ -90,7 +91,7 @@ def _insert(
     query = "select experiment_id, start_time from runs where run_uuid = ?"
     experiment, now = store.execute(query, (sweep_run,)).fetchone()
     for trial in records:
-        run_id, name = uuid.uuid4().hex, trial_name(trial)
+        run_id, name = uuid.uuid4().hex, trial_name(trial, "macs")
         status = {"PRUNED": "FINISHED"}.get(trial.status, trial.status)
         place = f"{(artifacts / run_id).as_uri()}/artifacts"
         store.execute(
