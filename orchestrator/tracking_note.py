@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.pareto import front
-from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
+from orchestrator.records import TrialRecord, controls_among, without_controls
 from orchestrator.tables import best_of
 from orchestrator.tracking_names import budget_text
 from orchestrator.tracking_requests import MAX_TAG_CHARS
@@ -28,10 +28,10 @@ _STATUS_NAMES = {
     "KILLED": "interrupted",
 }
 _COLUMNS = (
-    *("budget", "strength", "best trial", "accuracy", "test", "MACs", "of supernet"),
+    *("budget", "strength", "best trial", "accuracy", "test", "MACs", "share"),
     *("parameters", "ms", "channels"),
 )
-_GAP = "\u2003"  # the UI draws tables without any space between columns
+_GAP, _FIXED_SPACE = "&ensp;", "\u00a0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +100,7 @@ def widths_text(widths: Mapping[str, int] | None) -> str:
         return ""
     least, most = min(widths.values()), max(widths.values())
     each = f"{least}" if least == most else f"{least} to {most}"
-    return f"{sum(widths.values()):,} in {len(widths)} groups of {each}"
+    return f"{sum(widths.values()):,} ({each} a group)"
 
 
 def _counts(facts: SweepFacts, records: Sequence[TrialRecord], num_members: int) -> str:
@@ -142,7 +142,7 @@ def _rows(facts: SweepFacts, records: Sequence[TrialRecord], members: set[str]) 
     for record in sorted(controls_among(records), key=lambda r: (r.control or "", -r.budget)):
         text = budget_text(record.budget, facts.resource, facts.limits.get(record.budget))
         where = "" if record.control == "supernet" else text
-        rows.append(_row(facts, record, where, CONTROL_NAMES[record.control or ""]))
+        rows.append(_row(facts, record, where, ""))
     return rows
 
 
@@ -167,7 +167,8 @@ def _row(facts: SweepFacts, record: TrialRecord, budget: str, strength: str, sta
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell + _GAP for cell in cells)} |"
+    # no cell is to break, and the UI draws tables without any space between columns
+    return f"| {' | '.join(cell.replace(' ', _FIXED_SPACE) + _GAP for cell in cells)} |"
 
 
 def _commands(facts: SweepFacts) -> str:
@@ -178,7 +179,8 @@ def _commands(facts: SweepFacts) -> str:
         if facts.resource == "latency_ms" and number == limit:
             budget = f"'{number:g} ms'"
     return (
-        "★ on the front: no trial is as accurate for less. In a terminal:\n\n```\n"
+        "★ on the front: no trial is as accurate for less. share: of the supernet's MACs; ms: one "
+        "image on one CPU thread; channels: all together. In a terminal:\n\n```\n"
         f"pas compare {facts.sweep_id}\n"
         f"pas report {facts.sweep_id}\n"
         f"pas promote {facts.sweep_id} --budget {budget} --model NAME\n```"

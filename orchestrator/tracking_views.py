@@ -24,7 +24,7 @@ COST_METRICS = {
 
 _NAMES = {"trials": "trials, best first", "budgets": "budgets compared", "front": "the front"}
 
-_FIRST_COLUMNS = {"1": 73, "attributes.`Run Name`": 290}
+_FIRST_COLUMNS = {"1": 73, "attributes.`Run Name`": 270}
 _LAST_COLUMNS = {"runDateAndNestInfo": 150, "duration": 80}
 """Columns that the UI always shows, and their widths in pixels; ``1`` has the boxes to tick."""
 
@@ -67,7 +67,7 @@ def view_tags(
     shared = {
         "selectedColumns": columns,
         "columnOrder": [*_FIRST_COLUMNS, *columns, *_LAST_COLUMNS],
-        "columnWidths": {**_FIRST_COLUMNS, **dict.fromkeys(columns, 110), **_LAST_COLUMNS},
+        "columnWidths": {**_FIRST_COLUMNS, **dict.fromkeys(columns, 100), **_LAST_COLUMNS},
         "runsHiddenMode": "SHOW_ALL",
         **_charts(cost, hyperparameters),
     }
