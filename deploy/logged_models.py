@@ -8,6 +8,7 @@ parameters become the model's, its results the model's metrics, tied to the run'
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ FIGURES = (
 """Metrics of a run that say something of its network."""
 
 _TRIAL_TAGS = ("pas.sweep_id", "pas.trial_id")
+_VERSIONS_TAG = "mlflow.modelVersions"
 _UNNAMED = "deployed_classifier"
 
 
@@ -95,6 +97,15 @@ def upload_files(client: MlflowClient, model: LoggedModel, metadata: Model, fold
     write_metadata(folder, metadata)
     client.log_model_artifacts(model.model_id, str(folder))
     client.delete_logged_model_tag(model.model_id, EXTERNAL_TAG)
+
+
+def name_version(client: MlflowClient, model: LoggedModel, name: str, version: str) -> None:
+    """Let a logged model say which version of the registry it is, as a tracking server does."""
+    tags = client.get_logged_model(model.model_id).tags
+    versions = json.loads(tags.get(_VERSIONS_TAG, "[]"))
+    if (name, version) not in {(known["name"], str(known["version"])) for known in versions}:
+        versions.append({"name": name, "version": version})
+        client.set_logged_model_tags(model.model_id, {_VERSIONS_TAG: json.dumps(versions)})
 
 
 def logged_networks(

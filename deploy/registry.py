@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor
 
 from deploy.candidate import Candidate, check_forms, open_candidate
-from deploy.logged_models import has_files, log_network, upload_files
+from deploy.logged_models import has_files, log_network, name_version, upload_files
 from deploy.promotions import aliases_of, move_alias
 from deploy.stored_versions import CONTENT_HASH_TAG, registry_client
 
@@ -162,6 +162,7 @@ def _register(
         description=description or None,
         model_id=logged.model_id,
     )
+    name_version(client, logged, model_name, str(version.version))
     return int(version.version)
 
 

@@ -79,6 +79,12 @@ class SweepFacts:
         """What the sweep limits."""
         return self.config.budget.resource
 
+    @property
+    def limits(self) -> dict[float, float]:
+        """Absolute limit of each budget, in units of the resource."""
+        budget = self.config.budget
+        return {number: budget.budget(number).absolute(self.graph) for number in budget.numbers}
+
 
 def open_sweep(home: Home, sweep_id: str) -> SweepFacts:
     """Return what a sweep's files and data say.

@@ -8,6 +8,8 @@ from deploy import PARITY_ERROR_TAG
 from deploy.candidate import Measurements
 from deploy.gates import GateResult
 from orchestrator.records import TrialRecord
+from orchestrator.tracking_names import trial_name
+from orchestrator.tracking_note import count_text, widths_text
 
 DATA_TAG = "pas.data"
 """Tag of a version: fingerprint of the images that it was trained and chosen on."""
@@ -58,17 +60,30 @@ def description(
     data: str,
     gates: Sequence[GateResult],
     measured: Measurements,
+    limit: float | None = None,
 ) -> str:
-    """Return Markdown for the version's page; arguments as above, ``data``: the data set's name."""
+    """Return Markdown for the version's page, its first line for the list of versions.
+
+    Arguments as above; ``data``: the data set's name, ``limit``: the trial's budget in units of
+    the resource.
+    """
     rows = {
         "sweep, trial": f"`{record.sweep_id}`, `{record.trial_id}`",
         "data": f"{data}, {measured.num_images} validation images",
         "accuracy": f"{measured.accuracy:.4f} on these (test {record.test_accuracy or 0:.4f})",
         "budget": f"{record.cost(resource):.12g} {resource} (limit {record.budget:g} in the sweep)",
-        "of the supernet's MACs": f"{record.macs_ratio or 0:.4f}",
+        "MACs": f"{count_text(record.macs)}, {record.macs_ratio or 0:.4f} of the supernet's",
+        "parameters": count_text(record.num_params),
+        "channels": widths_text(record.widths),
         "latency": f"{measured.latency_ms:.3g} ms, one image on one CPU thread",
     }
-    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    lines = [
+        f"**{trial_name(record, resource, limit)}**",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+    ]
     lines += ["", "Gates:", ""]
     lines += [f"- **{gate.name}** {_verdict(gate)}: {gate.sentence}" for gate in gates]
     return "\n".join(lines)

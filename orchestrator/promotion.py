@@ -167,7 +167,9 @@ def _to_registry(
     if outcome.refused or request.dry_run:
         return outcome
     tags = version_tags(record, sweep.resource, sweep.fingerprint, gates, measured)
-    text = description(record, sweep.resource, sweep.config.data.name, gates, measured)
+    limit = sweep.limits.get(record.budget)
+    data = sweep.config.data.name
+    text = description(record, sweep.resource, data, gates, measured, limit)
     run_id = str(record.run_id)
     version = register_candidate(
         client, candidate, request.model_name, run_id=run_id, tags=tags, description=text

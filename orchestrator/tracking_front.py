@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.tracking_format import FRONT_TAG
+from orchestrator.tracking_note import NOTE_TAG
 
 
 def log_front_models(
@@ -32,10 +33,17 @@ def log_front_models(
     for run_id in members.values():
         if run_id not in ready:
             run = client.get_run(run_id)
-            known.append(
-                log_network(client, run, run.data.tags.get("pas.content_hash"), {FRONT_TAG: "true"})
-            )
+            tags = {FRONT_TAG: "true", NOTE_TAG: _note(sweep_id, run.data.tags["pas.trial_id"])}
+            known.append(log_network(client, run, run.data.tags.get("pas.content_hash"), tags))
     _mark(client, known, set(members.values()))
+
+
+def _note(sweep_id: str, trial_id: str) -> str:
+    return (
+        f"The network of trial {trial_id}, on the front when its sweep ended. Its figures are "
+        "here; its files stay with the sweep until it is checked and registered:\n\n"
+        f"    pas promote {sweep_id} --trial {trial_id} --model NAME"
+    )
 
 
 def _mark(client: Any, models: Iterable[Any], members: set[str]) -> None:

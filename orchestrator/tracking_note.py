@@ -113,7 +113,7 @@ def _counts(facts: SweepFacts, records: Sequence[TrialRecord], num_members: int)
     if controls:
         parts.append(f"{len(controls)} controls")
     if (accuracy := facts.figures.get("supernet_accuracy")) is not None:
-        of = f" with {_count(facts.supernet_macs)} MACs" if facts.supernet_macs else ""
+        of = f" with {count_text(facts.supernet_macs)} MACs" if facts.supernet_macs else ""
         parts.append(f"the supernet has {_percent(accuracy)}{of}")
     return "; ".join(parts) + "."
 
@@ -157,9 +157,9 @@ def _row(facts: SweepFacts, record: TrialRecord, budget: str, strength: str, sta
         trial + star,
         _percent(record.accuracy),
         _percent(record.test_accuracy),
-        _count(record.macs),
+        count_text(record.macs),
         "" if record.macs_ratio is None else f"{record.macs_ratio:.4f}",
-        _count(record.num_params),
+        count_text(record.num_params),
         "" if record.latency_ms is None else f"{record.latency_ms:.3g}",
         widths_text(record.widths),
     ]
@@ -191,7 +191,8 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
-def _count(value: float | None) -> str:
+def count_text(value: float | None) -> str:
+    """Return a number with three digits and a unit, such as ``13.4 M``."""
     if value is None:
         return ""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

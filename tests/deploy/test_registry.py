@@ -34,6 +34,7 @@ from deploy import (
     load_promoted,
     promote_package,
 )
+from deploy.logged_models import EXTERNAL_TAG
 from deploy.moves import DONE_TAG, MOVE_TAG
 
 # Plain MLflow in a process of its own: our packages are not importable, a GPU seems to be there.
@@ -209,10 +210,23 @@ def test_promoting_again_makes_no_second_version(
         tags={"note": "second look"},
     )
     assert (again.version, again.alias) == (first.version, "challenger")
+    other = promote_package(
+        client,
+        folder=package,
+        model_name="numbers",
+        alias="champion",
+        run_id=run.info.run_id,
+        images=images,
+        tags={},
+    )
+    assert other.version == 1
     (version,) = client.search_model_versions("name = 'digits'")
     assert version.tags["note"] == "second look"
     assert version.tags["budget"] == "macs 0.5"
-    assert len(client.search_logged_models([run.info.experiment_id])) == 1
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    versions = json.loads(model.tags["mlflow.modelVersions"])
+    assert [(v["name"], int(v["version"])) for v in versions] == [("digits", 1), ("numbers", 1)]
+    assert client.get_model_version("numbers", "1").source == version.source
     aliases = client.get_registered_model("digits").aliases
     assert aliases == {"champion": 1, "challenger": 1}
     assert_run_untouched(client, run)
@@ -321,8 +335,10 @@ def test_a_failed_upload_leaves_the_alias_and_can_be_repeated(
             promote(client, package, run, images)
     assert client.get_registered_model("digits").aliases == {"champion": 1}
     models = client.search_logged_models([run.info.experiment_id])
-    assert sorted(str(model.status) for model in models) == ["FAILED", "READY"]
+    assert [model.tags.get(EXTERNAL_TAG) for model in models] == ["true", None]  # the latest first
     assert promote(client, package, run, images).version == 2
+    models = client.search_logged_models([run.info.experiment_id])
+    assert [model.tags.get(EXTERNAL_TAG) for model in models] == [None, None]
 
 
 def test_unknown_names_raise_what_mlflow_raises(

@@ -15,13 +15,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.data import get_source
 from tracking_servers import TrackingServer
 
 from orchestrator import tracking_requests
 from orchestrator.records import TrialRecord
 from orchestrator.tracking import SweepTracker, TrackingError
+from orchestrator.tracking_data import data_input
+from orchestrator.tracking_note import END, NOTE_TAG
 from orchestrator.tracking_reader import UnknownSweepError, find_sweep, list_sweeps, load_records
 from orchestrator.tracking_server import check_server, mask_uri, open_client
+from orchestrator.tracking_views import VIEW_TAG
+from pas_trainer import DataConfig
 
 SWEEP = "digits-1a2b3c"
 WIDTHS = {"stage1.0": 5, "stage2.0": 17}
@@ -146,7 +152,7 @@ def test_records_come_back_as_they_went_in(uri):
     assert runs[failed.trial_id].data.tags["pas.error"] == "out of memory"
     assert runs[pruned.trial_id].info.status == "FINISHED"
     first = runs[done[0].trial_id]
-    assert first.info.run_name == "b0.5 s10 #0"
+    assert first.info.run_name == "0.5 x MACs, strength 10 #0: 90.0 %"
     assert first.data.metrics["accuracy"] == done[0].accuracy
     assert {f.path for f in client.list_artifacts(first.info.run_id)} == {
         "architecture.json",
@@ -176,7 +182,7 @@ def test_controls_come_back_as_controls(uri):
     assert dataclasses.replace(last, run_id=None) == control
     client, runs = assert_clean(uri, [trial.trial_id, control.trial_id])
     run = runs[control.trial_id]
-    assert run.info.run_name == "control: uniform b0.25"
+    assert run.info.run_name == "control uniform, 0.25 x MACs: 99.9 %"
     assert run.data.tags["pas.control"] == "uniform"
     assert run.data.metrics["training_macs"] == 3 * 10**12
     assert "pas.control" not in runs[trial.trial_id].data.tags
@@ -206,6 +212,150 @@ def test_sweep_run_holds_front_and_description(uri, tmp_path):
     assert {"front.json", "front.html", "sweep.yaml"} <= {f.name for f in files.iterdir()}
     table = json.loads((files / "front.json").read_text())
     assert [row[0] for row in table["data"]] == ["b0.5-s10-0", "b0.5-s10-1"]
+
+
+def test_every_run_names_its_data_once(uri):
+    config = DataConfig(name="imagefolder", root="s3://bucket/sets/flowers", image_size=32)
+    data = data_input(config, "0123456789abcdef", {"train": 90, "validation": 10})
+    for _ in range(2):  # a resumed sweep logs it again
+        sweep = tracker(uri, data=data)
+        run_trial(sweep, running(0))
+        sweep.close("FINISHED")
+    client, trials = all_runs(uri)
+    for run in [client.get_run(sweep.run_id), *trials]:
+        (used,) = run.inputs.dataset_inputs
+        assert (used.dataset.name, used.dataset.digest) == ("flowers", "0123456789abcdef")
+        assert get_source(used).uri == "s3://bucket/sets/flowers"
+        assert json.loads(used.dataset.profile)["num_rows"] == 100
+
+
+def front_models(uri):
+    """Trial id -> logged model, of all of the sweep's."""
+    models = open_client(uri).search_logged_models([find_sweep(uri, SWEEP).experiment_id])
+    assert len({model.source_run_id for model in models}) == len(models)
+    return {model.tags["pas.trial_id"]: model for model in models}
+
+
+def on_front(models):
+    return {trial_id: model.tags["pas.on_front"] for trial_id, model in models.items()}
+
+
+def test_networks_of_the_front_become_models_once_and_say_when_they_are_beaten(uri):
+    data = data_input(DataConfig(name="digits"), "0123456789abcdef", {"train": 100})
+    sweep = tracker(uri, data=data)
+    done = [run_trial(sweep, running(n)) for n in range(2)]  # each dearer and better
+    beaten = dataclasses.replace(done[0], trial_id="b0.5-s10-2", number=2, accuracy=0.1)
+    sweep.trial_finished(beaten, {})
+    sweep.update_front([*done, beaten], "macs", 23e9)
+    sweep.close("KILLED")
+    assert front_models(uri) == {}  # what is on the front is decided at the end
+
+    for _ in range(2):
+        sweep = tracker(uri, data=data)
+        sweep.update_front([*done, beaten], "macs", 23e9)
+        sweep.close("FINISHED")
+    models = front_models(uri)
+    assert on_front(models) == {"b0.5-s10-0": "true", "b0.5-s10-1": "true"}
+    client, runs = assert_clean(uri, ["b0.5-s10-0", "b0.5-s10-1", "b0.5-s10-2"])
+    model, run = models["b0.5-s10-1"], runs["b0.5-s10-1"]
+    assert (model.name, str(model.status)) == ("b0_5-s10-1", "READY")
+    assert (model.source_run_id, model.params) == (run.info.run_id, run.data.params)
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    values = {metric.key: metric.value for metric in model.metrics}
+    assert (values["accuracy"], values["macs"]) == (done[1].accuracy, done[1].macs)
+    assert {metric.dataset_digest for metric in model.metrics} == {"0123456789abcdef"}
+    assert "loss" not in values
+    files = client.list_logged_model_artifacts(model.model_id)
+    assert [file.path for file in files] == ["MLmodel"]
+
+    sweep = tracker(uri, data=data)  # as pas extend: a better trial
+    best = dataclasses.replace(done[0], trial_id="b0.5-s10-3", number=3, accuracy=0.99)
+    sweep.trial_finished(best, {})
+    sweep.update_front([*done, beaten, best], "macs", 23e9)
+    sweep.close("FINISHED")
+    expected = {"b0.5-s10-0": "false", "b0.5-s10-1": "false", "b0.5-s10-3": "true"}
+    assert on_front(front_models(uri)) == expected
+    _, runs = assert_clean(uri, [*expected, "b0.5-s10-2"])
+    tags = {trial_id: run.data.tags.get("pas.on_front") for trial_id, run in runs.items()}
+    assert tags == {**expected, "b0.5-s10-2": None}
+
+
+def test_a_model_that_was_half_written_is_completed(uri, monkeypatch):
+    sweep = tracker(uri)
+    done = run_trial(sweep, running(0))
+    sweep.update_front([done], "macs", 23e9)
+    failures = iter([OSError("connection lost")] * 2)
+
+    def breaks(self, run_id, models):
+        if error := next(failures, None):
+            raise error
+        return log_outputs(self, run_id, models)
+
+    log_outputs = MlflowClient.log_outputs
+    monkeypatch.setattr(MlflowClient, "log_outputs", breaks)
+    sweep.close("FINISHED")
+    (model,) = front_models(uri).values()
+    assert str(model.status) == "READY"
+    _, runs = assert_clean(uri, [done.trial_id])
+    assert len(runs[done.trial_id].outputs.model_outputs) == 1
+    assert find_sweep(uri, SWEEP).status == "FINISHED"
+
+
+def test_names_of_runs_tell_the_outcome_and_leave_those_given_by_hand(uri):
+    sweep = tracker(uri, limits={0.5: 1e6, 300000.0: 300000.0})
+    absolute = running(1, budget=300000.0)
+    for record in (running(0), absolute, running(2), running(3)):
+        sweep.trial_started(record)
+    wait_for(lambda: len(all_runs(uri)[1]) == 4)
+    client = open_client(uri)
+    client.update_run(sweep.run_ids["b0.5-s10-3"], name="mine")
+    sweep.trial_finished(ended(absolute), {})
+    sweep.trial_finished(ended(running(2), "FAILED"), {})
+    sweep.close("KILLED")
+    again = tracker(uri, limits={0.5: 1e6})
+    again.trial_finished(ended(running(3)), {})
+    again.close("FINISHED")
+    names = {run.data.tags["pas.trial_id"]: run.info.run_name for run in all_runs(uri)[1]}
+    assert names == {
+        "b0.5-s10-0": "0.5 x MACs, strength 10 #0",
+        "b300000-s10-1": "0.3 M MACs, strength 10 #1: 90.1 %",
+        "b0.5-s10-2": "0.5 x MACs, strength 10 #2: failed",
+        "b0.5-s10-3": "mine",
+    }
+
+
+def test_the_description_follows_the_sweep_and_keeps_what_a_person_wrote(uri):
+    client = open_client(uri)
+    sweep = tracker(uri, params={"resource": "macs", "num_trials": 2})
+    done = [run_trial(sweep, running(0))]
+    sweep.log_supernet(0.97, None)
+    sweep.update_front(done, "macs", 23e9)
+    sweep.close("KILLED")
+    note = client.get_run(sweep.run_id).data.tags[NOTE_TAG]
+    assert note.startswith("**1 of 2 trials have ended**: 1 finished; 1 on the front")
+    assert sweep.run_ids["b0.5-s10-0"] in note
+    client.set_tag(sweep.run_id, NOTE_TAG, note + "\n\nAsk Li before promoting.")
+
+    sweep = tracker(uri, params={"resource": "macs", "num_trials": 2})
+    done.append(run_trial(sweep, running(1)))
+    sweep.update_front(done, "macs", 23e9)
+    sweep.close("FINISHED")
+    note = client.get_run(sweep.run_id).data.tags[NOTE_TAG]
+    assert note.startswith("**2 of 2 trials have ended**: 2 finished; 2 on the front")
+    assert "the supernet has 97.0 %" in note
+    assert note.endswith(f"{END}\n\nAsk Li before promoting.")
+
+
+def test_views_are_offered_once_and_a_changed_one_stays(uri):
+    tracker(uri).close("FINISHED")
+    client, experiment_id = open_client(uri), find_sweep(uri, SWEEP).experiment_id
+    tags = client.get_experiment(experiment_id).tags
+    views = {name: value for name, value in tags.items() if name.startswith(VIEW_TAG)}
+    assert len(views) == 3
+    changed = next(iter(views))
+    client.set_experiment_tag(experiment_id, changed, "changed by hand")
+    tracker(uri).close("FINISHED")
+    assert client.get_experiment(experiment_id).tags == {**tags, changed: "changed by hand"}
 
 
 def test_a_trial_in_progress_is_seen_running(uri):
