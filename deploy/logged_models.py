@@ -74,29 +74,25 @@ def log_network(
     return model
 
 
-def has_files(model: LoggedModel) -> bool:
-    """Tell whether MLflow has the files of a model, not the figures alone."""
-    return bool(model.tags.get(EXTERNAL_TAG) != "true")
-
-
 def upload_files(client: MlflowClient, model: LoggedModel, metadata: Model, folder: Path) -> None:
-    """Give a logged model its files, so that MLflow can load it.
+    """Give a logged model its files, so that MLflow can load it; over those that it has.
 
     Args:
         client: of the tracking store.
-        model: has none yet.
+        model: of the same network.
         metadata: of the model in ``folder``, told where it belongs.
         folder: in MLflow's layout.
 
     Raises:
-        MlflowException: the store failed; the model stays external.
+        MlflowException: the store failed; a model that had no files stays external.
     """
     metadata.run_id = model.source_run_id
     metadata.model_id = metadata.model_uuid = model.model_id
     metadata.artifact_path = model.artifact_location
     write_metadata(folder, metadata)
     client.log_model_artifacts(model.model_id, str(folder))
-    client.delete_logged_model_tag(model.model_id, EXTERNAL_TAG)
+    if EXTERNAL_TAG in model.tags:
+        client.delete_logged_model_tag(model.model_id, EXTERNAL_TAG)
 
 
 def name_version(client: MlflowClient, model: LoggedModel, name: str, version: str) -> None:

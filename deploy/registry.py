@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor
 
 from deploy.candidate import Candidate, check_forms, open_candidate
-from deploy.logged_models import has_files, log_network, name_version, upload_files
+from deploy.logged_models import log_network, name_version, upload_files
 from deploy.promotions import aliases_of, move_alias
 from deploy.stored_versions import CONTENT_HASH_TAG, registry_client
 
@@ -148,11 +148,14 @@ def _register(
     tags: dict[str, str],
     description: str,
 ) -> int:
-    """Give the logged model of the run's network its files; make it a new version."""
+    """Give the logged model of the run's network its files; make it a new version.
+
+    If it has files already, as a version of another model, they are written anew: what becomes a
+    version is what has been checked.
+    """
     _ensure_registered_model(client, model_name)
     logged = log_network(client, run, tags[CONTENT_HASH_TAG], {})
-    if not has_files(logged):
-        upload_files(client, logged, candidate.model, candidate.model_folder)
+    upload_files(client, logged, candidate.model, candidate.model_folder)
     # Not "models:/<model_id>": a database registry resolves that through the global tracking URI.
     version = client.create_model_version(
         model_name,

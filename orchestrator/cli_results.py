@@ -90,13 +90,20 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     as_json: Json = False,
 ) -> None:
-    """Serve the MLflow UI of the home folder's store, for this machine only, until Ctrl-C."""
-    from orchestrator.ui import serve_ui
+    """Serve the MLflow UI of the home folder's store, for this machine only, until Ctrl-C.
+
+    Shown are the addresses of the latest sweeps' pages in it.
+    """
+    from orchestrator.ui import latest_pages, serve_ui
 
     home = Home.from_environment()
 
     def ready(url: str) -> None:
-        show({"url": url}, as_json, [f"MLflow UI at {url} (Ctrl-C to stop)"])
+        pages = latest_pages(home, url)
+        document = {"url": url, "sweeps": pages}
+        show(document, as_json, [f"MLflow UI at {url} (Ctrl-C to stop)"])
+        if not as_json:  # rich would break an address at the window's edge
+            sys.stdout.writelines(f"{sweep_id}: {page}\n" for sweep_id, page in pages.items())
         sys.stdout.flush()
 
     serve_ui(home, port, ready)

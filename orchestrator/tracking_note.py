@@ -126,7 +126,8 @@ def _links(facts: SweepFacts) -> str:
         f"[the front]({view_link(where, ids['front'])})",
         f"[its networks]({page_link(where, 'models')})",
     ]
-    return "Look at " + " · ".join(links)
+    # the UI takes no clicks on a description that is folded
+    return f"To open once *Show more* is clicked: {' · '.join(links)}"
 
 
 def _rows(facts: SweepFacts, records: Sequence[TrialRecord], members: set[str]) -> list[str]:

@@ -13,8 +13,11 @@ import requests
 
 from orchestrator.errors import UserError
 from orchestrator.home import Home
+from orchestrator.tracking_reader import list_sweeps
+from orchestrator.tracking_views import page_link
 
 _STARTUP_SECONDS = 60
+_MOST_SWEEPS = 5
 
 
 def serve_ui(home: Home, port: int, ready: Callable[[str], None]) -> None:
@@ -48,6 +51,15 @@ def serve_ui(home: Home, port: int, ready: Callable[[str], None]) -> None:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def latest_pages(home: Home, url: str) -> dict[str, str]:
+    """Return sweep id -> address of its page in the UI at ``url``, the latest sweep first.
+
+    MLflow's own first page leads elsewhere: to what agents have traced.
+    """
+    sweeps = list_sweeps(home.mlflow_uri)[:_MOST_SWEEPS]
+    return {s.sweep_id: f"{url}/{page_link(s.experiment_id, f'runs/{s.run_id}')}" for s in sweeps}
 
 
 def _check_free(port: int) -> None:
