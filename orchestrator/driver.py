@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ STOP_WAIT_S = 120
 """A driver that is told to end closes its runs first; for so many seconds it is waited for."""
 INTERRUPTS = (KeyboardInterrupt, SystemExit)
 """What ends a driver that was told to end; Ray answers SIGTERM with the second."""
+_interrupted = threading.Event()
 _POLL_S = 0.2
 _TRIES = 5
 
@@ -135,12 +137,14 @@ def stop_driver(home: Home, sweep_id: str) -> Driver | None:
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM end what is inside as Ctrl-C does."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _interrupted.clear()
     arm_termination()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def arm_termination() -> None:
@@ -150,10 +154,23 @@ def arm_termination() -> None:
     """
 
     def interrupt(_signum: int, _frame: object) -> None:
+        _interrupted.set()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def check_interrupted() -> None:
+    """Raise an interruption once more that got lost: Python drops one that meets a destructor.
+
+    Raises:
+        KeyboardInterrupt: a signal has come.
+    """
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def log_path(home: Home, sweep_id: str) -> Path:

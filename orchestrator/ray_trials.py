@@ -24,6 +24,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.cells import Train, TrialJob
 from orchestrator.config import ResourceConfig, SchedulerConfig
+from orchestrator.driver import check_interrupted
 from orchestrator.ray_cluster import trials_at_once
 from orchestrator.ray_workers import train_on_workers
 from orchestrator.sweep import Sweep
@@ -173,6 +174,7 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
         self._reached: dict[str, tuple[int, int, int]] = {}
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **_info: Any) -> None:
+        check_interrupted()
         if time.monotonic() >= self._account_due:
             self._account_due = time.monotonic() + ACCOUNT_EVERY_S
             self._sweep.meter.set_slots(trials_at_once(self._resources))

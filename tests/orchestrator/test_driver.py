@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from orchestrator import driver
 from orchestrator.driver import (
     Driver,
     arm_termination,
+    check_interrupted,
     driver_log,
     driver_of,
     only_driver,
@@ -148,6 +150,19 @@ def test_only_the_first_sigterm_interrupts():
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_that_got_lost_is_raised_again(number):
+    with terminate_as_interrupt():
+        check_interrupted()
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        with pytest.raises(KeyboardInterrupt):
+            check_interrupted()
+    with terminate_as_interrupt():
+        check_interrupted()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_driver_knows_its_machine():
