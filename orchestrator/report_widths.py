@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from orchestrator.plots import COLORSCALE, INK
+from orchestrator.plots import INK
 from orchestrator.records import TrialRecord
 from orchestrator.report_figures import PALE, Curve, style_figure
 
@@ -80,7 +80,7 @@ def search_widths_figure(members: Sequence[TrialRecord], curves: Mapping[str, Cu
             y=[html.escape(name) for name in widths],
             customdata=[list(values) for values in widths.values()],
             hovertemplate="%{y}, epoch %{x}<br>%{customdata} channels<extra></extra>",
-            colorscale=COLORSCALE,
+            colorscale=PALE,
             zmin=0,
             zmax=1,
             colorbar={"tickformat": ".0%", "thickness": 12, "outlinewidth": 0},

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import requests
 
+from orchestrator.driver import terminate_as_interrupt
 from orchestrator.errors import UserError
 from orchestrator.home import Home
 from orchestrator.tracking_reader import list_sweeps
@@ -21,7 +22,9 @@ _MOST_SWEEPS = 5
 
 
 def serve_ui(home: Home, port: int, ready: Callable[[str], None]) -> None:
-    """Run the server until it is interrupted; ``ready`` is called with its address once it answers.
+    """Run the server until it is interrupted (Ctrl-C, or SIGTERM).
+
+    ``ready`` is called with its address once it answers.
 
     Raises:
         UserError: there is no store yet, the port is taken, or the server does not start.
@@ -42,9 +45,10 @@ def serve_ui(home: Home, port: int, ready: Callable[[str], None]) -> None:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_healthy(process, url)
-        ready(url)
-        process.wait()
+        with terminate_as_interrupt():
+            _wait_until_healthy(process, url)
+            ready(url)
+            process.wait()
     finally:
         process.terminate()
         try:

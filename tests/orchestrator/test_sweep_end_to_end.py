@@ -191,8 +191,10 @@ def test_the_ui_is_served_on_loopback_only(finished):
         assert f"0100007F:{port:04X}" in listening
         assert f"00000000:{port:04X}" not in listening
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=30) == 130
+    with socket.create_server(("127.0.0.1", port)):  # nothing is left that listens
+        pass
 
 
 def test_predictions_survive_the_journey(finished):
