@@ -112,7 +112,7 @@ def test_tracking_knows_them_as_controls_and_optuna_not_at_all(controlled):
     runs = client.search_runs([experiment.experiment_id], "tags.`pas.control` LIKE '%'")
     assert {r.data.tags["pas.trial_id"] for r in runs} == set(CONTROLS)
     assert {r.info.status for r in runs} == {"FINISHED"}
-    assert all(r.info.run_name.startswith("control: ") for r in runs)
+    assert all(r.info.run_name.startswith("control ") for r in runs)
     assert all(r.data.metrics["training_macs"] > 0 for r in runs)
     read = {r.trial_id: r for r in load_records(home.mlflow_uri, "tiny")}
     for control in controlled.second["controls"]:
