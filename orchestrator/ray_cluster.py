@@ -20,7 +20,7 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # our own records are 
 
 import ray
 
-from orchestrator.addresses import LOCKED
+from orchestrator.addresses import LOCKED, is_own
 from orchestrator.config import ResourceConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.memory import is_out_of_memory
@@ -54,7 +54,7 @@ def ray_session(
     try:
         ray.init(
             address=address or "local",
-            include_dashboard=False if address is None else None,
+            include_dashboard=False if is_own(address) else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.serving_requests import Limits
-from orchestrator.addresses import check_address, takes_jobs
+from orchestrator.addresses import check_address, is_own, takes_jobs
 from orchestrator.driver import arm_termination, terminate_as_interrupt
 from orchestrator.errors import UserError
 from orchestrator.home import Home
@@ -93,7 +93,7 @@ def serve_model(
             "of: auto, or HOST:PORT of the head"
         )
     check_address(options.address)
-    if options.address is None:
+    if is_own(options.address):
         check_free(options.host, options.port)
     token = os.environ.get(TOKEN_VARIABLE) or None
     with terminate_as_interrupt(), _folder() as folder, ExitStack() as session:

@@ -40,7 +40,7 @@ def serve_on_ray(options: ServingOptions, pointer: Path, token: str | None) -> I
     try:
         ray.init(
             address=options.address or "local",
-            include_dashboard=False if options.address is None else None,
+            include_dashboard=False if is_own(options.address) else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
@@ -52,12 +52,12 @@ def serve_on_ray(options: ServingOptions, pointer: Path, token: str | None) -> I
         _start(options, pointer, token)
         yield
     finally:
-        _end(local=options.address is None)
+        _end(local=is_own(options.address))
 
 
 def _local_size(options: ServingOptions) -> dict[str, int]:
     """Room for the replicas, however many processors there are; little for objects."""
-    if options.address is not None:
+    if not is_own(options.address):
         return {}
     return {"num_cpus": options.replicas * options.threads, "object_store_memory": 128 * _MIB}
 
@@ -86,7 +86,7 @@ def _start(options: ServingOptions, pointer: Path, token: str | None) -> None:
         batch_images=max(options.batch_images, limits.images),
         batch_wait_s=options.batch_wait_s,
         threads=options.threads,
-        local=options.address is None,
+        local=is_own(options.address),
     )
     deployment = serve.deployment(
         Replica,

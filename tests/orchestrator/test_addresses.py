@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from orchestrator.addresses import check_address, takes_jobs
+from orchestrator.addresses import check_address, is_own, takes_jobs
 from orchestrator.errors import UserError
 
 
@@ -61,3 +61,9 @@ def test_where_nothing_answers_is_told(form):
 def test_a_host_that_is_not_known_is_told():
     with pytest.raises(UserError, match=r"nothing answers at nowhere.invalid port 6379"):
         check_address("nowhere.invalid:6379")
+
+
+def test_this_machine_alone_has_two_names():
+    assert [is_own(address) for address in (None, "local", "auto", "10.0.0.1:6379")] == [
+        True, True, False, False,
+    ]  # fmt: skip
