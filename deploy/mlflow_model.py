@@ -10,11 +10,12 @@ import mlflow.pytorch
 import numpy as np
 import torch
 from mlflow import pyfunc
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor
 
-from deploy.package import ARCHITECTURE_FILE, WEIGHTS_FILE, DeployedClassifier
+from deploy.package import ARCHITECTURE_FILE, WEIGHTS_FILE, DeployedClassifier, PackageError
 
 EXTRA_FILES_FOLDER = "extra_files"
 """Where MLflow keeps the package's files inside the model folder."""
@@ -39,21 +40,33 @@ def save_mlflow_model(
 
     Returns:
         The model's metadata, as written to ``MLmodel``.
+
+    Raises:
+        PackageError: the network cannot be exported.
     """
     # torch.export takes a batch of one for a constant, so the example has two images.
     example = images[[0, min(1, len(images) - 1)]].contiguous().numpy()
     model = Model()
     source = Path(package_folder)
-    mlflow.pytorch.save_model(
-        classifier,
-        os.fspath(folder),
-        mlflow_model=model,
-        signature=_signature(classifier, images),
-        input_example=example,
-        serialization_format="pt2",
-        pip_requirements=_pinned_requirements(),
-        extra_files=[str(source / ARCHITECTURE_FILE), str(source / WEIGHTS_FILE)],
-    )
+    try:
+        mlflow.pytorch.save_model(
+            classifier,
+            os.fspath(folder),
+            mlflow_model=model,
+            signature=_signature(classifier, images),
+            input_example=example,
+            serialization_format="pt2",
+            pip_requirements=_pinned_requirements(),
+            extra_files=[str(source / ARCHITECTURE_FILE), str(source / WEIGHTS_FILE)],
+        )
+    except (OSError, MlflowException):
+        raise
+    except Exception as error:  # what torch.export raises is of many kinds
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PackageError(
+            f"torch.export cannot export the network ({first}); its code must not depend on the "
+            "values of images"
+        ) from None
     _forget_source_paths(Path(folder) / model.flavors[mlflow.pytorch.FLAVOR_NAME]["model_data"])
     # A pt2 program stays on the device it was exported on; unless told so, MLflow asks for the
     # GPU wherever there is one and then refuses to load the model.

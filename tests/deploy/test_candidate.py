@@ -10,8 +10,9 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
-from deploy import DeployedClassifier, load_package
+from deploy import DeployedClassifier, PackageError, load_package
 from deploy.candidate import Candidate, measure_accuracy, measure_candidate, open_candidate
+from deploy.mlflow_model import save_mlflow_model
 
 
 class Exported(nn.Module):
@@ -81,3 +82,22 @@ def test_a_stored_package_is_measured_in_all_its_forms(candidate, package, image
     candidate.model.signature = ModelSignature(inputs=taken)
     (fault,) = measure_candidate(candidate, batches, images[:8]).faults
     assert fault == "the signature takes float64 (-1, 1, 8, 8)"
+
+
+class DependsOnValues(nn.Module):
+    """Looks at its images to decide what to do, which no exported program can."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images if images.sum() > 0 else -images)
+
+
+def test_a_network_that_cannot_be_exported_is_told(package, images, tmp_path) -> None:
+    architecture, network = load_package(package)
+    classifier = DeployedClassifier(architecture, DependsOnValues(network)).eval()
+    with pytest.raises(PackageError, match=r"torch\.export cannot export the network") as caught:
+        save_mlflow_model(tmp_path / "model", classifier, package, images)
+    assert "\n" not in str(caught.value)
