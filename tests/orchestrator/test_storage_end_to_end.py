@@ -16,6 +16,7 @@ from orchestrator.cells import Cell, trial_config
 from orchestrator.home import Home
 from orchestrator.judging import Request
 from orchestrator.loading import load_sweep
+from orchestrator.node_files import node_folder
 from orchestrator.promotion import promote
 from orchestrator.tracking_reader import load_records
 from pas_trainer import TrialResult, run_search
@@ -72,6 +73,10 @@ def test_a_killed_driver_is_followed_by_one_with_an_empty_home(
     assert others == {"sweep.json", "usage.json", "supernet.json", "supernet.safetensors"}
     copies = [len(list(tmp_path.glob(f"node {n}/*/supernet.safetensors"))) for n in (1, 2)]
     assert max(copies) == 1  # once per node; a node may have had no trial
+    for n in (1, 2):  # the next one on a node clears away what the killed ones left there
+        monkeypatch.setenv("PAS_CACHE", str(tmp_path / f"node {n}"))
+        with node_folder():
+            assert len(list(tmp_path.glob(f"node {n}/.work/*"))) == 3
     assert {p.name for p in tmp_path.glob("node */.work/*")} == {"lock"}
     assert not list(second.home.rglob("*.safetensors"))
 
