@@ -73,11 +73,7 @@ def test_a_killed_driver_is_followed_by_one_with_an_empty_home(
     assert others == {"sweep.json", "usage.json", "supernet.json", "supernet.safetensors"}
     copies = [len(list(tmp_path.glob(f"node {n}/*/supernet.safetensors"))) for n in (1, 2)]
     assert max(copies) == 1  # once per node; a node may have had no trial
-    for n in (1, 2):  # the next one on a node clears away what the killed ones left there
-        monkeypatch.setenv("PAS_CACHE", str(tmp_path / f"node {n}"))
-        with node_folder():
-            assert len(list(tmp_path.glob(f"node {n}/.work/*"))) == 3
-    assert {p.name for p in tmp_path.glob("node */.work/*")} == {"lock"}
+    assert left_on_nodes(tmp_path, monkeypatch) == {"lock"}
     assert not list(second.home.rglob("*.safetensors"))
 
     (best, *_) = sorted((t for t in trials.values() if t["on_front"]), key=lambda t: -t["accuracy"])
@@ -104,6 +100,18 @@ def results(object_store, uri) -> dict[str, bytes]:
 def left_of_trials(object_store, uri) -> dict[str, set[str]]:
     names = [name.split("/") for name in object_store.objects(uri) if "/trials/" in name]
     return {trial: {n for _, _, _, t, n in names if t == trial} for _, _, _, trial, _ in names}
+
+
+def left_on_nodes(folder, monkeypatch) -> set[str]:
+    """Return what is below the nodes' working folders once each node has begun another trial.
+
+    That clears away what killed workers left there.
+    """
+    for n in (1, 2):
+        monkeypatch.setenv("PAS_CACHE", str(folder / f"node {n}"))
+        with node_folder():
+            assert len(list(folder.glob(f"node {n}/.work/*"))) == 3
+    return {path.name for path in folder.glob("node */.work/*")}
 
 
 def stored_folder(object_store, uri, within, folder):
