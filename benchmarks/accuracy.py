@@ -151,8 +151,8 @@ def _network(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "macs_ratio": result.macs_ratio,
         "training_macs": result.training_macs,
-        "accuracy": result.accuracy,
-        "test_accuracy": result.test_accuracy,
+        "accuracy": result.score,
+        "test_accuracy": result.test_score,
         "seconds": round(time.monotonic() - start, 1),
         "widths": dict(result.widths),
     }

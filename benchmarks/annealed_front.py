@@ -135,8 +135,8 @@ def _run(
             "budget": LIMITS[k],
             "finetune_epochs": options.finetune_epochs,
             "macs_ratio": result.macs_ratio,
-            "accuracy": result.accuracy,
-            "test_accuracy": result.test_accuracy,
+            "accuracy": result.score,
+            "test_accuracy": result.test_score,
             "supernet_macs": before,
             "training_macs": (result.training_macs or 0) - before,
         }
@@ -160,7 +160,9 @@ def _rival(way: str, config: TrialConfig, annealed: AnnealedConfig, folder: Path
     widths = uniform_widths(rival.graph, config.budget, config.width_rules)
     kept = {name: list(range(width)) for name, width in widths.items()}
     torch.manual_seed(config.seed)
-    network = slice_network(new_supernet(config.supernet, rival.data), rival.graph, kept)
+    network = slice_network(
+        new_supernet(config.supernet, rival.task, rival.data), rival.graph, kept
+    )
     rival.finetune(network, rival.graph.count_macs(widths))
     return rival.measure(kept, network, rival.spent)
 

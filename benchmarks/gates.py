@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pas_trainer import GatedNetwork, OptimizerConfig, attach_gates, budget_loss
-from pas_trainer.loop import autocast
+from pas_trainer.devices import autocast
 from pas_trainer.optim import build_optimizer
 from search_space import RepVGGBlock, build_supernet, trace_channels
 

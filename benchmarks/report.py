@@ -104,14 +104,14 @@ def _compared(
 ) -> dict[str, float]:
     """Compare what was read with what was written, the front with brute force, the hypervolume."""
     finished = [r for r in records if r.status == "FINISHED"]
-    points = np.array([[r.macs or 0, -(r.accuracy or 0)] for r in finished])
+    points = np.array([[r.macs or 0, -(r.score or 0)] for r in finished])
     beaten = [
         bool(((points <= point).all(axis=1) & (points < point).any(axis=1)).any())
         for point in points
     ]
     front = {r.trial_id for r, lost in zip(finished, beaten, strict=True) if not lost}
     by_id = {row["trial_id"]: row for row in read}
-    same = sum(by_id[r.trial_id]["accuracy"] == str(r.accuracy or "") for r in records)
+    same = sum(by_id[r.trial_id]["accuracy"] == str(r.score or "") for r in records)
     ours = hypervolume(records, "macs", MACS)
     theirs = compute_hypervolume(points / [MACS, 1.0], np.array([1.0, 0.0]))
     return {

@@ -36,6 +36,7 @@ from pas_trainer.data.batches import MemorySplit
 from pas_trainer.gates import GatedNetwork
 from pas_trainer.loop import Trainer
 from pas_trainer.optim import build_optimizer, cosine_factor
+from pas_trainer.tasks import Classification
 from search_space import Budget, WidthRules, build_supernet, trace_channels
 
 RESULTS = Path(__file__).parent / "results" / "training_speed.json"
@@ -133,6 +134,7 @@ class Bench:
         trainer = Trainer(
             model=network.train(),
             optimizer=build_optimizer(network, OptimizerConfig(), 0.01),
+            task=Classification(),
             data=self.data,
             recipe=OptimizerConfig(batch_size=self.batch_size),
             phase="pretrain",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from deploy.latency import measure_latency_ms
+from deploy.latency import measure_latency_ms, median_pass_ms
 from deploy.package import (
     ARCHITECTURE_FILE,
     TRAINING_WEIGHTS_FILE,
@@ -46,6 +46,7 @@ __all__ = [
     "load_package",
     "load_promoted",
     "measure_latency_ms",
+    "median_pass_ms",
     "promote_package",
     "save_package",
     "stage",

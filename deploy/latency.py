@@ -6,9 +6,10 @@ import copy
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deploy.eval_mode import inference
 
@@ -44,26 +45,41 @@ def measure_latency_ms(
         raise ValueError(f"image_shape is {tuple(image_shape)}; it must be (C, H, W)")
     if min(batch_size, repeats, num_threads) < 1 or warmup < 0:
         raise ValueError("batch_size, repeats, num_threads must be at least 1, warmup at least 0")
-    place = torch.device(device)
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand((batch_size, *image_shape), generator=generator).to(place)
+    images = torch.rand((batch_size, *image_shape), generator=generator).to(device)
+    return median_pass_ms(
+        network, images, repeats=repeats, warmup=warmup, num_threads=num_threads, device=device
+    )
+
+
+def median_pass_ms(
+    network: nn.Module,
+    inputs: Any,
+    *,
+    repeats: int = 50,
+    warmup: int = 10,
+    num_threads: int = 1,
+    device: str | torch.device = "cpu",
+) -> float:
+    """As :func:`measure_latency_ms`, of whatever the network takes, on the device already."""
+    place = torch.device(device)
     measured = copy.deepcopy(network).to(place)
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
         with inference(measured):
             for _ in range(warmup):
-                _timed_ms(measured, images)
-            return statistics.median(_timed_ms(measured, images) for _ in range(repeats))
+                _timed_ms(measured, inputs, place)
+            return statistics.median(_timed_ms(measured, inputs, place) for _ in range(repeats))
     finally:
         torch.set_num_threads(threads)
 
 
-def _timed_ms(network: nn.Module, images: Tensor) -> float:
-    _synchronize(images.device)
+def _timed_ms(network: nn.Module, inputs: Any, device: torch.device) -> float:
+    _synchronize(device)
     start = time.perf_counter_ns()
-    network(images)
-    _synchronize(images.device)
+    network(inputs)
+    _synchronize(device)
     return (time.perf_counter_ns() - start) / 1e6
 
 

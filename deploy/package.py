@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pas_trainer import build_compact
-from search_space import Architecture, build_supernet_on_meta
+from pas_trainer import AboutArchitecture, TaskConfig, build_compact, make_task
+from search_space import Architecture
 
 ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -99,7 +99,8 @@ def load_package(
     Args:
         folder: as written by :func:`save_package`.
         deploy: the deploy form, or else the sliced network with its training branches.
-        allow_import: whether an ``import:`` supernet may be rebuilt, which runs the code it names.
+        allow_import: whether an ``import:`` supernet or task may be rebuilt, which runs the code it
+            names.
 
     Returns:
         The architecture and the network on the CPU, in eval mode.
@@ -109,11 +110,12 @@ def load_package(
     """
     source = Path(folder)
     architecture = load_architecture(source)
-    if architecture.supernet.startswith("import:") and not allow_import:
-        raise PackageError(
-            f"{source / ARCHITECTURE_FILE} names the supernet {architecture.supernet}, whose code "
-            "would be run; pass allow_import=True if you trust it"
-        )
+    for what, name in (("supernet", architecture.supernet), ("task", architecture.task)):
+        if name.startswith("import:") and not allow_import:
+            raise PackageError(
+                f"{source / ARCHITECTURE_FILE} names the {what} {name}, whose code would be run; "
+                "pass allow_import=True if you trust it"
+            )
     try:
         _check_memory(architecture)
         network = build_compact(architecture, deploy=deploy)
@@ -179,12 +181,8 @@ def _serialised(
 
 def _check_memory(architecture: Architecture) -> None:
     """Refuse a document that promises a supernet larger than this machine's memory."""
-    supernet = build_supernet_on_meta(
-        architecture.supernet,
-        len(architecture.classes),
-        architecture.in_channels,
-        **architecture.options,
-    )
+    task, about = make_task(TaskConfig(name=architecture.task)), AboutArchitecture(architecture)
+    supernet = task.build(architecture.supernet, architecture.options, about, on_meta=True)
     need = sum(tensor.nbytes for tensor in supernet.state_dict().values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > memory:

@@ -222,4 +222,5 @@ def trial_config(
         latency_table=None if latency_table is None else str(latency_table),
         seed=derive_seed(config.seed, cell.budget, cell.strength, number),
         device=config.device,
+        task=config.task,
     )

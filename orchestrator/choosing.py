@@ -35,7 +35,7 @@ def choose(
             f"--budget {limit}: no front member is that cheap; the cheapest has "
             f"{cheapest:.12g} {resource} ({cheapest / supernet:.4f} of the supernet)"
         )
-    return max(within, key=lambda r: (r.accuracy or 0.0, -_cost(r, resource)))
+    return max(within, key=lambda r: (r.gain or 0.0, -_cost(r, resource)))
 
 
 def _cost(record: TrialRecord, resource: str) -> float:

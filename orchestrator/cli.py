@@ -138,8 +138,8 @@ def _run_plan(
         {
             "sweep_id": outcome.sweep_id,
             "resource": outcome.resource,
-            "supernet_accuracy": outcome.supernet[0],
-            "supernet_test_accuracy": outcome.supernet[1],
+            f"supernet_{outcome.metric}": outcome.supernet[0],
+            f"supernet_test_{outcome.metric}": outcome.supernet[1],
             "compute_saved": round(outcome.compute_saved, 4),
             "usage": outcome.usage,
             "given_up": outcome.given_up,

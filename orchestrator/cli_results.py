@@ -29,11 +29,11 @@ def compare(
     document = {
         "sweep_id": info.sweep_id,
         "resource": info.resource,
-        "supernet_accuracy": info.supernet_accuracy,
-        "supernet_test_accuracy": info.supernet_test_accuracy,
+        f"supernet_{info.metric}": info.supernet_score,
+        f"supernet_test_{info.metric}": info.supernet_test_score,
         **(plain(records) if as_json else {}),
     }
-    supernet = (info.supernet_accuracy, info.supernet_test_accuracy)
+    supernet = (info.supernet_score, info.supernet_test_score)
     table = compare_table(records, info.resource, info.sweep_id, supernet)
     show(document, as_json, [table])
 
@@ -41,7 +41,7 @@ def compare(
 def pareto(
     sweep: SweepName, tracking_uri: TrackingUri = None, as_json: Json = False, as_csv: Csv = False
 ) -> None:
-    """Show the front (trials that no other beats in both accuracy and cost) and the controls."""
+    """Show the front (trials that no other beats in both score and cost) and the controls."""
     from orchestrator.lookup import load_sweep_records
     from orchestrator.tables import controls_tables, front_table
 

@@ -19,8 +19,11 @@ from pas_trainer import (
     OptimizerConfig,
     PretrainConfig,
     SearchConfig,
+    TaskConfig,
     check_pretraining,
     content_key,
+    make_task,
+    unset_additions,
 )
 from search_space import (
     Budget,
@@ -46,6 +49,11 @@ def _number_or_text(value: object) -> object:
     if not is_limit:
         raise ValueError(f"{value!r} is no limit; write a number, or text with a unit")
     return value
+
+
+def _named(value: object) -> object:
+    """Take a name alone for a section that has a name and options."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 _Limit = Annotated[Limit, BeforeValidator(_number_or_text)]
@@ -237,7 +245,7 @@ class SweepConfig(_Section):
     """One sweep: budgets x strengths x trials, over one supernet and one data set."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-    task: Literal["classification"] = "classification"
+    task: Annotated[TaskConfig, BeforeValidator(_named)] = TaskConfig()
     data: DataConfig
     supernet: SupernetConfig
     budget: BudgetConfig
@@ -290,9 +298,25 @@ class SweepConfig(_Section):
                 f"optimizer.batch_size is {batch}, which {workers} workers "
                 f"(resources.workers_per_trial) cannot share equally; set it to a multiple"
             )
+        self._check_task()
         check_tunable(self.hyperparameters)
         check_pretraining(self.supernet, self.pretrain)
         return self
+
+    def _check_task(self) -> None:
+        """Check what the task says of data and workers; one of the user's own is imported."""
+        task = make_task(self.task)
+        if self.data.name not in task.datasets:
+            raise ValueError(
+                f"data.name is {self.data.name}, which task {self.task.name} cannot read; it "
+                f"reads {', '.join(task.datasets)}"
+            )
+        workers = self.resources.workers_per_trial
+        if workers > 1 and not task.shares_batches:
+            raise ValueError(
+                f"resources.workers_per_trial is {workers}, but task {self.task.name} trains a "
+                "network with one worker; set it to 1"
+            )
 
     def deciding(self) -> dict[str, Any]:
         """Return what decides the result of a trial, as plain values.
@@ -315,6 +339,11 @@ class SweepConfig(_Section):
         if self.budget.schedule == "separate":
             decides["budget"].pop("limits")
         decides.pop("strengths")
+        if not self.task.options:
+            decides["task"] = self.task.name
+        for section in ("data", "optimizer"):
+            for name in unset_additions(getattr(self, section)):
+                decides[section].pop(name)
         decides["data"].pop("workers")
         decides["data"].pop("memory_gib")
         return decides

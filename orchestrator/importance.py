@@ -46,7 +46,7 @@ class Importance:
 def importance_of(
     records: Iterable[TrialRecord], ranges: Mapping[str, FloatRange], seed: int = 0
 ) -> Importance:
-    """Return the importance of hyper-parameters for accuracy, over all cells of a sweep.
+    """Return the importance of hyper-parameters for the score, over all cells of a sweep.
 
     Most cells have too few trials to say anything alone, and accuracies of different budgets cannot
     be compared. So each trial is scored within its cell (:func:`scores`), which takes out what
@@ -69,7 +69,7 @@ def importance_of(
             reason=f"It takes at least {FEWEST} finished trials, in cells with two or more of "
             f"them; there are {len(trials)}."
         )
-    values = np.concatenate([scores([t.accuracy or 0.0 for t in cell]) for cell in cells])
+    values = np.concatenate([scores([t.gain or 0.0 for t in cell]) for cell in cells])
     if not values.any():
         return Importance(reason="In each cell all trials are equally accurate.")
     chosen = np.random.default_rng(seed).permutation(len(trials))[:_MOST]
@@ -105,7 +105,7 @@ def _cells(
     """Return the trials that count, by cell."""
     cells: dict[Cell, list[TrialRecord]] = {}
     for record in without_controls(records):
-        is_known = record.accuracy is not None and math.isfinite(record.accuracy)
+        is_known = record.score is not None and math.isfinite(record.score)
         if record.status == "FINISHED" and is_known and set(ranges) <= set(record.hyperparameters):
             cells.setdefault(Cell(record.budget, record.strength), []).append(record)
     return list(cells.values())

@@ -133,7 +133,7 @@ def judge(
     champion, against = _champion(client, request, sweep, candidate)
     return (
         stored_gate(
-            recorded=record.accuracy or 0.0,
+            recorded=record.score or 0.0,
             deploy=measured.accuracy,
             exported=measured.exported_accuracy,
             num_images=measured.num_images,

@@ -16,7 +16,6 @@ from pas_trainer import read_latency_table
 from search_space import (
     ChannelGraph,
     LatencyTable,
-    build_supernet,
     graph_with_latency,
     measure_latency_table,
 )
@@ -88,9 +87,7 @@ def measure_table(plan: Plan, home: Home, console: Console) -> LatencyTable:
             supernet = plan.config.supernet
             table = measure_latency_table(
                 plan.graph,
-                build_supernet(
-                    supernet.name, plan.num_classes, plan.in_channels, **supernet.options
-                ),
+                plan.task.build(supernet.name, supernet.options, plan.about),
                 latency.target,
                 cache_folder=home.latency,
                 seconds=latency.seconds,

@@ -45,8 +45,8 @@ def version_tags(
         "pas.resource": resource,
         "pas.cost": record.cost(resource),
         "pas.latency_ms": record.latency_ms,
-        "pas.accuracy": record.accuracy,
-        "pas.test_accuracy": record.test_accuracy,
+        "pas.accuracy": record.score,
+        "pas.test_accuracy": record.test_score,
         DATA_TAG: fingerprint,
         PARITY_ERROR_TAG: f"{measured.training_error:.3g}",
     }
@@ -70,7 +70,7 @@ def description(
     rows = {
         "sweep, trial": f"`{record.sweep_id}`, `{record.trial_id}`",
         "data": f"{data}, {measured.num_images} validation images",
-        "accuracy": f"{measured.accuracy:.4f} on these (test {record.test_accuracy or 0:.4f})",
+        "accuracy": f"{measured.accuracy:.4f} on these (test {record.test_score or 0:.4f})",
         "budget": f"{record.cost(resource):.12g} {resource} (limit {record.budget:g} in the sweep)",
         "MACs": f"{count_text(record.macs)}, {record.macs_ratio or 0:.4f} of the supernet's",
         "parameters": count_text(record.num_params),

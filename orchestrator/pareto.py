@@ -82,12 +82,12 @@ def front(records: Iterable[TrialRecord], resource: str = "macs") -> list[TrialR
     """Return the finished trials that no other finished trial beats, cheapest first.
 
     Args:
-        records: trials of one sweep; those not FINISHED, or without cost or accuracy, are left
+        records: trials of one sweep; those not FINISHED, or without cost or score, are left
             out, and so are controls.
         resource: what to minimise, see :meth:`TrialRecord.cost`.
     """
     members = [record for record in mark_front(records, resource) if record.on_front]
-    return sorted(members, key=lambda r: (r.cost(resource), -(r.accuracy or 0.0), r.trial_id))
+    return sorted(members, key=lambda r: (r.cost(resource), -(r.gain or 0.0), r.trial_id))
 
 
 def mark_front(records: Iterable[TrialRecord], resource: str = "macs") -> list[TrialRecord]:
@@ -106,7 +106,7 @@ def hypervolume(records: Iterable[TrialRecord], resource: str, reference_cost: f
     """Return the area under the front, in [0, 1]: a sweep's quality in one number.
 
     Costs are divided by ``reference_cost`` (the supernet's), accuracies are in [0, 1]; the
-    reference point is cost ratio 1, accuracy 0. A trial dearer than the supernet adds nothing.
+    reference point is cost ratio 1, score 0. A trial dearer than the supernet adds nothing.
 
     Raises:
         ValueError: ``reference_cost`` is not a positive finite number.
@@ -118,13 +118,13 @@ def hypervolume(records: Iterable[TrialRecord], resource: str, reference_cost: f
 
 
 def _points(records: Sequence[TrialRecord], resource: str) -> NDArray[np.float64]:
-    """Return (n, 2): cost and minus accuracy; NaN for a control or a trial without result."""
+    """Return (n, 2): cost and minus the gain; NaN for a control or a trial without result."""
     points = np.full((len(records), 2), np.nan)
     for row, record in enumerate(records):
         cost = record.cost(resource)
         counts = record.status == "FINISHED" and record.control is None
-        if counts and cost is not None and record.accuracy is not None:
-            points[row] = float(cost), -float(record.accuracy)
+        if counts and cost is not None and record.gain is not None:
+            points[row] = float(cost), -float(record.gain)
     return points
 
 

@@ -11,6 +11,9 @@ from plotly.colors import sample_colorscale
 
 from orchestrator.pareto import front
 from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
+from orchestrator.scores import axis as score_axis
+from orchestrator.scores import figure as score_figure
+from orchestrator.scores import label
 
 _AXIS_TITLES = {
     "macs": "MACs",
@@ -38,7 +41,7 @@ def front_figure(
     """Draw finished trials and controls, the front as a step line and the limits as faint lines.
 
     Args:
-        records: trials of one sweep; only FINISHED ones with cost and accuracy are drawn.
+        records: trials of one sweep; only FINISHED ones with cost and score are drawn.
         resource: on the horizontal axis, see :meth:`TrialRecord.cost`.
         title: heading of the picture.
         reference_cost: the supernet's cost; the axis then shows cost / reference_cost. For
@@ -64,7 +67,8 @@ def front_figure(
         figure.add_annotation(
             text="no finished trial yet", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
         )
-    _style(figure, resource, title, relative=bool(unit))
+    metric = rows[0].metric if rows else "accuracy"
+    _style(figure, resource, title, metric, relative=bool(unit))
     return figure
 
 
@@ -98,9 +102,9 @@ def _drawable(record: TrialRecord, resource: str) -> bool:
     return (
         record.status == "FINISHED"
         and cost is not None
-        and record.accuracy is not None
+        and record.score is not None
         and math.isfinite(cost)
-        and math.isfinite(record.accuracy)
+        and math.isfinite(record.score)
     )
 
 
@@ -127,7 +131,7 @@ def _add_trials(
         figure.add_trace(
             scatter(
                 x=_costs(group, resource, scale),
-                y=[record.accuracy for record in group],
+                y=[record.score for record in group],
                 mode="markers",
                 name=f"{strength:g}",
                 hovertext=[hover(record) for record in group],
@@ -152,7 +156,7 @@ def _add_controls(
         figure.add_trace(
             go.Scatter(
                 x=_costs(group, resource, scale),
-                y=[record.accuracy for record in group],
+                y=[record.score for record in group],
                 mode="markers",
                 name=CONTROL_NAMES[kind],
                 hovertext=[_hover(record) for record in group],
@@ -176,7 +180,7 @@ def _add_front(
     figure.add_trace(
         go.Scatter(
             x=_costs(members, resource, scale),
-            y=[record.accuracy for record in members],
+            y=[record.score for record in members],
             mode="lines",
             line={"shape": "hv", "color": INK, "width": 2},
             name="front",
@@ -201,16 +205,16 @@ def _add_limits(figure: go.Figure, limits: Sequence[float], *, relative: bool) -
 
 
 def _short_hover(record: TrialRecord) -> str:
-    return f"<b>{html.escape(record.trial_id)}</b><br>accuracy {record.accuracy:.4f}"
+    return f"<b>{html.escape(record.trial_id)}</b><br>{_score_text(record, record.score)}"
 
 
 def _hover(record: TrialRecord) -> str:
     lines = [f"<b>{html.escape(record.trial_id)}</b>"]
     what = f"budget {record.budget:g}, strength {record.strength:g}"
     lines.append(f"control: {CONTROL_NAMES[record.control]}" if record.control else what)
-    lines.append(f"accuracy {record.accuracy:.4f}" if record.accuracy is not None else "")
-    if record.test_accuracy is not None:
-        lines.append(f"test accuracy {record.test_accuracy:.4f}")
+    lines.append(_score_text(record, record.score))
+    if record.test_score is not None:
+        lines.append(f"test {_score_text(record, record.test_score)}")
     if record.macs is not None:
         share = f" ({record.macs_ratio:.1%})" if record.macs_ratio is not None else ""
         lines.append(f"{record.macs:,} MACs{share}")
@@ -226,7 +230,11 @@ def _hover(record: TrialRecord) -> str:
     return "<br>".join(line for line in lines if line)
 
 
-def _style(figure: go.Figure, resource: str, title: str, *, relative: bool) -> None:
+def _score_text(record: TrialRecord, score: float | None) -> str:
+    return "" if score is None else f"{label(record.metric)} {score_figure(record.metric, score)}"
+
+
+def _style(figure: go.Figure, resource: str, title: str, metric: str, *, relative: bool) -> None:
     name = _AXIS_TITLES.get(resource, resource)
     heading = f"{name}, share of the supernet" if relative else name
     axis = {
@@ -251,8 +259,8 @@ def _style(figure: go.Figure, resource: str, title: str, *, relative: bool) -> N
         xaxis={**axis, "title": {"text": heading, "standoff": 14}},
         yaxis={
             **axis,
-            "title": {"text": "validation accuracy", "standoff": 16},
-            "tickformat": ".1%",
+            "title": {"text": score_axis(metric), "standoff": 16},
+            **({"tickformat": ".1%"} if metric == "accuracy" else {}),
         },
         showlegend=True,
     )

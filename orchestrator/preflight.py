@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -20,14 +21,17 @@ from orchestrator.supernet_check import (
     supernet_and_graph,
 )
 from pas_trainer import (
+    About,
     DataConfig,
     DataError,
+    Indexed,
     SupernetTraining,
+    Task,
     content_key,
     further_epochs,
-    open_sources,
+    make_task,
+    plain_values,
 )
-from pas_trainer.data.sources import Sources
 from search_space import ChannelGraph, LatencyTable, check_feasible
 
 MIB = 2**20
@@ -44,21 +48,20 @@ class Plan:
         supernet_training: what the supernet depends on.
         supernet_key: hash of that and of the images.
         graph: of the supernet; with latencies once there is a table.
-        num_classes, in_channels: of the images.
+        about: the images, for building networks.
         left_at_random: tensors for which the supernet's given weights do not fit.
         num_train, num_validation, num_test: images per split.
         latency_table: what limits on latency go by; ``None`` without such limits, and in a dry
             run that found none.
         data_version: of images that are staged on every node; else empty.
-        data_digest: hash of what decides the images, see :meth:`Sources.fingerprint`.
+        data_digest: hash of what decides the images, see :meth:`pas_trainer.Indexed.fingerprint`.
     """
 
     config: SweepConfig
     supernet_training: SupernetTraining
     supernet_key: str
     graph: ChannelGraph
-    num_classes: int
-    in_channels: int
+    about: About
     left_at_random: tuple[str, ...]
     num_train: int
     num_validation: int
@@ -66,6 +69,11 @@ class Plan:
     latency_table: LatencyTable | None = None
     data_version: str = ""
     data_digest: str = ""
+
+    @property
+    def task(self) -> Task:
+        """What the networks are for."""
+        return make_task(self.config.task)
 
     @property
     def limits(self) -> dict[float, float]:
@@ -88,9 +96,10 @@ def make_plan(config: SweepConfig, tell: Tell = lambda _: None) -> Plan:
     Raises:
         UserError: naming the field and what is wrong with it.
     """
-    sources = _sources(config.data, tell=tell)
-    supernet, graph = supernet_and_graph(config.supernet, sources)
-    left_at_random, weights = check_weights(config.supernet, supernet, len(sources.classes))
+    task = make_task(config.task)
+    sources = _sources(task, config.data, tell=tell)
+    supernet, graph = supernet_and_graph(config.supernet, task, sources)
+    left_at_random, weights = check_weights(config.supernet, supernet, task.num_outputs(sources))
     try:
         config.width_rules.check(graph.groups)
     except ValueError as error:
@@ -102,6 +111,7 @@ def make_plan(config: SweepConfig, tell: Tell = lambda _: None) -> Plan:
         pretrain=config.pretrain,
         seed=config.seed,
         device=config.device,
+        task=config.task,
     )
     digest = sources.fingerprint()
     plan = Plan(
@@ -109,8 +119,7 @@ def make_plan(config: SweepConfig, tell: Tell = lambda _: None) -> Plan:
         supernet_training=training,
         supernet_key=content_key(_without_places(training), digest, weights, layout(supernet)),
         graph=graph,
-        num_classes=len(sources.classes),
-        in_channels=sources.channels,
+        about=sources,
         left_at_random=left_at_random,
         num_train=len(sources.train),
         num_validation=len(sources.validation),
@@ -205,6 +214,8 @@ def describe(plan: Plan) -> dict[str, object]:
         }
     return {
         "sweep_id": config.sweep_id,
+        "task": config.task.name,
+        "metric": plan.task.metric.name,
         "supernet": config.supernet.name,
         "supernet_macs": graph.count_macs(),
         "supernet_num_params": graph.count_params(),
@@ -245,20 +256,23 @@ def sweep_graph(config: SweepConfig, data_version: str = "") -> ChannelGraph:
     Raises:
         UserError: the data folder is not as it was.
     """
-    return supernet_and_graph(config.supernet, _sources(config.data, data_version))[1]
+    task = make_task(config.task)
+    return supernet_and_graph(config.supernet, task, _sources(task, config.data, data_version))[1]
 
 
-def _sources(data: DataConfig, version: str = "", tell: Tell = lambda _: None) -> Sources:
+def _sources(
+    task: Task, data: DataConfig, version: str = "", tell: Tell = lambda _: None
+) -> Indexed:
     try:
         bring_data(data, version, tell)
-        return open_sources(data)
+        return task.open_data(data)
     except DataError as error:
         raise UserError(f"data: {error}") from None
 
 
-def _without_places(training: SupernetTraining) -> dict[str, object]:
+def _without_places(training: SupernetTraining) -> dict[str, Any]:
     """Leave out what says where things are rather than what they are, and where to search."""
-    plain = dataclasses.asdict(training)
+    plain: dict[str, Any] = plain_values(training)
     for key in ("root", "workers", "memory_gib"):
         plain["data"].pop(key)
     for key in ("weights", "scope", "pinned"):

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from orchestrator.cells import Cell
 from orchestrator.records import TrialRecord, controls_among, without_controls
+from orchestrator.scores import figure, label
 from orchestrator.tables import best_of
 from pas_trainer import EpochReport
 
@@ -27,7 +28,7 @@ _PHASE_STYLE = {
 
 
 class ProgressBoard:
-    """Cells with their best accuracy above, running trials with phase and accuracy below.
+    """Cells with their best score above, running trials with phase and score below.
 
     Implements :class:`orchestrator.sweep.Watcher`. Use as a context manager; writes to the given
     console (stderr), so that stdout stays free for results. ``log`` gets every line in any case.
@@ -41,7 +42,9 @@ class ProgressBoard:
         per_cell: int,
         num_controls: int = 0,
         log: Callable[[str], None] = lambda _line: None,
+        metric: str = "accuracy",
     ) -> None:
+        self._metric = metric
         self._console, self._title = console, title
         self._cells, self._per_cell = list(cells), per_cell
         self._num_controls, self._log = num_controls, log
@@ -70,9 +73,7 @@ class ProgressBoard:
     def supernet_progress(self, report: EpochReport) -> None:
         """Show an epoch of the supernet's training."""
         self._supernet = report
-        self._say(
-            f"supernet: epoch {report.epoch}/{report.num_epochs} accuracy {report.accuracy:.4f}"
-        )
+        self._say(f"supernet: epoch {report.epoch}/{report.num_epochs} {self._score(report.score)}")
 
     def trial_started(self, record: TrialRecord) -> None:
         """Show a trial as running."""
@@ -85,7 +86,7 @@ class ProgressBoard:
         self._running[trial_id] = progress
         self._say(
             f"{trial_id}: {progress['phase']} {progress['epoch']}/{progress['num_epochs']} "
-            f"accuracy {progress['accuracy']:.4f} macs_ratio {progress['macs_ratio']:.3f}"
+            f"{self._score(progress['score'])} macs_ratio {progress['macs_ratio']:.3f}"
         )
 
     def trial_ended(self, record: TrialRecord) -> None:
@@ -93,11 +94,14 @@ class ProgressBoard:
         self._running.pop(record.trial_id, None)
         self._records[record.trial_id] = record
         outcome = f"{record.trial_id}: {record.status}"
-        if record.accuracy is not None:
-            outcome += f" accuracy {record.accuracy:.4f} at {record.macs_ratio:.4f} of the MACs"
+        if record.score is not None:
+            outcome += f" {self._score(record.score)} at {record.macs_ratio:.4f} of the MACs"
         if record.error:
             outcome += f" ({record.error})"
         self._say(outcome)
+
+    def _score(self, value: float) -> str:
+        return f"{label(self._metric)} {figure(self._metric, value)}"
 
     def _say(self, line: str) -> None:
         self._log(line)
@@ -128,7 +132,7 @@ class ProgressBoard:
         row.add_row(
             Text("supernet", style=_PHASE_STYLE["pretrain"]),
             ProgressBar(total=report.num_epochs, completed=report.epoch, width=24),
-            f"epoch {report.epoch}/{report.num_epochs}   accuracy {report.accuracy:.4f}",
+            f"epoch {report.epoch}/{report.num_epochs}   {self._score(report.score)}",
         )
         return row
 
@@ -153,7 +157,7 @@ class ProgressBoard:
             text.append(*_MARKS.get(status or "", ("·", "dim")))
         text.append("]")
         if best is not None:
-            text.append(f" {best.accuracy:.4f}", style="bold")
+            text.append(f" {figure(self._metric, best.score or 0.0)}", style="bold")
         return text
 
     def _running_table(self) -> RenderableType:
@@ -168,7 +172,7 @@ class ProgressBoard:
                 Text(phase, style=_PHASE_STYLE[phase]),
                 ProgressBar(total=progress["num_epochs"], completed=progress["epoch"], width=24),
                 f"{progress['epoch']}/{progress['num_epochs']}",
-                f"accuracy {progress['accuracy']:.4f}",
+                self._score(progress["score"]),
                 f"macs {progress['macs_ratio']:.3f}",
             )
         return table

@@ -140,7 +140,7 @@ class _SweepSearcher(_Unpickled, Searcher):  # type: ignore[misc]
     """Gives Tune the sweep's next job."""
 
     def __init__(self, sweep: Sweep) -> None:
-        super().__init__(metric="accuracy", mode="max")
+        super().__init__(metric="gain", mode="max")
         self._sweep = sweep
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
@@ -255,7 +255,7 @@ class _StopWhenTold(_Unpickled, tune.Stopper):  # type: ignore[misc]
 class _PerCell(FIFOScheduler):  # type: ignore[misc]
     """Early stopping that compares a trial only with others of its own cell.
 
-    Accuracies at different budgets cannot be compared. Only fine-tuning epochs count. Controls
+    Scores at different budgets cannot be compared. Only fine-tuning epochs count. Controls
     are never stopped.
     """
 
@@ -289,7 +289,7 @@ class _PerCell(FIFOScheduler):  # type: ignore[misc]
 
 def _early_stopping(config: SchedulerConfig) -> TrialScheduler:
     """Return what stops trials of one cell."""
-    common = {"time_attr": "epoch", "metric": "accuracy", "mode": "max"}
+    common = {"time_attr": "epoch", "metric": "gain", "mode": "max"}
     if config.name == "median":
         return MedianStoppingRule(**common, grace_period=config.grace_epochs)
     return AsyncHyperBandScheduler(

@@ -44,13 +44,18 @@ class TrialRecord:
             failed, until its last epoch.
         cpu_seconds, gpu_seconds: what it booked times these seconds.
         price: of that, if ``resources.prices`` are given.
-        accuracy: on the validation split, in [0, 1].
-        test_accuracy: on the test split, in [0, 1].
+        metric: name of what the sweep's networks are compared by, see
+            :class:`pas_trainer.Metric`.
+        higher_is_better: which way that goes.
+        score: that metric on the validation split; in JSON and MLflow under the metric's name, as
+            ``accuracy``.
+        test_score: on the test split; ``test_accuracy``.
+        metrics: further figures of the task, by name; those on the test split begin with ``test_``.
         widths: open channels by channel group.
         content_hash: of its package, see :func:`deploy.content_hash`.
         error: one sentence, if it failed.
         run_id: MLflow run.
-        on_front: no finished trial of the sweep is at least as good in accuracy and cost, and
+        on_front: no finished trial of the sweep is at least as good in score and cost, and
             better in one.
     """
 
@@ -77,8 +82,11 @@ class TrialRecord:
     cpu_seconds: float | None = None
     gpu_seconds: float | None = None
     price: float | None = None
-    accuracy: float | None = None
-    test_accuracy: float | None = None
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+    score: float | None = None
+    test_score: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
     widths: Mapping[str, int] | None = None
     content_hash: str | None = None
     error: str | None = None
@@ -103,9 +111,25 @@ class TrialRecord:
         cost: float | None = getattr(self, resource)
         return cost
 
+    @property
+    def gain(self) -> float | None:
+        """The score, so that more is better whichever way the metric goes."""
+        if self.score is None:
+            return None
+        return self.score if self.higher_is_better else -self.score
+
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return dataclasses.asdict(self)
+        """Return plain JSON values; the scores stand under the metric's name."""
+        plain = dataclasses.asdict(self)
+        names = {"score": self.metric, "test_score": f"test_{self.metric}"}
+        return {names.get(key, key): value for key, value in plain.items()}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> TrialRecord:
+        """Read what :meth:`to_json` gave, also that of earlier versions."""
+        metric = document.get("metric", "accuracy")
+        names = {metric: "score", f"test_{metric}": "test_score"}
+        return cls(**{names.get(key, key): value for key, value in document.items()})
 
 
 def without_controls(records: Iterable[TrialRecord]) -> list[TrialRecord]:

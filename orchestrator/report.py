@@ -190,7 +190,7 @@ def _curves(uri: str, members: Sequence[TrialRecord]) -> dict[str, Curve]:
     client = open_client(uri)
     try:
         found = {
-            r.trial_id: _curve(client, r.run_id, _search_widths(uri, r.run_id))
+            r.trial_id: _curve(client, r.run_id, r.metric, _search_widths(uri, r.run_id))
             for r in members
             if r.run_id is not None
         }
@@ -210,19 +210,19 @@ def _search_widths(uri: str, run_id: str) -> Mapping[str, Sequence[int]]:
     return widths
 
 
-def _curve(client: Any, run_id: str, widths: Mapping[str, Sequence[int]]) -> Curve:
+def _curve(client: Any, run_id: str, metric: str, widths: Mapping[str, Sequence[int]]) -> Curve:
     from orchestrator.report_figures import Curve
 
-    names = ("phase", "epoch_macs_ratio", "epoch_accuracy")
-    phase, ratio, accuracy = (
+    names = ("phase", "epoch_macs_ratio", f"epoch_{metric}")
+    phase, ratio, score = (
         {metric.step: metric.value for metric in client.get_metric_history(run_id, name)}
         for name in names
     )
-    epochs = sorted(phase.keys() & ratio.keys() & accuracy.keys())
+    epochs = sorted(phase.keys() & ratio.keys() & score.keys())
     return Curve(
         epochs=epochs,
         macs_ratio=[ratio[epoch] for epoch in epochs],
-        accuracy=[accuracy[epoch] for epoch in epochs],
+        score=[score[epoch] for epoch in epochs],
         num_search=sum(phase[epoch] == 0 for epoch in epochs),
         widths=widths,
     )

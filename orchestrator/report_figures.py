@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from orchestrator.plots import COLORSCALE, GRID, INK, LIMIT, colors_of, front_figure
 from orchestrator.records import TrialRecord, without_controls
+from orchestrator.scores import axis, short
 from orchestrator.tables import best_of
 
 FONT = "system-ui, -apple-system, Segoe UI, sans-serif"
@@ -32,14 +33,15 @@ class Curve:
 
     Attributes:
         epochs: counted through search and fine-tuning.
-        macs_ratio, accuracy: after each of them, as shares.
+        macs_ratio: after each of them, the share of the supernet's MACs.
+        score: after each of them, on the validation split.
         num_search: how many of them belong to the search.
         widths: by channel group, after each epoch of the search, as far as they are known.
     """
 
     epochs: Sequence[int]
     macs_ratio: Sequence[float]
-    accuracy: Sequence[float]
+    score: Sequence[float]
     num_search: int
     widths: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
@@ -76,7 +78,7 @@ def cells_figure(records: Sequence[TrialRecord]) -> go.Figure:
     """Return budgets (rows, the loosest on top) x strengths as a heat map of best accuracies.
 
     Args:
-        records: of the sweep; controls do not count. In a cell stands the best validation accuracy
+        records: of the sweep; controls do not count. In a cell stands the best validation score
             and how many of its trials have finished.
     """
     cells: dict[tuple[float, float], list[TrialRecord]] = {}
@@ -88,7 +90,7 @@ def cells_figure(records: Sequence[TrialRecord]) -> go.Figure:
     for budget in budgets:
         row = [cells.get((budget, strength), []) for strength in strengths]
         bests = [best_of(cell) for cell in row]
-        best.append([None if b is None else b.accuracy for b in bests])
+        best.append([None if b is None else b.score for b in bests])
         texts.append([_cell_text(cell, b) for cell, b in zip(row, bests, strict=True)])
     figure = go.Figure(
         go.Heatmap(
@@ -115,21 +117,23 @@ def cells_figure(records: Sequence[TrialRecord]) -> go.Figure:
 def curves_figure(
     members: Sequence[TrialRecord],
     curves: Mapping[str, Curve],
-    supernet_accuracy: float | None,
+    supernet_score: float | None,
 ) -> go.Figure:
-    """Return cost (above) and accuracy (below) by epoch: search dotted, fine-tuning solid.
+    """Return cost (above) and score (below) by epoch: search dotted, fine-tuning solid.
 
     Args:
         members: of the front, the cheapest first.
         curves: by trial id; members without one are left out.
-        supernet_accuracy: drawn as a line, if it is known.
+        supernet_score: drawn as a line, if it is known.
     """
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
     drawn = [member for member in members if member.trial_id in curves]
+    metric = members[0].metric if members else "accuracy"
+    formats = (".1%", ".1%" if metric == "accuracy" else ".4g")
     for member, color in zip(drawn, colors_of(len(drawn)), strict=True):
         curve, name = curves[member.trial_id], html.escape(member.trial_id)
         split = curve.num_search
-        for row, values in enumerate((curve.macs_ratio, curve.accuracy), start=1):
+        for row, values in enumerate((curve.macs_ratio, curve.score), start=1):
             for part, dash in ((slice(0, split), "dot"), (slice(max(0, split - 1), None), "solid")):
                 is_main = row == 1 and dash == "solid"
                 line = go.Scatter(
@@ -140,21 +144,20 @@ def curves_figure(
                     name=name,
                     legendgroup=name,
                     showlegend=is_main,
-                    hovertemplate="epoch %{x}: %{y:.1%}",
+                    hovertemplate=f"epoch %{{x}}: %{{y:{formats[row - 1]}}}",
                 )
                 figure.add_trace(line, row=row, col=1)
-    if supernet_accuracy is not None and drawn:
+    if supernet_score is not None and drawn:
         figure.add_hline(
-            y=supernet_accuracy,
+            y=supernet_score,
             line={"color": LIMIT, "dash": "dash", "width": 1},
             annotation={"text": "supernet", "font": {"size": 11, "color": INK}},
             row=2,
             col=1,
         )
     style_figure(figure, height=540)
-    figure.update_yaxes(tickformat=".0%")
-    figure.update_yaxes(title="share of the MACs", row=1, col=1)
-    figure.update_yaxes(title="validation accuracy", row=2, col=1)
+    figure.update_yaxes(title="share of the MACs", tickformat=".0%", row=1, col=1)
+    figure.update_yaxes(title=axis(metric), tickformat=formats[1], row=2, col=1)
     figure.update_xaxes(title="epoch", row=2, col=1)
     figure.update_layout(legend={**_LEGEND, "y": -0.17})
     return figure
@@ -184,7 +187,9 @@ def _cell_text(cell: Sequence[TrialRecord], best: TrialRecord | None) -> str:
     if not cell:
         return ""
     count = f"{sum(r.status == 'FINISHED' for r in cell)} of {len(cell)} finished"
-    return count if best is None else f"<b>{best.accuracy:.2%}</b><br>{count}"
+    return (
+        count if best is None else f"<b>{short(best.metric, best.score or 0.0, 2)}</b><br>{count}"
+    )
 
 
 def _add_empty_texts(

@@ -22,6 +22,7 @@ from orchestrator.report_figures import (
 )
 from orchestrator.report_widths import search_widths_figure, widths_figure
 from orchestrator.reproduction import caveats, search_command, sweep_command
+from orchestrator.scores import label, short
 from orchestrator.tables import best_of, cost_text
 
 _STATUS_NAMES = {
@@ -59,6 +60,7 @@ def _content(report: SweepReport) -> dict[str, Any]:
     failed = [r for r in records if r.status == "FAILED"]
     return {
         "info": info,
+        "score_name": label(info.metric),
         "facts": _facts(report),
         "is_running": info.status == "RUNNING",
         "made": _time(report.made_ms),
@@ -96,7 +98,7 @@ def _figures(
     if drawn:
         figures["widths"] = widths_figure(drawn, report.supernet_widths)
     if report.curves:
-        figures["curves"] = curves_figure(drawn, report.curves, info.supernet_accuracy)
+        figures["curves"] = curves_figure(drawn, report.curves, info.supernet_score)
     if any(curve.widths for curve in report.curves.values()):
         figures["search_widths"] = search_widths_figure(drawn, report.curves)
     if report.importance.shares:
@@ -114,7 +116,7 @@ def _figures(
 
 def _facts(report: SweepReport) -> list[tuple[str, str]]:
     info, config = report.info, report.config
-    supernet = [config.supernet.name]
+    supernet, name = [config.supernet.name], label(info.metric)
     if info.supernet_macs is not None:
         supernet.append(f"{info.supernet_macs:,} MACs")
     if info.supernet_num_params is not None:
@@ -125,7 +127,7 @@ def _facts(report: SweepReport) -> list[tuple[str, str]]:
         ("ended", _time(info.end_time_ms) if info.end_time_ms else "not yet"),
         ("data set", _data_text(report)),
         ("supernet", ", ".join(supernet)),
-        ("supernet's accuracy", _accuracies(info.supernet_accuracy, info.supernet_test_accuracy)),
+        (f"supernet's {name}", _scores(info.metric, info.supernet_score, info.supernet_test_score)),
         ("limits", f"{info.resource}: {', '.join(str(limit) for limit in config.budget.limits)}"),
         ("strengths", ", ".join(f"{strength:g}" for strength in config.strengths)),
         ("trials", f"{_counts(without_controls(report.records))}; {config.num_trials} planned"),
@@ -133,9 +135,9 @@ def _facts(report: SweepReport) -> list[tuple[str, str]]:
     if controls := controls_among(report.records):
         facts.append(("controls", _counts(controls)))
     if best := best_of(report.records):
-        accuracy = _accuracies(best.accuracy, best.test_accuracy)
+        score = _scores(info.metric, best.score, best.test_score)
         cost = f"{_COSTS[info.resource]} {cost_text(best, info.resource)}"
-        facts.append(("most accurate trial", f"{best.trial_id}: {accuracy}, {cost}"))
+        facts.append(("best trial", f"{best.trial_id}: {score}, {cost}"))
     return facts
 
 
@@ -150,10 +152,11 @@ def _counts(records: Sequence[TrialRecord]) -> str:
     return ", ".join(told) or "none yet"
 
 
-def _accuracies(accuracy: float | None, test: float | None) -> str:
-    if accuracy is None:
+def _scores(metric: str, score: float | None, test: float | None) -> str:
+    if score is None:
         return "not known yet"
-    return f"{accuracy:.2%} validation" + ("" if test is None else f", {test:.2%} test")
+    told = f"{short(metric, score, 2)} validation"
+    return told if test is None else f"{told}, {short(metric, test, 2)} test"
 
 
 def _finished(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -169,10 +172,14 @@ def _row(record: TrialRecord, resource: str) -> dict[str, str]:
         "macs": "" if record.macs is None else f"{record.macs:,}",
         "params": "" if record.num_params is None else f"{record.num_params:,}",
         "ms": "" if record.latency_ms is None else f"{record.latency_ms:.3g}",
-        "accuracy": "" if record.accuracy is None else f"{record.accuracy:.2%}",
-        "test": "" if record.test_accuracy is None else f"{record.test_accuracy:.2%}",
+        "score": _short(record, record.score),
+        "test": _short(record, record.test_score),
         "hyperparameters": ", ".join(f"{k} {v:.3g}" for k, v in record.hyperparameters.items()),
     }
+
+
+def _short(record: TrialRecord, score: float | None) -> str:
+    return "" if score is None else short(record.metric, score, 2)
 
 
 def _usage(report: SweepReport) -> Iterator[tuple[str, str]]:

@@ -38,7 +38,7 @@ from orchestrator.tracking import SweepStatus, SweepTracker, TrackingError
 from orchestrator.tracking_data import data_input
 from orchestrator.tracking_server import check_server
 from orchestrator.worker import stopping_sentence
-from pas_trainer import DataError, read_supernet_result
+from pas_trainer import DataError, make_task, read_supernet_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class SweepOutcome:
     Attributes:
         sweep_id: its id.
         resource: what the budget limits.
-        supernet: validation and test accuracy of the supernet, in [0, 1].
+        supernet: validation and test score of the supernet.
+        metric: what networks are compared by.
         records: every trial and control that has ended, front marked.
         compute_saved: share of the trials' compute that early stopping saved, in [0, 1).
         usage: what the sweep used, see :func:`orchestrator.accounting.summary`.
@@ -58,6 +59,7 @@ class SweepOutcome:
     sweep_id: str
     resource: str
     supernet: tuple[float | None, float | None]
+    metric: str
     records: list[TrialRecord]
     compute_saved: float
     usage: dict[str, Any]
@@ -151,11 +153,12 @@ def run_sweep(
             if sweep.stop_reason is not None:
                 raise SweepStoppedError(sweep.stop_reason)
         measured = read_supernet_result(home.supernet(plan.supernet_key))
-        supernet = (measured.accuracy, measured.test_accuracy) if measured else (None, None)
+        supernet = (measured.score, measured.test_score) if measured else (None, None)
         return SweepOutcome(
             config.sweep_id,
             config.budget.resource,
             supernet,
+            make_task(config.task).metric.name,
             sweep.ended_records(),
             sweep.compute_saved(),
             summary(sweep.ended_records(), totals, _currency(config)),
@@ -181,7 +184,13 @@ def _board(plan: Plan, console: Console, log: Callable[[str], None]) -> Progress
     title = f"{config.sweep_id} on {config.data.name}, {config.supernet.name}"
     num_controls = len(controls_of(config, plan.limits))
     return ProgressBoard(
-        console, title, cells_of(config), config.trials_per_cell, num_controls, log
+        console,
+        title,
+        cells_of(config),
+        config.trials_per_cell,
+        num_controls,
+        log,
+        make_task(config.task).metric.name,
     )
 
 
@@ -217,7 +226,7 @@ def _run_on_ray(
     if is_new and trained.seconds is not None:
         sweep.meter.pretrained(trained.seconds, *supernet_booking(config.resources))
         sweep.account()
-    tracker.log_supernet(trained.accuracy, trained.test_accuracy)
+    tracker.log_supernet(trained.score, trained.test_score)
     folder = home.sweep(config.sweep_id) / "ray"
     run_trials(sweep, config.resources, config.scheduler, folder)
 
@@ -268,12 +277,15 @@ def tracker_of(plan: Plan, home: Home) -> SweepTracker:
             key: summary[key]
             for key in ("supernet", "supernet_macs", "supernet_num_params", "num_trials")
         }
+        | {"task": config.task.name}
         | {"resource": config.budget.resource, "data": config.data.name, "seed": config.seed},
         tags={"pas.currency": _currency(config)} if _currency(config) else {},
         artifacts={
             SWEEP_FILE: yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
             SUPERNET_WIDTHS: json.dumps(plan.graph.full_widths(), indent=1),
         },
+        metric=plan.task.metric.name,
+        higher_is_better=plan.task.metric.higher_is_better,
         limits=plan.limits,
         hyperparameters=list(config.hyperparameters),
         data=data_input(config.data, plan.data_digest, images),

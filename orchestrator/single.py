@@ -24,7 +24,14 @@ from orchestrator.worker import (
     stopping_sentence,
     worker_threads,
 )
-from pas_trainer import DataError, DivergenceError, WeightsError, content_key, train_supernet
+from pas_trainer import (
+    DataError,
+    DivergenceError,
+    WeightsError,
+    content_key,
+    make_task,
+    train_supernet,
+)
 from search_space import FloatRange, check_tunable
 
 
@@ -80,7 +87,8 @@ def search_one(
     keep_table(plan, folder)
     job = _job(plan, home, folder, number, dict(hyperparameters or {}))
     stopped: list[str] = []
-    with ProgressBoard(console, config.sweep_id, [job.cell], 1) as board:
+    metric = make_task(config.task).metric.name
+    with ProgressBoard(console, config.sweep_id, [job.cell], 1, metric=metric) as board:
 
         def report(progress: dict[str, Any]) -> None:
             if "stop_sweep" in progress:

@@ -179,13 +179,13 @@ class CellStudies:
         self._asked[cell] += 1
         return Suggestion(cell, trial.number, trial.params)
 
-    def tell(self, cell: Cell, number: int, status: str, accuracy: float | None) -> None:
+    def tell(self, cell: Cell, number: int, status: str, gain: float | None) -> None:
         """Record an outcome (a key of :data:`STATES`) once; later calls change nothing."""
         study = self._studies[cell]
         with _storage():
             if study.get_trials(deepcopy=False)[number].state.is_finished():
                 return
-            value = accuracy if status == "FINISHED" else None
+            value = gain if status == "FINISHED" else None
             study.tell(number, value, state=STATES[status])
         self._failures[cell] = self._failures[cell] + 1 if status == "FAILED" else 0
 

@@ -97,7 +97,7 @@ class SweepRecords:
         before = _search_epochs(job, progress["step"]) if progress["phase"] == "finetune" else 0
         metrics = {
             "loss": progress["loss"],
-            "epoch_accuracy": progress["accuracy"],
+            **{f"epoch_{name}": value for name, value in progress["metrics"]},
             "epoch_macs_ratio": progress["macs_ratio"],
             "phase": float(PHASES.index(progress["phase"])),
         }
@@ -119,9 +119,9 @@ class SweepRecords:
                 self._tell(step, priced(timed, self._resources.prices))
         if job.control is None and all(self.has_ended(step) for step in job.steps):
             ended = [self._records[step.trial_id] for step in job.steps]
-            accuracies = [r.accuracy for r in ended if r.accuracy is not None]
+            gains = [r.gain for r in ended if r.gain is not None]
             status = next((r.status for r in ended if r.status != "FINISHED"), "FINISHED")
-            mean = sum(accuracies) / len(accuracies) if accuracies else None
+            mean = sum(gains) / len(gains) if gains else None
             self._studies.tell(job.steps[0].cell, job.number, status, mean)
 
     def redraw_front(self) -> None:

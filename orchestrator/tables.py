@@ -10,6 +10,7 @@ from rich.table import Table
 
 from orchestrator.accounting import amount
 from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
+from orchestrator.scores import figure, label
 from orchestrator.submitted import SweepJob
 
 
@@ -19,20 +20,21 @@ def compare_table(
     title: str,
     supernet: tuple[float | None, float | None] = (None, None),
 ) -> Table:
-    """Return budgets (rows) x strengths (columns): the most accurate finished trial of each cell.
+    """Return budgets (rows) x strengths (columns): the best finished trial of each cell.
 
-    A cell shows validation accuracy, test accuracy and the cost in the sweep's resource (MACs as
-    a share of the supernet's); a star marks a member of the front. Controls have columns of their
-    own; the supernet that was trained on stands beside the budget whose compute it had.
-    ``supernet`` gives the shared supernet's validation and test accuracy.
+    A cell shows the score on the validation and the test split and the cost in the sweep's resource
+    (MACs as a share of the supernet's); a star marks a member of the front. Controls have columns
+    of their own; the supernet that was trained on stands beside the budget whose compute it had.
+    ``supernet`` gives the shared supernet's scores on these splits.
     """
     if supernet[0] is not None:
-        title += f"   supernet: {_share(supernet[0])} ({_share(supernet[1])})"
+        title += f"   supernet: {' '.join(_supernet_texts(records, supernet))}"
     budgets = sorted({r.budget for r in records}, reverse=True)
     trials, present = without_controls(records), {r.control for r in records}
     strengths = sorted({r.strength for r in trials})
     kinds = [kind for kind in CONTROL_NAMES if kind in present]
-    caption = _CAPTION.format(cost=_COSTS[resource]) + (_CONTROL_CAPTION if kinds else "")
+    caption = _CAPTION.format(score=_label(records), cost=_COSTS[resource])
+    caption += _CONTROL_CAPTION if kinds else ""
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     table.add_column(f"{resource} limit", justify="right")
     for strength in strengths:
@@ -52,7 +54,7 @@ def compare_table(
 
 
 _CAPTION = (
-    "best of each cell: validation accuracy (test accuracy), {cost};\n"
+    "best of each cell: validation {score} (test {score}), {cost};\n"
     "★ on the front; n/m: finished of all trials where some are not"
 )
 _CONTROL_CAPTION = "\nbehind the strengths: controls, trained alike on as much compute"
@@ -65,13 +67,13 @@ _COSTS = {
 
 
 def _cell_text(cell: Sequence[TrialRecord], resource: str) -> str:
-    best = _most_accurate(cell)
+    best = _best(cell)
     finished = sum(r.status == "FINISHED" for r in cell)
     count = "" if finished == len(cell) else f" {finished}/{len(cell)}"
     if best is None:
         return f"[dim]-{count}[/dim]" if cell else ""
     star = " [yellow]★[/yellow]" if best.on_front else ""
-    text = f"[bold]{_share(best.accuracy)}[/bold] ({_share(best.test_accuracy)})"
+    text = f"[bold]{_score(best, best.score)}[/bold] ({_score(best, best.test_score)})"
     return f"{text} {cost_text(best, resource)}{star}{count}"
 
 
@@ -90,7 +92,7 @@ def front_table(records: Sequence[TrialRecord], title: str, resource: str = "mac
     limited, and is what the front goes by.
     """
     members = [r for r in without_controls(records) if r.on_front]
-    return _cost_table(members, title, f"no trial is as accurate with less {resource}", resource)
+    return _cost_table(members, title, f"no trial is as good with less {resource}", resource)
 
 
 def controls_tables(records: Sequence[TrialRecord], resource: str = "macs") -> list[Table]:
@@ -108,7 +110,7 @@ def _cost_table(records: Sequence[TrialRecord], title: str, caption: str, resour
     has_table = any(r.predicted_latency_ms is not None for r in members)
     by_memory = resource == "activation_bytes"
     names = ["trial", "MACs", "share", "params", *["activations"] * by_memory, "ms"]
-    for name in [*names, *["predicted"] * has_table, "accuracy", "test"]:
+    for name in [*names, *["predicted"] * has_table, _label(records), "test"]:
         table.add_column(name, justify="left" if name == "trial" else "right")
     for r in members:
         table.add_row(
@@ -119,8 +121,8 @@ def _cost_table(records: Sequence[TrialRecord], title: str, caption: str, resour
             *[_count(r.activation_bytes)] * by_memory,
             _milliseconds(r.latency_ms),
             *[_milliseconds(r.predicted_latency_ms)] * has_table,
-            _share(r.accuracy),
-            _share(r.test_accuracy),
+            _score(r, r.score),
+            _score(r, r.test_score),
         )
     return table
 
@@ -131,7 +133,7 @@ def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
     has_times = any(r.seconds is not None for r in records)
     has_prices = any(r.price is not None for r in records)
     known = [*["time"] * has_times, *["price"] * has_prices]
-    for name in ("trial", "status", "accuracy", "of supernet", *known):
+    for name in ("trial", "status", _label(records), "of supernet", *known):
         table.add_column(name, justify="right" if name in known else "left", no_wrap=True)
     table.add_column("hyper-parameters / error")
     for r in records:
@@ -139,7 +141,7 @@ def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
         table.add_row(
             r.trial_id,
             r.status,
-            _share(r.accuracy),
+            _score(r, r.score),
             "" if r.macs_ratio is None else f"{r.macs_ratio:.4f}",
             *[_duration(r.seconds)] * has_times,
             *["" if r.price is None else amount(r.price)] * has_prices,
@@ -190,20 +192,33 @@ def _plan_text(value: Any) -> str:
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the most accurate finished trial; of equals the one with the fewest MACs.
+    """Return the best finished trial; of equals the one with the fewest MACs.
 
     Controls do not count.
     """
-    return _most_accurate(without_controls(records))
+    return _best(without_controls(records))
 
 
-def _most_accurate(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    finished = [r for r in records if r.status == "FINISHED" and r.accuracy is not None]
-    return max(finished, key=lambda r: (r.accuracy or 0.0, -(r.macs or 0)), default=None)
+def _best(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    finished = [r for r in records if r.status == "FINISHED" and r.score is not None]
+    return max(finished, key=lambda r: (r.gain or 0.0, -(r.macs or 0)), default=None)
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _supernet_texts(
+    records: Sequence[TrialRecord], scores: tuple[float | None, float | None]
+) -> list[str]:
+    metric = records[0].metric if records else ""
+    validation, test = ("" if s is None else figure(metric, s) for s in scores)
+    return [validation, f"({test})"]
+
+
+def _label(records: Sequence[TrialRecord]) -> str:
+    """Return what the records' scores are."""
+    return label(records[0].metric) if records else "score"
+
+
+def _score(record: TrialRecord, value: float | None) -> str:
+    return "" if value is None else figure(record.metric, value)
 
 
 def _duration(seconds: float | None) -> str:

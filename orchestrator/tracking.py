@@ -52,6 +52,7 @@ class SweepTracker:
         params: logged once; ``params["resource"]`` (default ``macs``) is logged with each trial.
         tags: of the sweep's run.
         artifacts: file name -> text, at the sweep run's artifact root.
+        metric, higher_is_better: what networks are compared by.
         limits: budget -> the same in units of the resource, where that is known.
         hyperparameters: names of those that vary from trial to trial.
         data: what is trained on, an input of every run.
@@ -71,6 +72,8 @@ class SweepTracker:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         artifacts: Mapping[str, str],
+        metric: str = "accuracy",
+        higher_is_better: bool = True,
         limits: Mapping[float, float] = MappingProxyType({}),
         hyperparameters: Sequence[str] = (),
         data: DataInput | None = None,
@@ -81,6 +84,7 @@ class SweepTracker:
         self._uri, self._sweep_id, self._name, self._experiment = uri, sweep_id, name, experiment
         self._params, self._tags, self._artifacts = dict(params), dict(tags), dict(artifacts)
         self._limits, self._hyperparameters, self._data = limits, hyperparameters, data
+        self._metric, self._higher_is_better = metric, higher_is_better
         self._delivered = delivered
         self._running: dict[str, tuple[TrialRecord, int]] = {}
         self._lock = threading.Lock()
@@ -96,7 +100,9 @@ class SweepTracker:
         client = _try_some_times(lambda: open_client(self._uri), self._uri)
         use_write_ahead_log(self._uri)
         resource = str(self._params.get("resource", "macs"))
-        tags = {"pas.resource": resource} | self._tags
+        tags = {"pas.resource": resource, "pas.metric": self._metric} | self._tags
+        if not self._higher_is_better:
+            tags["pas.lower_is_better"] = "true"
 
         def prepare() -> None:
             experiment_id = find_or_create_experiment(client, self._uri, self._experiment)
@@ -124,6 +130,7 @@ class SweepTracker:
             sweep_id=self._sweep_id,
             experiment_id=experiment_id,
             resource=resource,
+            metric=self._metric,
             limits=self._limits,
             num_trials=numbers.get("num_trials"),
             supernet_macs=numbers.get("supernet_macs"),
@@ -132,7 +139,14 @@ class SweepTracker:
     def _offer_views(self, client: Any, experiment_id: str, resource: str) -> None:
         """Add the sweep's views to the experiment; one that is there may have been changed."""
         there = client.get_experiment(experiment_id).tags
-        views = view_tags(self._sweep_id, resource, self._hyperparameters, _now_ms())
+        views = view_tags(
+            self._sweep_id,
+            resource,
+            self._hyperparameters,
+            _now_ms(),
+            self._metric,
+            higher_is_better=self._higher_is_better,
+        )
         for name, view in views.items():
             if name not in there:
                 client.set_experiment_tag(experiment_id, name, view)
@@ -201,9 +215,10 @@ class SweepTracker:
         """
         self._queue.put_front(list(records), resource, supernet_cost, list(limits))
 
-    def log_supernet(self, accuracy: float | None, test_accuracy: float | None) -> None:
-        """Log the supernet's accuracies, in [0, 1], with the sweep."""
-        values = {"supernet_accuracy": accuracy, "supernet_test_accuracy": test_accuracy}
+    def log_supernet(self, score: float | None, test_score: float | None) -> None:
+        """Log the supernet's scores with the sweep."""
+        metric = self._metric
+        values = {f"supernet_{metric}": score, f"supernet_test_{metric}": test_score}
         self._queue.put_values({name: v for name, v in values.items() if v is not None})
 
     def log_totals(self, totals: Mapping[str, float]) -> None:

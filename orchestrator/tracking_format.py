@@ -11,6 +11,7 @@ front when a sweep ended).
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from orchestrator.records import TrialRecord
 from orchestrator.tracking_requests import MAX_TAG_CHARS
@@ -28,8 +29,6 @@ TIMES = (
 """What a trial took, as floats."""
 
 _RESULTS = (
-    "accuracy",
-    "test_accuracy",
     "macs",
     "macs_ratio",
     "num_params",
@@ -40,6 +39,20 @@ _RESULTS = (
     "saved_macs",
     *TIMES,
 )
+
+_OF_EPOCHS = ("loss", "phase")
+"""Metrics of each epoch, beside those whose names begin with ``epoch_``."""
+
+
+def further_metrics(metrics: Mapping[str, float], metric: str) -> dict[str, float]:
+    """Return the figures of the task beside its scores, among the metrics of a trial's run.
+
+    Args:
+        metrics: of the run.
+        metric: the sweep's, which the scores stand under.
+    """
+    known = {*_RESULTS, *_OF_EPOCHS, metric, f"test_{metric}"}
+    return {n: v for n, v in metrics.items() if n not in known and not n.startswith("epoch_")}
 
 
 def trial_params(record: TrialRecord, resource: str) -> dict[str, str]:
@@ -82,7 +95,8 @@ def trial_results(record: TrialRecord) -> dict[str, float]:
     """Return the final metrics of an ended trial, those it has."""
     if record.status == "RUNNING":
         return {}
-    values = {name: getattr(record, name) for name in _RESULTS}
+    scores = {record.metric: record.score, f"test_{record.metric}": record.test_score}
+    values = {**scores, **{name: getattr(record, name) for name in _RESULTS}, **record.metrics}
     return {name: float(value) for name, value in values.items() if value is not None}
 
 

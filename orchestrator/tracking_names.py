@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.records import TrialRecord
+from orchestrator.scores import short
 from search_space.budget import UNITS
 
 _NOUNS = {
@@ -42,6 +43,6 @@ def trial_name(record: TrialRecord, resource: str, limit: float | None = None) -
         name = f"control {record.control}" + f", {budget}" * (record.control != "supernet")
     if record.status == "RUNNING":
         return name
-    if record.status == "FINISHED" and record.accuracy is not None:
-        return f"{name}: {100 * record.accuracy:.1f} %"
+    if record.status == "FINISHED" and record.score is not None:
+        return f"{name}: {short(record.metric, record.score)}"
     return f"{name}: {_OUTCOMES.get(record.status, 'finished')}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.pareto import front
 from orchestrator.records import TrialRecord, controls_among, without_controls
+from orchestrator.scores import label, short
 from orchestrator.tables import best_of
 from orchestrator.tracking_names import budget_text
 from orchestrator.tracking_requests import MAX_TAG_CHARS
@@ -27,10 +28,8 @@ _STATUS_NAMES = {
     "FAILED": "failed",
     "KILLED": "interrupted",
 }
-_COLUMNS = (
-    *("budget", "strength", "best trial", "accuracy", "test", "MACs", "share"),
-    *("parameters", "ms", "channels"),
-)
+_FIRST_COLUMNS = ("budget", "strength", "best trial")
+_LAST_COLUMNS = ("test", "MACs", "share", "parameters", "ms", "channels")
 _GAP, _FIXED_SPACE = "&ensp;", "\u00a0"
 
 
@@ -42,16 +41,18 @@ class SweepFacts:
         sweep_id: its name and hash.
         experiment_id: where its runs are.
         resource: what its budgets limit.
+        metric: what its networks are compared by.
         limits: budget -> the same in units of the resource, of those that are known.
         num_trials: planned; ``None``: not known.
         supernet_macs: of the supernet; ``None``: not known.
-        figures: metrics of the sweep's run, the supernet's accuracy among them.
+        figures: metrics of the sweep's run, the supernet's score among them.
         run_ids: trial id -> MLflow run.
     """
 
     sweep_id: str
     experiment_id: str
     resource: str
+    metric: str = "accuracy"
     limits: Mapping[float, float] = field(default_factory=dict)
     num_trials: int | None = None
     supernet_macs: int | None = None
@@ -67,7 +68,8 @@ def sweep_note(facts: SweepFacts, records: Sequence[TrialRecord]) -> str:
         records: its trials and controls that have ended.
     """
     members = {record.trial_id for record in front(records, facts.resource)}
-    header = f"{_line(_COLUMNS)}\n|{'---|' * len(_COLUMNS)}"
+    columns = (*_FIRST_COLUMNS, label(facts.metric), *_LAST_COLUMNS)
+    header = f"{_line(columns)}\n|{'---|' * len(columns)}"
     head = "\n\n".join([_counts(facts, records, len(members)), _links(facts), header])
     tail = "\n\n".join(["", _commands(facts), END])
     rows: list[str] = []
@@ -112,9 +114,9 @@ def _counts(facts: SweepFacts, records: Sequence[TrialRecord], num_members: int)
     parts.append(f"{num_members} on the front")
     if controls:
         parts.append(f"{len(controls)} controls")
-    if (accuracy := facts.figures.get("supernet_accuracy")) is not None:
+    if (score := facts.figures.get(f"supernet_{facts.metric}")) is not None:
         of = f" with {count_text(facts.supernet_macs)} MACs" if facts.supernet_macs else ""
-        parts.append(f"the supernet has {_percent(accuracy)}{of}")
+        parts.append(f"the supernet has {_score(facts.metric, score)}{of}")
     return "; ".join(parts) + "."
 
 
@@ -156,8 +158,8 @@ def _row(facts: SweepFacts, record: TrialRecord, budget: str, strength: str, sta
         budget,
         strength,
         trial + star,
-        _percent(record.accuracy),
-        _percent(record.test_accuracy),
+        _score(record.metric, record.score),
+        _score(record.metric, record.test_score),
         count_text(record.macs),
         "" if record.macs_ratio is None else f"{record.macs_ratio:.4f}",
         count_text(record.num_params),
@@ -188,8 +190,8 @@ def _commands(facts: SweepFacts) -> str:
     )
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
+def _score(metric: str, value: float | None) -> str:
+    return "" if value is None else short(metric, value)
 
 
 def count_text(value: float | None) -> str:

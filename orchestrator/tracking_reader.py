@@ -18,7 +18,7 @@ from orchestrator.accounting import TOTALS
 from orchestrator.errors import UserError
 from orchestrator.pareto import mark_front
 from orchestrator.records import TrialRecord
-from orchestrator.tracking_format import TIMES
+from orchestrator.tracking_format import TIMES, further_metrics
 from orchestrator.tracking_requests import paged
 from orchestrator.tracking_server import (
     TrackingError,
@@ -45,7 +45,7 @@ __all__ = [
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED")
 _INTEGERS = ("macs", "num_params", "activation_bytes", "training_macs", "saved_macs")
-_FLOATS = ("macs_ratio", "latency_ms", "predicted_latency_ms", "accuracy", "test_accuracy", *TIMES)
+_FLOATS = ("macs_ratio", "latency_ms", "predicted_latency_ms", *TIMES)
 
 
 class UnknownSweepError(UserError):
@@ -67,7 +67,8 @@ class SweepInfo:
         end_time_ms: when it last ended; None while it runs.
         supernet_cost: cost of the supernet in ``resource``, once a front was written.
         supernet_macs, supernet_num_params: of the supernet in deploy form.
-        supernet_accuracy, supernet_test_accuracy: in [0, 1], once it has been trained.
+        metric, higher_is_better: what its networks are compared by.
+        supernet_score, supernet_test_score: that of the supernet, once it has been trained.
         totals: what it used, see :data:`orchestrator.accounting.TOTALS`.
         currency: of its price, if prices are given.
     """
@@ -83,8 +84,10 @@ class SweepInfo:
     supernet_macs: int | None = None
     supernet_num_params: int | None = None
     supernet_cost: float | None = None
-    supernet_accuracy: float | None = None
-    supernet_test_accuracy: float | None = None
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+    supernet_score: float | None = None
+    supernet_test_score: float | None = None
     totals: Mapping[str, float] = field(default_factory=dict)
     currency: str = ""
 
@@ -160,7 +163,7 @@ def records_of(uri: str, info: SweepInfo) -> list[TrialRecord]:
             chosen = child_runs(open_client(uri), info.experiment_id, info.run_id)
         else:
             chosen = _one_each(sorted(runs, key=lambda run: run.info.start_time))
-        records = [_record(uri, run) for run in chosen.values()]
+        records = [_record(uri, run, info) for run in chosen.values()]
     except Exception as error:
         raise TrackingError(f"cannot read sweep {info.sweep_id}: {describe(error, uri)}") from error
     records.sort(key=lambda r: (r.control or "", r.budget, r.strength, r.number))
@@ -232,7 +235,7 @@ def _sweep_info(run: Any) -> SweepInfo:
         for name in ("supernet_macs", "supernet_num_params")
         if params.get(name, "").isdecimal()
     }
-    cost = tags.get("pas.supernet_cost")
+    cost, metric = tags.get("pas.supernet_cost"), tags.get("pas.metric", "accuracy")
     return SweepInfo(
         sweep_id=tags["pas.sweep_id"],
         name=tags.get("pas.name", tags["pas.sweep_id"]),
@@ -244,20 +247,25 @@ def _sweep_info(run: Any) -> SweepInfo:
         end_time_ms=None if run.info.status == "RUNNING" else run.info.end_time,
         **counts,
         supernet_cost=float(cost) if cost else None,
-        supernet_accuracy=run.data.metrics.get("supernet_accuracy"),
-        supernet_test_accuracy=run.data.metrics.get("supernet_test_accuracy"),
+        metric=metric,
+        higher_is_better=tags.get("pas.lower_is_better") != "true",
+        supernet_score=run.data.metrics.get(f"supernet_{metric}"),
+        supernet_test_score=run.data.metrics.get(f"supernet_test_{metric}"),
         totals={name: value for name, value in run.data.metrics.items() if name in TOTALS},
         currency=tags.get("pas.currency", ""),
     )
 
 
-def _record(uri: str, run: Any) -> TrialRecord:
+def _record(uri: str, run: Any, info: SweepInfo) -> TrialRecord:
     tags, metrics = run.data.tags, run.data.metrics
     status: Any = run_status(run)
     results: dict[str, Any] = {}
     if status != "RUNNING":
         results = {name: metrics[name] for name in _FLOATS if name in metrics}
         results |= {name: _integer(metrics[name]) for name in _INTEGERS if name in metrics}
+        results["score"] = metrics.get(info.metric)
+        results["test_score"] = metrics.get(f"test_{info.metric}")
+        results["metrics"] = further_metrics(metrics, info.metric)
     return TrialRecord(
         trial_id=tags["pas.trial_id"],
         sweep_id=tags["pas.sweep_id"],
@@ -272,6 +280,8 @@ def _record(uri: str, run: Any) -> TrialRecord:
         content_hash=tags.get("pas.content_hash"),
         error=tags.get("pas.error"),
         run_id=run.info.run_id,
+        metric=info.metric,
+        higher_is_better=info.higher_is_better,
         **results,
     )
 

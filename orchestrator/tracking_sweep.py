@@ -19,8 +19,6 @@ _TABLE_FIELDS = (
     "trial_id",
     "budget",
     "strength",
-    "accuracy",
-    "test_accuracy",
     "macs",
     "macs_ratio",
     "num_params",
@@ -128,7 +126,7 @@ class SweepRun:
     ) -> None:
         """Write the description, ``front.json``, ``front.html`` and metrics.
 
-        The metrics are, by number of finished trials, ``hypervolume`` and the best accuracy of
+        The metrics are, by number of finished trials, ``hypervolume`` and the best score of
         each budget. ``run_ids``: trial id -> MLflow run, of those that have one.
         """
         from mlflow.entities import Metric
@@ -173,12 +171,16 @@ class SweepRun:
 
 def front_table(members: Sequence[TrialRecord]) -> str:
     """Return a front as MLflow's table format: JSON with ``columns`` and ``data`` (rows)."""
+    metric = members[0].metric if members else "accuracy"
     rows = [
-        [getattr(member, name) for name in _TABLE_FIELDS]
-        + [json.dumps(dict(member.hyperparameters))]
+        [
+            *(getattr(member, name) for name in _TABLE_FIELDS),
+            *(member.score, member.test_score, json.dumps(dict(member.hyperparameters))),
+        ]
         for member in members
     ]
-    return json.dumps({"columns": [*_TABLE_FIELDS, "hyperparameters"], "data": rows}, indent=1)
+    columns = [*_TABLE_FIELDS, metric, f"test_{metric}", "hyperparameters"]
+    return json.dumps({"columns": columns, "data": rows}, indent=1)
 
 
 def _front_metrics(
@@ -187,7 +189,8 @@ def _front_metrics(
     finished = [r for r in records if r.status == "FINISHED" and r.control is None]
     values = {"hypervolume": hypervolume(finished, resource, supernet_cost)}
     for record in finished:
-        name = f"best_accuracy/b{record.budget:g}"
-        if record.accuracy is not None and record.accuracy == record.accuracy:
-            values[name] = max(values.get(name, 0.0), record.accuracy)
+        name = f"best_{record.metric}/b{record.budget:g}"
+        if record.score is not None and record.score == record.score:
+            better = max if record.higher_is_better else min
+            values[name] = better(values.get(name, record.score), record.score)
     return values, len(finished)

@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.scores import label
+
 VIEW_TAG = "mlflow.sharedViewState."
 """Begins the experiment's tag that holds a view; the view's id follows."""
 
@@ -46,7 +48,13 @@ def page_link(experiment_id: str, page: str) -> str:
 
 
 def view_tags(
-    sweep_id: str, resource: str, hyperparameters: Sequence[str], now_ms: int
+    sweep_id: str,
+    resource: str,
+    hyperparameters: Sequence[str],
+    now_ms: int,
+    metric: str = "accuracy",
+    *,
+    higher_is_better: bool = True,
 ) -> dict[str, str]:
     """Return the experiment's tags that hold the views of a sweep.
 
@@ -55,21 +63,22 @@ def view_tags(
         resource: what its budgets limit.
         hyperparameters: names of those that vary.
         now_ms: milliseconds since 1970.
+        metric, higher_is_better: what its networks are compared by.
     """
     cost = COST_METRICS[resource]
     of_sweep = f"tags.`pas.sweep_id` = '{sweep_id}' and tags.`pas.kind` = 'trial'"
     filters = {
-        "trials": (of_sweep, "metrics.`accuracy`", False),
+        "trials": (of_sweep, f"metrics.`{metric}`", not higher_is_better),
         "budgets": (f"{of_sweep} and tags.`pas.status` = 'FINISHED'", "params.`number`", True),
         "front": (f"{of_sweep} and tags.`pas.on_front` = 'true'", f"metrics.`{cost}`", True),
     }
-    columns = _columns(cost, hyperparameters)
+    columns = _columns(cost, metric, hyperparameters)
     shared = {
         "selectedColumns": columns,
         "columnOrder": [*_FIRST_COLUMNS, *columns, *_LAST_COLUMNS],
         "columnWidths": {**_FIRST_COLUMNS, **dict.fromkeys(columns, 100), **_LAST_COLUMNS},
         "runsHiddenMode": "SHOW_ALL",
-        **_charts(cost, hyperparameters),
+        **_charts(cost, metric, hyperparameters),
     }
     tags = {}
     for kind, view_id in view_ids(sweep_id).items():
@@ -85,8 +94,8 @@ def view_tags(
     return tags
 
 
-def _columns(cost: str, hyperparameters: Sequence[str]) -> list[str]:
-    metrics = dict.fromkeys(["accuracy", "test_accuracy", cost, "num_params", "latency_ms"])
+def _columns(cost: str, metric: str, hyperparameters: Sequence[str]) -> list[str]:
+    metrics = dict.fromkeys([metric, f"test_{metric}", cost, "num_params", "latency_ms"])
     return [
         *(f"params.`{name}`" for name in ("budget", "strength")),
         *(f"metrics.`{name}`" for name in metrics),
@@ -95,38 +104,43 @@ def _columns(cost: str, hyperparameters: Sequence[str]) -> list[str]:
     ]
 
 
-def _charts(cost: str, hyperparameters: Sequence[str]) -> dict[str, Any]:
+def _title(metric: str) -> str:
+    text = label(metric)
+    return text[:1].upper() + text[1:]
+
+
+def _charts(cost: str, metric: str, hyperparameters: Sequence[str]) -> dict[str, Any]:
     """Return the charts of a sweep, in a section of their own above the one for further ones."""
     sections = [("pas-compare", "Budgets and strengths", 2), ("pas-epochs", "Epochs", 2)]
-    accuracy = _metric("accuracy")
+    score, name = _metric(metric), _title(metric)
     cards = [
-        _card("scatter", "Accuracy against cost", "SCATTER", xaxis=_metric(cost), yaxis=accuracy),
+        _card("scatter", f"{name} against cost", "SCATTER", xaxis=_metric(cost), yaxis=score),
         _card(
             "parallel",
             "Budget, strength and hyper-parameters",
             "PARALLEL",
             selectedParams=["budget", "strength", *hyperparameters],
-            selectedMetrics=[cost, "accuracy"],
+            selectedMetrics=[cost, metric],
             showAllRuns=False,
         ),
         _card(
             "strength",
-            "Accuracy by strength",
+            f"{name} by strength",
             "SCATTER",
             xaxis={"key": "strength", "type": "PARAM"},
-            yaxis=accuracy,
+            yaxis=score,
         ),
         _card(
             "latency",
-            "Accuracy against latency",
+            f"{name} against latency",
             "SCATTER",
             xaxis=_metric("latency_ms"),
-            yaxis=accuracy,
+            yaxis=score,
         ),
         *(
-            _card(name, title, "LINE", "pas-epochs", metricKey=name, selectedMetricKeys=[name])
-            for name, title in (
-                ("epoch_accuracy", "Accuracy by epoch"),
+            _card(key, title, "LINE", "pas-epochs", metricKey=key, selectedMetricKeys=[key])
+            for key, title in (
+                (f"epoch_{metric}", f"{name} by epoch"),
                 ("epoch_macs_ratio", "Share of the MACs by epoch"),
             )
         ),

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from deploy import content_hash, measure_latency_ms, save_package
+from deploy import content_hash, median_pass_ms, save_package
 from orchestrator.accounting import booked
 from orchestrator.cells import Report, Train, TrialJob
 from orchestrator.errors import WorkerLostError
@@ -28,6 +28,7 @@ from orchestrator.node_files import ERROR_FILE, on_node, with_inputs
 from orchestrator.records import TrialRecord, TrialStatus
 from orchestrator.staged_data import bring_data
 from pas_trainer import (
+    AboutArchitecture,
     AnnealedConfig,
     ControlConfig,
     DataError,
@@ -35,14 +36,16 @@ from pas_trainer import (
     EpochReport,
     TrialResult,
     is_first,
+    make_task,
     run_annealed,
     run_control,
     run_search,
 )
 
-PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "accuracy", "macs_ratio", "seconds")
-"""What a worker reports after each epoch, beside ``step``, the index in :attr:`TrialJob.steps`, and
-``widths``, pairs of channel group and width (not a mapping: Tune would keep statistics of each)."""
+PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "score", "macs_ratio", "seconds")
+"""What a worker reports after each epoch, beside ``step``, the index in :attr:`TrialJob.steps`;
+``gain``, the score so that more is better; and, as pairs of name and value, ``widths`` and
+``metrics`` (not as mappings: Tune would keep statistics of each)."""
 
 
 def train_job(job: TrialJob, report: Report) -> None:
@@ -56,9 +59,13 @@ def train_job(job: TrialJob, report: Report) -> None:
         Exception: what :func:`pas_trainer.run_search` and the like raise.
     """
 
+    metric = make_task(job.trial.task).metric
+
     def on_epoch(step: int, epoch: EpochReport) -> None:
         told = {key: getattr(epoch, key) for key in PROGRESS_KEYS}
-        report({"step": step, **told, "widths": list(epoch.widths.items())})
+        told["gain"] = epoch.score if metric.higher_is_better else -epoch.score
+        pairs = {name: list(getattr(epoch, name).items()) for name in ("widths", "metrics")}
+        report({"step": step, **told, **pairs})
 
     def found(step: int, result: TrialResult) -> None:
         if is_first() and read_result(job.steps[step]) is None:
@@ -167,7 +174,7 @@ def write_result(job: TrialJob, record: TrialRecord) -> None:
 def read_result(job: TrialJob) -> TrialRecord | None:
     """Return the record of an ended trial, or ``None`` while it has none."""
     path = job.folder / RESULT_FILE
-    return TrialRecord(**json.loads(path.read_text())) if path.exists() else None
+    return TrialRecord.from_json(json.loads(path.read_text())) if path.exists() else None
 
 
 def left_records(sweep: Path, known: Collection[str]) -> Iterator[TrialRecord]:
@@ -177,7 +184,7 @@ def left_records(sweep: Path, known: Collection[str]) -> Iterator[TrialRecord]:
             continue
         found = [path for name in (RESULT_FILE, TRIAL_FILE) if (path := folder / name).exists()]
         if found:
-            yield TrialRecord(**json.loads(found[0].read_text()))
+            yield TrialRecord.from_json(json.loads(found[0].read_text()))
 
 
 def started(job: TrialJob) -> TrialRecord:
@@ -199,8 +206,8 @@ def _finished(job: TrialJob, result: TrialResult) -> TrialRecord:
     """Write the package, measure the latency, return the record."""
     architecture = result.architecture
     save_package(job.folder, architecture, result.network, result.training_network)
-    size = architecture.image_size
-    latency_ms = measure_latency_ms(result.network, (architecture.in_channels, size, size))
+    example = make_task(job.trial.task).example(AboutArchitecture(architecture))
+    latency_ms = median_pass_ms(result.network, example)
     return _ended(
         job,
         "FINISHED",
@@ -211,8 +218,9 @@ def _finished(job: TrialJob, result: TrialResult) -> TrialRecord:
         latency_ms=latency_ms,
         predicted_latency_ms=result.predicted_latency_ms,
         training_macs=result.training_macs,
-        accuracy=result.accuracy,
-        test_accuracy=result.test_accuracy,
+        score=result.score,
+        test_score=result.test_score,
+        metrics=_further(result, make_task(job.trial.task).metric.name),
         widths=dict(result.widths),
         content_hash=content_hash(job.folder),
         **booked(result.seconds, job.cpus, job.gpus),
@@ -220,6 +228,7 @@ def _finished(job: TrialJob, result: TrialResult) -> TrialRecord:
 
 
 def _ended(job: TrialJob, status: TrialStatus, **results: Any) -> TrialRecord:
+    metric = make_task(job.trial.task).metric
     return TrialRecord(
         trial_id=job.trial_id,
         sweep_id=job.sweep_id,
@@ -230,8 +239,17 @@ def _ended(job: TrialJob, status: TrialStatus, **results: Any) -> TrialRecord:
         control=job.control,
         hyperparameters=dict(job.hyperparameters),
         micro_batches=job.trial.optimizer.micro_batches,
+        metric=metric.name,
+        higher_is_better=metric.higher_is_better,
         **results,
     )
+
+
+def _further(result: TrialResult, metric: str) -> dict[str, float]:
+    """Return the figures of a result beside its scores."""
+    of_test = {f"test_{name}": value for name, value in result.test_metrics.items()}
+    known = {metric, f"test_{metric}"}
+    return {n: v for n, v in {**result.metrics, **of_test}.items() if n not in known}
 
 
 def worker_threads(cpus_per_trial: float) -> int:

@@ -14,7 +14,6 @@ from pas_trainer.config import (
     SupernetTraining,
     TrialConfig,
     check_pretraining,
-    content_key,
 )
 from pas_trainer.controls import run_control
 from pas_trainer.data import (
@@ -34,7 +33,8 @@ from pas_trainer.data import (
 from pas_trainer.errors import DataError, DivergenceError, WeightsError
 from pas_trainer.fuse import reparameterize
 from pas_trainer.gates import Gate, GatedNetwork, attach_gates
-from pas_trainer.loop import EpochReport, derive_seed, evaluate, logits_of
+from pas_trainer.keys import content_key, plain_values, unset_additions
+from pas_trainer.loop import EpochReport, derive_seed
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.phases import TrialResult, read_latency_table
 from pas_trainer.search import run_search
@@ -46,14 +46,37 @@ from pas_trainer.supernet import (
     trace_supernet,
     train_supernet,
 )
+from pas_trainer.tasks import (
+    ACCURACY,
+    TASKS,
+    About,
+    AboutArchitecture,
+    Classification,
+    Companion,
+    Indexed,
+    Metric,
+    Normalizer,
+    Prepare,
+    Task,
+    TaskConfig,
+    TaskData,
+    logits_of,
+    make_task,
+)
 from pas_trainer.weights import fit_weights, load_weights, read_weights, weights_identity
 from pas_trainer.workers import is_first
 
 __all__ = [
+    "ACCURACY",
     "CONTROLS",
     "IMAGE_SUFFIXES",
+    "TASKS",
+    "About",
+    "AboutArchitecture",
     "AnnealedConfig",
+    "Classification",
     "ClassificationData",
+    "Companion",
     "ControlConfig",
     "ControlKind",
     "DataConfig",
@@ -63,13 +86,20 @@ __all__ = [
     "FinetuneConfig",
     "Gate",
     "GatedNetwork",
+    "Indexed",
+    "Metric",
+    "Normalizer",
     "OptimizerConfig",
     "Place",
+    "Prepare",
     "PretrainConfig",
     "Resize",
     "SearchConfig",
     "SupernetResult",
     "SupernetTraining",
+    "Task",
+    "TaskConfig",
+    "TaskData",
     "TrialCompute",
     "TrialConfig",
     "TrialResult",
@@ -81,7 +111,6 @@ __all__ = [
     "check_pretraining",
     "content_key",
     "derive_seed",
-    "evaluate",
     "fit_weights",
     "further_epochs",
     "is_first",
@@ -90,7 +119,9 @@ __all__ = [
     "load_supernet",
     "load_weights",
     "logits_of",
+    "make_task",
     "open_sources",
+    "plain_values",
     "prepare_image",
     "prepare_images",
     "project_onto_budget",
@@ -107,5 +138,6 @@ __all__ = [
     "trace_supernet",
     "train_supernet",
     "training_macs",
+    "unset_additions",
     "weights_identity",
 ]

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pas_trainer.checkpoint import Checkpoint
-from pas_trainer.config import TrialConfig, state_key
+from pas_trainer.config import TrialConfig
+from pas_trainer.keys import state_key
 from pas_trainer.loop import EpochReport, derive_seed
 from pas_trainer.phases import TrialResult
 from pas_trainer.search import SearchTrial, Start

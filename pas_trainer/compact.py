@@ -7,7 +7,8 @@ from torch import nn
 
 from pas_trainer.fuse import reparameterize
 from pas_trainer.supernet import trace_supernet
-from search_space import Architecture, build_supernet, slice_network
+from pas_trainer.tasks import AboutArchitecture, TaskConfig, make_task
+from search_space import Architecture, slice_network
 
 
 def build_compact(architecture: Architecture, *, deploy: bool = True) -> nn.Module:
@@ -21,18 +22,13 @@ def build_compact(architecture: Architecture, *, deploy: bool = True) -> nn.Modu
         deploy: reparameterized, or else the sliced network with its training branches.
 
     Raises:
-        ValueError: the supernet is unknown, or ``open_channels`` does not fit it.
+        ValueError: the task or supernet is unknown, or ``open_channels`` does not fit it.
     """
-    num_classes, in_channels = len(architecture.classes), architecture.in_channels
+    task, about = make_task(TaskConfig(name=architecture.task)), AboutArchitecture(architecture)
     with torch.random.fork_rng(devices=[]):
-        supernet = build_supernet(
-            architecture.supernet, num_classes, in_channels, **architecture.options
-        )
+        supernet = task.build(architecture.supernet, architecture.options, about)
         graph = trace_supernet(
-            supernet,
-            (in_channels, architecture.image_size, architecture.image_size),
-            scope=architecture.scope,
-            pinned=architecture.pinned,
+            supernet, task, about, scope=architecture.scope, pinned=architecture.pinned
         )
         compact = slice_network(supernet, graph, architecture.open_channels)
         return reparameterize(compact) if deploy else compact

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pas_trainer.data import DataConfig
+from pas_trainer.keys import ADDED
 from pas_trainer.optim import OptimizerConfig
+from pas_trainer.tasks import TaskConfig
 from search_space import Budget, SupernetConfig, WidthRules
 
 
@@ -91,6 +88,7 @@ class SupernetTraining:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     seed: int = 0
     device: str = "auto"
+    task: TaskConfig = field(default_factory=TaskConfig, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Check that there are weights or epochs."""
@@ -112,6 +110,7 @@ class TrialConfig:
         latency_table: file of the measured table that a limit on ``latency_ms`` goes by.
         seed: of this trial; the same trial gives the same result on the same kind of machine.
         device: ``auto``, ``cpu`` or ``cuda``.
+        task: what the network is for.
     """
 
     data: DataConfig
@@ -125,6 +124,7 @@ class TrialConfig:
     latency_table: str | None = None
     seed: int = 0
     device: str = "auto"
+    task: TaskConfig = field(default_factory=TaskConfig, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Check the strength, and that a limit on latency has its table."""
@@ -160,23 +160,3 @@ class ControlConfig:
         """Check the kind."""
         if self.kind not in CONTROLS:
             raise ValueError(f"kind is {self.kind!r}; known: {', '.join(CONTROLS)}")
-
-
-def content_key(*parts: Any) -> str:
-    """Return a 12-digit hash of configurations (dataclasses) and plain values."""
-    plain = [dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts]  # type: ignore[arg-type]
-    text = json.dumps(plain, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def state_key(config: Any) -> str:
-    """Return a hash of what the states of a trial, control or front depend on.
-
-    As :func:`content_key`, but of a latency table the content counts, not where it lies.
-    """
-    plain = dataclasses.asdict(config)
-    trial = plain.get("trial", plain)
-    if trial["latency_table"] is not None:
-        with contextlib.suppress(OSError):  # told when the table is needed
-            trial["latency_table"] = Path(trial["latency_table"]).read_text(encoding="utf-8")
-    return content_key(plain)

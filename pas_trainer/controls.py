@@ -22,11 +22,12 @@ from torch import nn
 from pas_trainer.channel_norms import channel_norms
 from pas_trainer.checkpoint import Checkpoint
 from pas_trainer.compute import epochs_within, training_macs
-from pas_trainer.config import ControlConfig, ControlKind, state_key
+from pas_trainer.config import ControlConfig, ControlKind
+from pas_trainer.keys import state_key
 from pas_trainer.loop import Report, derive_seed, ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases, TrialResult
-from pas_trainer.supernet import new_supernet
+from pas_trainer.supernet import new_companion, new_supernet
 from search_space import Budget, ChannelGraph, WidthRules, fit_widths, slice_network
 
 
@@ -119,7 +120,8 @@ class _Control(TrialPhases):
         """Return the channels that stay and the network to train, on the CPU."""
         if from_scratch:
             torch.manual_seed(derive_seed(self.config.seed, "control"))
-            network = new_supernet(self.config.supernet, self.data)
+            network = new_supernet(self.config.supernet, self.task, self.data)
+            self.companion = new_companion(self.config, self.task, self.data, self.device)
             kept = {name: list(range(width)) for name, width in widths.items()}
         else:
             network = self.supernet

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from pas_trainer.data import ClassificationData
-from pas_trainer.data.batches import Batch, Share, Split
+from pas_trainer.devices import autocast
 from pas_trainer.errors import DivergenceError
 from pas_trainer.graphed_step import Gradients, recorded
-from pas_trainer.optim import OptimizerConfig, set_learning_rate
+from pas_trainer.optim import Optimizer, OptimizerConfig, set_learning_rate
 from pas_trainer.strided_convolutions import subsampled_reads
+from pas_trainer.tasks import Companion, Task, TaskData
 from pas_trainer.workers import (
     data_parallel,
     num_workers,
+    own_share,
     sum_over_workers,
     synced_norms,
-    worker_rank,
 )
 
 Phase = Literal["pretrain", "search", "finetune", "control"]
-
-EVAL_BATCH = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +40,8 @@ class EpochReport:
         epoch: epochs of this phase that are done, from 1.
         num_epochs: epochs of this phase in all.
         loss: mean training loss over the epoch, all terms.
-        accuracy: on the validation split, in [0, 1].
+        score: the task's metric on the validation split, see :attr:`Task.metric`.
+        metrics: all figures that the task measures there, by name; the score is one of them.
         macs_ratio: the network's MACs (in deploy form, gates counted) over the supernet's.
         seconds: wall time by phase until now, that of earlier starts included.
         widths: open channels by group, while they are searched.
@@ -53,7 +51,8 @@ class EpochReport:
     epoch: int
     num_epochs: int
     loss: float
-    accuracy: float
+    score: float
+    metrics: Mapping[str, float]
     macs_ratio: float
     seconds: Mapping[str, float] = field(compare=False)
     widths: Mapping[str, int] = field(default_factory=dict)
@@ -67,32 +66,10 @@ def ignore_report(_report: EpochReport) -> None:
     """Do nothing with a report."""
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
 def derive_seed(*parts: object) -> int:
     """Return a 63-bit seed that depends on every part, the same in every process."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-class Normalizer:
-    """Turns uint8 image batches into what a network reads, on its device, channels last."""
-
-    def __init__(self, data: ClassificationData, device: torch.device) -> None:
-        self._device = device
-        mean, std = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (data.mean, data.std))
-        self._scale, self._shift = 1 / (255 * std), -mean / std
-
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return normalised images float32 (N, C, H, W) and labels (N,) on the device."""
-        images, labels = (t.to(self._device, non_blocking=True) for t in batch)
-        scaled = torch.addcmul(self._shift, images.float(), self._scale)
-        return scaled.contiguous(memory_format=torch.channels_last), labels
 
 
 @dataclass(kw_only=True)
@@ -107,6 +84,7 @@ class Trainer:
     Attributes:
         model: in training form, on ``device``, channels last.
         optimizer: made by :func:`pas_trainer.optim.build_optimizer`.
+        task: what the network is for.
         data: splits and normalisation.
         recipe: batch size, smoothing, warm-up.
         phase: name that the seeds depend on.
@@ -116,14 +94,16 @@ class Trainer:
         device: where to train.
         extra_loss: further term of the loss, given the share of the phase that is done (a 0-d
             float64 tensor).
+        companion: what is trained beside the network; its phase has begun.
 
     Raises:
         ValueError: several workers cannot have equal shares of a batch.
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
-    data: ClassificationData
+    optimizer: Optimizer
+    task: Task
+    data: TaskData
     recipe: OptimizerConfig
     phase: Phase
     num_epochs: int
@@ -131,6 +111,7 @@ class Trainer:
     seed: int
     device: torch.device
     extra_loss: Callable[[Tensor], Tensor] | None = None
+    companion: Companion | None = None
     _network: nn.Module = field(init=False, repr=False)
     _run: Gradients | None = field(default=None, init=False, repr=False)
 
@@ -149,20 +130,23 @@ class Trainer:
             DivergenceError: the loss is not a finite number.
         """
         seed = derive_seed(self.seed, self.phase, epoch)
-        share = _share()
+        share = own_share()
         size = self.recipe.batch_size
         steps_per_epoch = max(1, len(self.data.train) // size)
         num_steps = steps_per_epoch * self.num_epochs
         warmup = min(self.recipe.warmup_epochs * steps_per_epoch, num_steps / 2)
-        normalize = Normalizer(self.data, self.device)
+        prepare = self.task.preparer(self.data, self.device)
         total = torch.zeros((), device=self.device)
         self.model.train()
         self.prepare()
         torch.manual_seed(seed + share.rank)
         step = epoch * steps_per_epoch
         for batch in self.data.train.train_batches(size, seed, share):
-            set_learning_rate(self.optimizer, self.lr_factor(step, num_steps, warmup))
-            total += self.step(*normalize(batch), step / num_steps)
+            factor = self.lr_factor(step, num_steps, warmup)
+            set_learning_rate(self.optimizer, factor)
+            total += self.step(*prepare(batch), step / num_steps)
+            if self.companion is not None:
+                self.companion.step(factor)
             step += 1
         self.optimizer.zero_grad(set_to_none=True)
         num_terms = share.size * max(1, step - epoch * steps_per_epoch)
@@ -179,23 +163,19 @@ class Trainer:
         if self._run is not None:
             return
         self._network, self._run = data_parallel(self.model), self._gradients
-        if self.device.type == "cuda" and num_workers() == 1:
+        if self.companion is not None:
+            self.companion.train()
+        if self.device.type == "cuda" and num_workers() == 1 and self.task.has_fixed_shapes:
             size = min(self.recipe.batch_size, len(self.data.train))
-            shape = (size, self.data.channels, self.data.image_size, self.data.image_size)
-            images = torch.zeros(shape, device=self.device)
-            self._run = recorded(
-                self._gradients,
-                self.model,
-                images.contiguous(memory_format=torch.channels_last),
-                torch.zeros(size, dtype=torch.long, device=self.device),
-            )
+            batch = next(iter(self.data.train.train_batches(size, seed=0)))
+            inputs, targets = self.task.preparer(self.data, self.device)(batch)
+            self._run = recorded(self._gradients, self.model, inputs, targets)
 
-    def step(self, images: Tensor, labels: Tensor, progress: float) -> Tensor:
-        """Train on one batch after :meth:`prepare`.
+    def step(self, inputs: Any, targets: Any, progress: float) -> Tensor:
+        """Train on one batch after :meth:`prepare`; a companion is left with its gradients.
 
         Args:
-            images: normalised, on the device, (N, C, H, W).
-            labels: (N,).
+            inputs, targets: see :meth:`Task.preparer`.
             progress: share of the phase that is done.
 
         Returns:
@@ -203,86 +183,67 @@ class Trainer:
         """
         assert self._run is not None, "prepare() comes first"
         now = torch.full((), progress, dtype=torch.float64, device=self.device)
-        loss = self._run(images, labels, now)
+        loss = self._run(inputs, targets, now)
         self.optimizer.step()
         return loss
 
-    def _gradients(self, images: Tensor, labels: Tensor, progress: Tensor) -> Tensor:
+    def _gradients(self, inputs: Any, targets: Any, progress: Tensor) -> Tensor:
         """Leave the gradients of a batch in the parameters and return its loss."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for part, its_labels in self._parts(images, labels):
-            loss = self._loss(part, its_labels, progress) * (len(part) / len(images))
-            loss.backward()  # type: ignore[no-untyped-call]
+        for part, its_targets in self._parts(inputs, targets):
+            share = len(part) / len(inputs)
+            loss = self._loss(part, its_targets, progress) * share
+            if self.companion is None:
+                loss.backward()  # type: ignore[no-untyped-call]
+            else:
+                self._backward_beside(loss, self.companion, share)
             total += loss.detach()
         return total
 
-    def _parts(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the micro-batches of a batch, equal in size up to one image."""
-        count = min(self.recipe.micro_batches, len(images) // 2 or 1)
-        yield from zip(images.tensor_split(count), labels.tensor_split(count), strict=True)
+    def _backward_beside(self, loss: Tensor, companion: Companion, share: float) -> None:
+        """Leave the gradients of the common loss, and of the critics' own."""
+        common = [*self.model.parameters(), *companion.partners.parameters()]
+        loss.backward(inputs=common)  # type: ignore[no-untyped-call]
+        with autocast(self.device):
+            own = companion.own_loss() * share
+        own.backward(inputs=list(companion.critics.parameters()))  # type: ignore[no-untyped-call]
 
-    def _loss(self, images: Tensor, labels: Tensor, progress: Tensor) -> Tensor:
+    def _parts(self, inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield the micro-batches of a batch, equal in size up to one image."""
+        count = min(self.recipe.micro_batches, len(inputs) // 2 or 1)
+        yield from zip(_split(inputs, count), _split(targets, count), strict=True)
+
+    def _loss(self, inputs: Any, targets: Any, progress: Tensor) -> Tensor:
         with contextlib.ExitStack() as stack:
             stack.enter_context(autocast(self.device))
             if num_workers() > 1:
                 stack.enter_context(synced_norms())
             if self.device.type == "cpu":
                 stack.enter_context(subsampled_reads())
-            logits = logits_of(self._network(images))
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            if self.companion is not None:
+                loss = self.companion.loss(self._network, inputs, targets)
+            else:
+                outputs = self.task.forward(self._network, inputs, targets)
+                loss = self.task.loss(outputs, targets, self.recipe)
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(progress).to(loss.dtype)
         return loss
 
 
-def logits_of(output: Any) -> Tensor:
-    """Return the logits (N, classes) of what a network returned.
-
-    Some networks of torchvision return a named tuple in training mode: logits and what auxiliary
-    heads say, which is not used.
-
-    Raises:
-        ValueError: there are no logits in it.
-    """
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
-        raise ValueError(  # noqa: TRY004
-            f"the network returns an object of type {type(output).__name__}; it must return logits"
-        )
-    return logits
-
-
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 on CUDA, nothing elsewhere."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module, split: Split, data: ClassificationData, device: torch.device
-) -> float:
-    """Return the share of images in ``split`` that ``model`` classifies correctly, in [0, 1]."""
-    normalize = Normalizer(data, device)
-    model.eval()
-    correct = torch.zeros((), dtype=torch.long, device=device)
-    for batch in split.eval_batches(EVAL_BATCH, _share()):
-        images, labels = normalize(batch)
-        with autocast(device):
-            predicted = logits_of(model(images)).argmax(dim=1)
-        correct += (predicted == labels).sum()
-    return int(sum_over_workers(correct)) / len(split)
-
-
-def _share() -> Share:
-    return Share(worker_rank(), num_workers())
+def _split(items: Any, count: int) -> Sequence[Any]:
+    """Cut a tensor or list into ``count`` parts, equal in length up to one item."""
+    if isinstance(items, Tensor):
+        return items.tensor_split(count)
+    size, longer = divmod(len(items), count)
+    starts = [part * size + min(part, longer) for part in range(count + 1)]
+    return [items[start:end] for start, end in itertools.pairwise(starts)]
 
 
 def recalibrate_norms(
     model: nn.Module,
-    data: ClassificationData,
+    task: Task,
+    data: TaskData,
     device: torch.device,
     *,
     num_batches: int,
@@ -294,12 +255,24 @@ def recalibrate_norms(
     Slicing changes what reaches a layer, so statistics gathered before no longer fit. Of several
     workers each does all of it.
     """
-    normalize = Normalizer(data, device)
+    prepare = task.preparer(data, device)
 
-    def images() -> Iterator[Tensor]:
+    def batches() -> Iterator[list[Any]]:
         for i, batch in enumerate(data.train.train_batches(batch_size, seed)):
             if i == num_batches:
                 return
-            yield normalize(batch)[0]
+            yield [prepare(batch)]  # of a list the first item is passed on
 
-    update_bn(images(), model)
+    update_bn(batches(), _TrainingPass(model, task))
+
+
+class _TrainingPass(nn.Module):
+    """A network that takes inputs and targets together."""
+
+    def __init__(self, network: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.network, self._task = network, task
+
+    def forward(self, batch: tuple[Any, Any]) -> Any:
+        """Pass a training batch through the network."""
+        return self._task.forward(self.network, *batch)

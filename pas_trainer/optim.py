@@ -1,26 +1,33 @@
-"""SGD with momentum, what it must not decay, and the learning-rate curve."""
+"""SGD or AdamW, what they must not decay, and the learning-rate curve."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from pas_trainer.gates import Gate
+from pas_trainer.keys import ADDED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
     """Recipe shared by all phases (``optimizer:`` in a sweep file)."""
 
+    name: Literal["sgd", "adamw"] = field(default="sgd", metadata=ADDED)
+    """Of the weights: ``sgd`` with Nesterov momentum, or ``adamw``. Gate scores always go by SGD,
+    so that they move by the size of their gradients."""
     learning_rate: float = 0.05
     """Peak learning rate of the weights in every phase, per step, not scaled by batch size."""
     gate_learning_rate: float = 0.1
     """Peak learning rate of the gate scores."""
     momentum: float = 0.9
+    """Of ``adamw``, the decay rate of the mean gradient (its first beta)."""
     weight_decay: float = 5e-4
     """On weights of convolutions and linear layers only; never on scores, biases and norms."""
     label_smoothing: float = 0.1
@@ -34,6 +41,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        if self.name not in {"sgd", "adamw"}:
+            raise ValueError(f"name is {self.name!r}; known: sgd, adamw")
         for name in ("learning_rate", "gate_learning_rate"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -55,10 +64,64 @@ class OptimizerConfig:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it must be at least 0")
 
 
-def build_optimizer(
-    model: nn.Module, config: OptimizerConfig, learning_rate: float
-) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum over three groups: weights, biases and norms, scores.
+class Optimizer(Protocol):
+    """What is asked of an optimizer."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameters with their settings."""
+        ...
+
+    def step(self) -> Any:
+        """Move the parameters by their gradients."""
+        ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it remembers."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what another one remembered."""
+        ...
+
+
+class Together:
+    """Several optimizers as one."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all."""
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        """Let each make its step."""
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what each remembers."""
+        return {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what others remembered."""
+        for optimizer, state in zip(self._optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig, learning_rate: float) -> Optimizer:
+    """Return the optimizer of three groups: weights, biases and norms, scores.
 
     Each group carries ``peak_lr``, from which :func:`set_learning_rate` computes ``lr``.
     """
@@ -74,12 +137,19 @@ def build_optimizer(
         {"params": others, "weight_decay": 0.0, "peak_lr": learning_rate},
         {"params": gates, "weight_decay": 0.0, "peak_lr": config.gate_learning_rate},
     ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "sgd":
+        return _sgd(groups, config)
+    ours = [group for group in groups if group["params"] is not gates]
+    beta = (config.momentum, 0.999)
+    adamw = torch.optim.AdamW(ours, lr=learning_rate, betas=beta, fused=True)
+    return Together([adamw, *([_sgd(groups[-1:], config)] if gates else [])])
+
+
+def _sgd(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.SGD:
+    momentum = config.momentum
     return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=learning_rate,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        fused=True,
+        groups, lr=groups[0]["peak_lr"], momentum=momentum, nesterov=momentum > 0, fused=True
     )
 
 
@@ -88,7 +158,7 @@ def _is_matrix(parameter: nn.Parameter) -> bool:
     return sum(size > 1 for size in parameter.shape) > 1
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Set every group's learning rate to ``factor`` times its peak."""
     for group in optimizer.param_groups:
         group["lr"] = factor * group["peak_lr"]

@@ -7,27 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pas_trainer.checkpoint import Checkpoint
 from pas_trainer.compute import TrialCompute
 from pas_trainer.config import TrialConfig
-from pas_trainer.data import ClassificationData, load_data
+from pas_trainer.devices import pick_device
 from pas_trainer.fuse import reparameterize
-from pas_trainer.loop import (
-    EpochReport,
-    Phase,
-    Report,
-    Trainer,
-    derive_seed,
-    evaluate,
-    pick_device,
-    recalibrate_norms,
-)
+from pas_trainer.loop import EpochReport, Phase, Report, Trainer, derive_seed, recalibrate_norms
 from pas_trainer.optim import build_optimizer
 from pas_trainer.phase_clock import PhaseClock
-from pas_trainer.supernet import load_supernet, read_supernet_result, trace_supernet
+from pas_trainer.supernet import (
+    load_supernet,
+    new_companion,
+    read_supernet_result,
+    trace_supernet,
+)
+from pas_trainer.tasks import TaskData, make_task
 from search_space import Architecture, ChannelGraph, LatencyTable, graph_with_latency
 
 
@@ -45,8 +44,11 @@ class TrialResult:
         predicted_latency_ms: by the latency table, if there is one.
         training_macs: what its training took in all, the supernet's included where it started
             from that; see :mod:`pas_trainer.compute`. ``None`` if the supernet's is not known.
-        accuracy: on the validation split, in [0, 1].
-        test_accuracy: on the test split, in [0, 1]; measured once, here.
+        score: the task's metric on the validation split, see :attr:`Task.metric`.
+        test_score: on the test split; measured once, here.
+        metrics: all figures that the task measures on the validation split, by name.
+        test_metrics: the same on the test split.
+        preview: picture (H, W, 3), uint8, of what the network does; ``None`` if the task has none.
         seconds: wall time by phase, all starts of the trial together: getting ready counts as the
             first phase, measuring as the last; what a kill undid does not count.
     """
@@ -61,9 +63,12 @@ class TrialResult:
     macs_ratio: float
     predicted_latency_ms: float | None
     training_macs: int | None
-    accuracy: float
-    test_accuracy: float
+    score: float
+    test_score: float
+    metrics: Mapping[str, float]
+    test_metrics: Mapping[str, float]
     seconds: Mapping[str, float]
+    preview: NDArray[np.uint8] | None = None
 
 
 def read_latency_table(path: Path) -> LatencyTable:
@@ -89,11 +94,15 @@ class TrialPhases:
         checkpoint: of this trial.
 
     Attributes:
+        task: what the network is for.
+        data: its images.
         supernet: the trained supernet, on the CPU.
         graph: its channel graph, with latencies if the trial has a table.
         full_macs: MACs of the supernet.
         pretrain_macs: what its training took; ``None`` if its folder does not tell.
         compute: what a trial takes beyond that.
+        companion: what is trained beside the network, if there is anything; as it was beside the
+            supernet.
         clock: how long it takes.
 
     Raises:
@@ -107,12 +116,13 @@ class TrialPhases:
         self.clock = PhaseClock()
         self.config, self.report, self.checkpoint = config, report, checkpoint
         self.device = pick_device(config.device)
-        self.data: ClassificationData = load_data(config.data, self.device)
-        where, data = config.supernet, self.data
-        self.supernet = load_supernet(where, data, supernet_folder)
-        shape = (data.channels, data.image_size, data.image_size)
+        self.task = make_task(config.task)
+        self.data: TaskData = self.task.load_data(config.data, self.device)
+        where = config.supernet
+        self.supernet = load_supernet(where, self.task, self.data, supernet_folder)
+        self.companion = new_companion(config, self.task, self.data, self.device, supernet_folder)
         graph: ChannelGraph = trace_supernet(
-            self.supernet, shape, scope=where.scope, pinned=where.pinned
+            self.supernet, self.task, self.data, scope=where.scope, pinned=where.pinned
         )
         if config.latency_table is not None:
             graph = graph_with_latency(graph, read_latency_table(Path(config.latency_table)))
@@ -120,7 +130,7 @@ class TrialPhases:
         self.full_macs = graph.count_macs()
         trained = read_supernet_result(supernet_folder)
         self.pretrain_macs = trained.training_macs if trained else None
-        self.compute = TrialCompute.of(config, self.full_macs, len(data.train))
+        self.compute = TrialCompute.of(config, self.full_macs, len(self.data.train))
 
     def recalibrate(self, compact: nn.Module) -> None:
         """Move a freshly sliced network to the device and recalibrate its batch-norm."""
@@ -128,6 +138,7 @@ class TrialPhases:
         compact.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         recalibrate_norms(
             compact,
+            self.task,
             self.data,
             self.device,
             num_batches=config.finetune.recalibration_batches,
@@ -142,13 +153,17 @@ class TrialPhases:
         training_macs: int | None,
     ) -> TrialResult:
         """Reparameterize and measure, the test split for the only time."""
-        data, where = self.data, self.config.supernet
+        data, where, metric = self.data, self.config.supernet, self.task.metric.name
         plain = reparameterize(compact)
         widths = {name: len(channels) for name, channels in open_channels.items()}
         macs = self.graph.count_macs(widths)
-        accuracy = evaluate(plain, data.validation, data, self.device)
-        test_accuracy = evaluate(plain, data.test, data, self.device)
+        metrics, test_metrics = (
+            self.task.evaluate(plain, split, data, self.device)
+            for split in (data.validation, data.test)
+        )
+        preview = self.task.preview(plain, data, self.device)
         architecture = Architecture(
+            task=self.config.task.name,
             supernet=where.name,
             options=dict(where.options),
             scope=list(where.scope),
@@ -171,9 +186,12 @@ class TrialPhases:
             macs_ratio=macs / self.full_macs,
             predicted_latency_ms=self._predicted_latency_ms(widths),
             training_macs=training_macs,
-            accuracy=accuracy,
-            test_accuracy=test_accuracy,
+            score=metrics[metric],
+            test_score=test_metrics[metric],
+            metrics=metrics,
+            test_metrics=test_metrics,
             seconds=self.clock.lap(),
+            preview=preview,
         )
 
     def _predicted_latency_ms(self, widths: Mapping[str, int]) -> float | None:
@@ -203,10 +221,14 @@ class TrialPhases:
         self.clock.phase = phase
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = build_optimizer(model, self.config.optimizer, learning_rate)
+        if self.companion is not None:
+            self.companion.begin(learning_rate)
         start = 0
         if state is not None:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
+            if self.companion is not None:
+                self.companion.load_state_dict(state["companion"])
             start = state["epoch"]
             self.clock.resume(state.get("seconds", {}))  # missing in earlier versions
             if "told" in state:  # missing in earlier versions
@@ -214,6 +236,7 @@ class TrialPhases:
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
+            task=self.task,
             data=self.data,
             recipe=self.config.optimizer,
             phase=phase,
@@ -222,13 +245,15 @@ class TrialPhases:
             seed=self.config.seed,
             device=self.device,
             extra_loss=extra_loss,
+            companion=self.companion,
         )
         for epoch in range(start, num_epochs):
             loss = trainer.train_epoch(epoch)
-            accuracy = evaluate(model, self.data.validation, self.data, self.device)
+            metrics = self.task.evaluate(model, self.data.validation, self.data, self.device)
             told = {
                 "loss": loss,
-                "accuracy": accuracy,
+                "score": metrics[self.task.metric.name],
+                "metrics": metrics,
                 "macs_ratio": macs() / self.full_macs,
                 "widths": widths(),
             }
@@ -238,6 +263,7 @@ class TrialPhases:
                 epoch=epoch + 1,
                 model=model.state_dict(),
                 optimizer=optimizer.state_dict(),
+                companion=None if self.companion is None else self.companion.state_dict(),
                 told=told,
                 seconds=seconds,
                 **(keep or {}),

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from pas_trainer.budget_loss import annealed_limits, budget_loss, project_onto_budget
 from pas_trainer.checkpoint import Checkpoint
-from pas_trainer.config import TrialConfig, state_key
+from pas_trainer.config import TrialConfig
 from pas_trainer.gates import GatedNetwork, attach_gates
+from pas_trainer.keys import state_key
 from pas_trainer.loop import Report, ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases, TrialResult

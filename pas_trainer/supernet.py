@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -13,22 +13,19 @@ from torch import nn
 
 from pas_trainer.checkpoint import Checkpoint
 from pas_trainer.compute import images_per_epoch, training_macs
-from pas_trainer.config import SupernetTraining, content_key
-from pas_trainer.data import ClassificationData, load_data
-from pas_trainer.loop import (
-    EpochReport,
-    Report,
-    Trainer,
-    derive_seed,
-    evaluate,
-    ignore_report,
-    pick_device,
-)
+from pas_trainer.config import SupernetTraining, TrialConfig
+from pas_trainer.devices import pick_device
+from pas_trainer.keys import content_key
+from pas_trainer.loop import EpochReport, Report, Trainer, derive_seed, ignore_report
 from pas_trainer.optim import build_optimizer, cosine_factor
 from pas_trainer.phase_clock import PhaseClock
+from pas_trainer.tasks import About, Companion, Task, TaskData, make_task
 from pas_trainer.weights import load_weights
 from pas_trainer.workers import from_first, is_first
-from search_space import ChannelGraph, SupernetConfig, build_supernet, trace_channels
+from search_space import ChannelGraph, SupernetConfig, trace_channels
+
+_COMPANION = "companion."
+"""Before the names of what is trained beside a supernet, in its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class SupernetResult:
 
     Attributes:
         macs, num_params: in deploy form, one image.
-        accuracy, test_accuracy: on the validation and the test split, in [0, 1].
+        score, test_score: the task's metric on the validation and the test split.
         left_at_random: tensors for which the given weights did not fit, see
             :func:`pas_trainer.weights.load_weights`.
         training_macs: what its training took, see :mod:`pas_trainer.compute`; 0 for given weights
@@ -48,31 +45,32 @@ class SupernetResult:
 
     macs: int
     num_params: int
-    accuracy: float
-    test_accuracy: float
+    score: float
+    test_score: float
     left_at_random: tuple[str, ...] = ()
     training_macs: int | None = None
     seconds: float | None = field(default=None, compare=False)
 
 
-def new_supernet(config: SupernetConfig, data: ClassificationData) -> nn.Module:
+def new_supernet(config: SupernetConfig, task: Task, about: About) -> nn.Module:
     """Build the supernet for these images, randomly initialised."""
-    return build_supernet(config.name, len(data.classes), data.channels, **config.options)
+    return task.build(config.name, config.options, about)
 
 
 def trace_supernet(
     network: nn.Module,
-    shape: tuple[int, int, int],
+    task: Task,
+    about: About,
     *,
     scope: Sequence[str] = (),
     pinned: Sequence[str] = (),
 ) -> ChannelGraph:
-    """Trace a network for images of ``shape`` (C, H, W); the network may be on the meta device.
+    """Trace a task's network; it may be on the meta device.
 
     Raises:
         ValueError: nothing can be searched, see :func:`search_space.trace_channels`.
     """
-    return trace_channels(network, torch.empty((1, *shape)), scope=tuple(scope), pinned=pinned)
+    return trace_channels(network, task.example(about), scope=tuple(scope), pinned=pinned)
 
 
 def train_supernet(
@@ -92,30 +90,40 @@ def train_supernet(
     if done is not None and done.training_macs is not None:
         return done
     clock = PhaseClock("pretrain")
-    device = pick_device(config.device)
-    data = load_data(config.data, device)
+    device, task = pick_device(config.device), make_task(config.task)
+    data = task.load_data(config.data, device)
     epoch_images = images_per_epoch(len(data.train), config.optimizer.batch_size)
     if done is not None:  # by an earlier version, which did not count
         spent = training_macs(done.macs, epoch_images, config.pretrain.epochs)
         return _keep(replace(done, training_macs=spent), folder)
     torch.manual_seed(derive_seed(config.seed, "supernet"))
-    model = new_supernet(config.supernet, data)
+    model = new_supernet(config.supernet, task, data)
     left: tuple[str, ...] = ()
     if config.supernet.weights is not None:
-        left = load_weights(config.supernet, model, len(data.classes))
-    cost = deploy_cost(model, config.supernet, data)
+        left = load_weights(config.supernet, model, task.num_outputs(data))
+    graph = trace_supernet(
+        model, task, data, scope=config.supernet.scope, pinned=config.supernet.pinned
+    )
+    macs = graph.count_macs()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _train(config, model, data, device, folder, report, clock)
+    companion = new_companion(config, task, data, device)
+    _train(config, model, task, data, device, folder, report, clock, companion)
+    score, test_score = (
+        task.evaluate(model, split, data, device)[task.metric.name]
+        for split in (data.validation, data.test)
+    )
     result = SupernetResult(
-        *cost,
-        accuracy=evaluate(model, data.validation, data, device),
-        test_accuracy=evaluate(model, data.test, data, device),
+        macs=macs,
+        num_params=graph.count_params(),
+        score=score,
+        test_score=test_score,
         left_at_random=left,
-        training_macs=training_macs(cost[0], epoch_images, config.pretrain.epochs),
+        training_macs=training_macs(macs, epoch_images, config.pretrain.epochs),
         seconds=clock.lap()["pretrain"],
     )
     if is_first():
-        save_weights(model, folder / "supernet.safetensors")
+        parts = {} if companion is None else {_COMPANION: companion.modules}
+        save_weights({"": model, **parts}, folder / "supernet.safetensors")
     _keep(result, folder)
     Checkpoint(folder, "").remove()
     return result
@@ -137,48 +145,79 @@ def read_supernet_result(folder: Path) -> SupernetResult | None:
         return None
     document = json.loads(path.read_text())
     document["left_at_random"] = tuple(document["left_at_random"])
+    for name in ("accuracy", "test_accuracy"):  # in earlier versions
+        if name in document:
+            document[name.replace("accuracy", "score")] = document.pop(name)
     return SupernetResult(**document)
 
 
-def load_supernet(config: SupernetConfig, data: ClassificationData, folder: Path) -> nn.Module:
+def load_supernet(config: SupernetConfig, task: Task, about: About, folder: Path) -> nn.Module:
     """Return the supernet that :func:`train_supernet` left in ``folder``, on the CPU."""
-    model = new_supernet(config, data)
-    model.load_state_dict(load_file(folder / "supernet.safetensors"))
+    model = new_supernet(config, task, about)
+    state = load_file(folder / "supernet.safetensors")
+    model.load_state_dict({n: t for n, t in state.items() if not n.startswith(_COMPANION)})
     return model
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write all parameters and buffers as safetensors, in one step."""
+def new_companion(
+    config: SupernetTraining | TrialConfig,
+    task: Task,
+    about: About,
+    device: torch.device,
+    supernet_folder: Path | None = None,
+) -> Companion | None:
+    """Return what is trained beside a network, if the task has that.
+
+    Args:
+        config: recipe and seed.
+        task, about: whose network.
+        device: where to train.
+        supernet_folder: where it was trained beside a supernet; ``None``: it starts at random.
+    """
+    torch.manual_seed(derive_seed(config.seed, "companion"))
+    companion = task.companion(about, config.optimizer, device)
+    if companion is not None and supernet_folder is not None:
+        state = load_file(supernet_folder / "supernet.safetensors")
+        own = {n.removeprefix(_COMPANION): t for n, t in state.items() if n.startswith(_COMPANION)}
+        companion.modules.load_state_dict(own)
+    return companion
+
+
+def save_weights(parts: Mapping[str, nn.Module], path: Path) -> None:
+    """Write all parameters and buffers of modules as safetensors, in one step.
+
+    Args:
+        parts: the modules, by what stands before the names of their tensors.
+        path: the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
     # Cloned, since a file holds no tensor twice and some networks share theirs.
-    state = {n: t.detach().cpu().contiguous().clone() for n, t in model.state_dict().items()}
+    state = {
+        f"{prefix}{name}": tensor.detach().cpu().contiguous().clone()
+        for prefix, module in parts.items()
+        for name, tensor in module.state_dict().items()
+    }
     save_file(state, draft)
     draft.replace(path)
-
-
-def deploy_cost(
-    model: nn.Module, config: SupernetConfig, data: ClassificationData
-) -> tuple[int, int]:
-    """Return MACs and parameters of ``model`` in deploy form, for one image."""
-    shape = (data.channels, data.image_size, data.image_size)
-    graph = trace_supernet(model, shape, scope=config.scope, pinned=config.pinned)
-    return graph.count_macs(), graph.count_params()
 
 
 def _train(
     config: SupernetTraining,
     model: nn.Module,
-    data: ClassificationData,
+    task: Task,
+    data: TaskData,
     device: torch.device,
     folder: Path,
     report: Report,
     clock: PhaseClock,
+    companion: Companion | None,
 ) -> None:
     optimizer = build_optimizer(model, config.optimizer, config.optimizer.learning_rate)
     trainer = Trainer(
         model=model,
         optimizer=optimizer,
+        task=task,
         data=data,
         recipe=config.optimizer,
         phase="pretrain",
@@ -186,22 +225,26 @@ def _train(
         lr_factor=cosine_factor,
         seed=config.seed,
         device=device,
+        companion=companion,
     )
     checkpoint = Checkpoint(folder, content_key(config))
     start = 0
     if (state := checkpoint.load()) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if companion is not None:
+            companion.load_state_dict(state["companion"])
         start = state["epoch"]
         clock.resume(state.get("seconds", {}))  # missing in earlier versions
     for epoch in range(start, config.pretrain.epochs):
         loss = trainer.train_epoch(epoch)
-        accuracy = evaluate(model, data.validation, data, device)
+        metrics = task.evaluate(model, data.validation, data, device)
         seconds = clock.lap()
         checkpoint.save(
             epoch=epoch + 1,
             model=model.state_dict(),
             optimizer=optimizer.state_dict(),
+            companion=None if companion is None else companion.state_dict(),
             seconds=seconds,
         )
         report(
@@ -210,7 +253,8 @@ def _train(
                 epoch=epoch + 1,
                 num_epochs=config.pretrain.epochs,
                 loss=loss,
-                accuracy=accuracy,
+                score=metrics[task.metric.name],
+                metrics=metrics,
                 macs_ratio=1.0,
                 seconds=seconds,
             )

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
+from pas_trainer.data.batches import Share
+
 T = TypeVar("T")
 
 
@@ -28,6 +30,11 @@ def num_workers() -> int:
 def worker_rank() -> int:
     """Return which of them this is, from 0; the first one writes what is kept."""
     return distributed.get_rank() if _is_shared() else 0
+
+
+def own_share() -> Share:
+    """Return this worker's share of every batch."""
+    return Share(worker_rank(), num_workers())
 
 
 def is_first() -> bool:

@@ -35,6 +35,7 @@ from search_space.operators import Operator
 from search_space.reparam import PlainBlock, ReadParameter, ReparamBlock
 from search_space.repvgg import REPVGG_VARIANTS, RepVGG, RepVGGBlock, RepVGGVariant
 from search_space.slicing import slice_network
+from search_space.sources import find_attribute
 from search_space.supernets import (
     SupernetConfig,
     build_supernet,
@@ -42,7 +43,7 @@ from search_space.supernets import (
     is_weights_file,
     supernet_names,
 )
-from search_space.trace import trace_channels
+from search_space.trace import Example, trace_channels
 from search_space.vgg import VGG_VARIANTS, ReparamVGG, VGGVariant
 from search_space.width_rules import GroupRules, WidthRules
 
@@ -61,6 +62,7 @@ __all__ = [
     "ChannelGroup",
     "Constant",
     "Cost",
+    "Example",
     "FloatRange",
     "GroupRules",
     "LatencyCost",
@@ -90,6 +92,7 @@ __all__ = [
     "build_supernet_on_meta",
     "check_feasible",
     "check_tunable",
+    "find_attribute",
     "fit_widths",
     "graph_with_latency",
     "is_weights_file",

@@ -17,6 +17,7 @@ class Architecture:
     """All it takes to rebuild a searched network, as plain JSON values.
 
     Attributes:
+        task: what it is for, see :class:`pas_trainer.TaskConfig`.
         supernet: name of the supernet the search started from, see
             :func:`search_space.build_supernet`.
         options: the supernet's options.
@@ -25,7 +26,7 @@ class Architecture:
         in_channels: channels of the image.
         image_size: height and width (pixels) of the images it was trained on.
         mean, std: per-channel normalisation of images scaled to [0, 1].
-        classes: class names, in the order of the logits.
+        classes: class names, in the order of the logits; empty where the task has none.
         open_channels: by channel group, the supernet's channels that stayed, ascending.
         format: :data:`ARCHITECTURE_FORMAT`.
     """
@@ -40,6 +41,7 @@ class Architecture:
     std: Sequence[float]
     classes: Sequence[str]
     open_channels: Mapping[str, Sequence[int]]
+    task: str = "classification"
     format: int = ARCHITECTURE_FORMAT
 
     @property
@@ -65,6 +67,7 @@ class Architecture:
                 f"architecture format {document.get('format')!r} is not {ARCHITECTURE_FORMAT}, "
                 "the one this version reads; use the version that wrote it"
             )
+        document = {"task": "classification", **document}  # as all were in earlier versions
         if set(document) != fields:
             odd = sorted(set(document) ^ fields)
             raise ValueError(f"architecture document has missing or unknown fields: {odd}")
@@ -79,6 +82,8 @@ def _check_values(architecture: Architecture) -> None:
         value = getattr(architecture, name)
         if not (_is_int(value) and value >= 1):
             raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1")
+    if not isinstance(architecture.task, str):
+        raise ValueError("task must be a string")  # noqa: TRY004
     if not (isinstance(architecture.supernet, str) and isinstance(architecture.options, dict)):
         raise ValueError("supernet must be a string and options an object")  # noqa: TRY004
     for name in ("scope", "pinned"):
@@ -93,7 +98,7 @@ def _check_values(architecture: Architecture) -> None:
     if not all(value > 0 for value in architecture.std):
         raise ValueError("std must be above 0")
     classes = architecture.classes
-    if not (_is_name_list(classes) and classes):
+    if not (_is_name_list(classes) and (classes or architecture.task != "classification")):
         raise ValueError("classes must be a list of names")
     groups = architecture.open_channels
     if not (isinstance(groups, dict) and all(_is_int_list(c) for c in groups.values())):

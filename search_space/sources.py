@@ -123,7 +123,7 @@ def _timm() -> ModuleType:
 def _build_imported(
     name: str, num_classes: int, in_channels: int, options: Mapping[str, Any]
 ) -> nn.Module:
-    function = _find_function(name)
+    function = find_attribute(name, "supernet")
     known: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     try:
         accepted = inspect.signature(function).parameters
@@ -134,8 +134,16 @@ def _build_imported(
     return _call(name, function, **arguments, **options)
 
 
-def _find_function(name: str) -> Callable[..., Any]:
-    """Import what ``import:package.module:function`` names; the working folder is searched too."""
+def find_attribute(name: str, what: str) -> Callable[..., Any]:
+    """Import what ``import:package.module:attribute`` names; the working folder is searched too.
+
+    Args:
+        name: that name.
+        what: what it is to be, for the sentence.
+
+    Raises:
+        ValueError: there is no such module or attribute, or it cannot be called.
+    """
     _, module_name, attribute = name.split(":")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
@@ -146,23 +154,23 @@ def _find_function(name: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or _is_parent(error.name, name)):
             raise ValueError(
-                f"supernet {name}: there is no module {error.name!r}; it must be installed or lie "
+                f"{what} {name}: there is no module {error.name!r}; it must be installed or lie "
                 f"in the working folder {here}"
             ) from error
-        raise ValueError(f"supernet {name}: importing {module_name} failed: {error}") from error
+        raise ValueError(f"{what} {name}: importing {module_name} failed: {error}") from error
     except Exception as error:  # the module's own code can raise anything
         raise ValueError(
-            f"supernet {name}: importing {module_name} failed: {_first_line(error)}"
+            f"{what} {name}: importing {module_name} failed: {_first_line(error)}"
         ) from error
     function = getattr(module, attribute, None)
     if function is None:
         close = difflib.get_close_matches(attribute, dir(module), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"supernet {name}: module {module_name} has no {attribute!r}{hint}")
+        raise ValueError(f"{what} {name}: module {module_name} has no {attribute!r}{hint}")
     if not callable(function):
         kind = type(function).__name__
         raise ValueError(  # noqa: TRY004
-            f"supernet {name}: {attribute} is of type {kind}, it cannot be called"
+            f"{what} {name}: {attribute} is of type {kind}, it cannot be called"
         )
     return function  # type: ignore[no-any-return]
 

@@ -46,8 +46,8 @@ def _trial(
         "num_params": round(3e6 * ratio),
         "activation_bytes": round(1e6 * ratio),
         "latency_ms": 2 * ratio,
-        "accuracy": accuracy,
-        "test_accuracy": accuracy - 0.01,
+        "score": accuracy,
+        "test_score": accuracy - 0.01,
         "widths": {name: int(draw.integers(4, 65)) for name in SUPERNET},
     }
     spent = {"search_seconds": 10.0, "finetune_seconds": 20.0, "cpu_seconds": 30.0}
@@ -122,7 +122,7 @@ def _epoch(trial: TrialRecord, step: int) -> dict[str, float]:
     done = step / EPOCHS
     return {
         "loss": 2.0 - done,
-        "epoch_accuracy": (trial.accuracy or 0.5) * done**0.3,
+        "epoch_accuracy": (trial.score or 0.5) * done**0.3,
         "epoch_macs_ratio": trial.budget + (1 - trial.budget) * max(0.0, 1 - 3 * done),
         "phase": float(step > 5),
     }

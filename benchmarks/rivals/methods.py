@@ -31,7 +31,7 @@ from pas_trainer.channel_norms import channel_norms
 from pas_trainer.checkpoint import Checkpoint
 from pas_trainer.compute import epochs_within, training_macs
 from pas_trainer.controls import uniform_widths
-from pas_trainer.loop import Normalizer, ignore_report
+from pas_trainer.loop import ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases
 from pas_trainer.search import SearchTrial
@@ -110,12 +110,12 @@ class Rival(TrialPhases):
 
     def losses(self) -> Iterator[Tensor]:
         """Yield the supernet's loss on some training batches, which counts as training on them."""
-        normalize = Normalizer(self.data, self.device)
+        prepare = self.task.preparer(self.data, self.device)
         size = self.config.optimizer.batch_size
         batches = self.data.train.train_batches(size, derive_seed(self.config.seed, "scores"))
         self.supernet.eval()
         for _, batch in zip(range(SCORING_BATCHES), batches, strict=False):
-            images, labels = normalize(batch)
+            images, labels = prepare(batch)
             self.spent += training_macs(self.full_macs, len(labels), 1)
             with subsampled_reads():
                 loss = F.cross_entropy(self.supernet(images), labels)
@@ -138,11 +138,11 @@ class Rival(TrialPhases):
 
 def _fastnas(rival: Rival) -> TrialResult:
     """Scores on training images, one forward pass each; statistics of batch-norm alike."""
-    config, normalize = rival.config, Normalizer(rival.data, rival.device)
+    config, prepare = rival.config, rival.task.preparer(rival.data, rival.device)
     seed = derive_seed(config.seed, "scores")
     batches = list(
         itertools.islice(
-            map(normalize, rival.data.train.train_batches(config.optimizer.batch_size, seed)),
+            map(prepare, rival.data.train.train_batches(config.optimizer.batch_size, seed)),
             FASTNAS_BATCHES,
         )
     )

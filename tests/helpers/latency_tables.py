@@ -6,15 +6,14 @@ from pathlib import Path
 
 import torch
 
-from pas_trainer import trace_supernet
-from search_space import LatencyGrid, LatencyTable, build_supernet
+from search_space import LatencyGrid, LatencyTable, build_supernet, trace_channels
 from search_space.operators import network_signature
 
 
 def write_product_table(folder: Path) -> Path:
     """Write one for repvgg_tiny of half width: microseconds are channels read x written."""
     torch.manual_seed(0)
-    graph = trace_supernet(build_supernet("repvgg_tiny", 10, 1, width=0.5), (1, 8, 8))
+    graph = trace_channels(build_supernet("repvgg_tiny", 10, 1, width=0.5), torch.empty(1, 1, 8, 8))
     grids = {}
     for operator in graph.operators:
         read, written = (tuple(sorted({1, channels})) for channels in operator.full)

@@ -23,9 +23,10 @@ from pas_trainer import (
     train_supernet,
 )
 from pas_trainer.data import load_data
-from pas_trainer.loop import Trainer, evaluate
+from pas_trainer.loop import Trainer
 from pas_trainer.optim import build_optimizer
 from pas_trainer.supernet import load_supernet, trace_supernet
+from pas_trainer.tasks import Classification
 from pas_trainer.workers import from_first, num_workers, synced_norms, worker_rank
 
 SHORT_TRIAL = dataclasses.replace(
@@ -56,14 +57,15 @@ def normed(images: Tensor) -> dict[str, Tensor]:
 
 def gated_epoch(supernet_folder: Path) -> tuple[float, float, dict[str, Tensor]]:
     """Train a gated network for an epoch; return loss, accuracy and all that was trained."""
-    data = load_data(DATA)
-    supernet = load_supernet(SUPERNET, data, supernet_folder)
-    graph = trace_supernet(supernet, (data.channels, data.image_size, data.image_size))
+    task, data = Classification(), load_data(DATA)
+    supernet = load_supernet(SUPERNET, task, data, supernet_folder)
+    graph = trace_supernet(supernet, task, data)
     gated = attach_gates(supernet, graph)
     recipe = dataclasses.replace(RECIPE, label_smoothing=0.0)
     trainer = Trainer(
         model=gated,
         optimizer=build_optimizer(gated, recipe, 0.01),
+        task=task,
         data=data,
         recipe=recipe,
         phase="search",
@@ -74,14 +76,14 @@ def gated_epoch(supernet_folder: Path) -> tuple[float, float, dict[str, Tensor]]
         extra_loss=lambda _progress: (gated.cost("macs") / graph.count_macs()) ** 2,
     )
     loss = trainer.train_epoch(0)
-    accuracy = evaluate(gated, data.validation, data, torch.device("cpu"))
-    return loss, accuracy, copy.deepcopy(gated.state_dict())
+    metrics = task.evaluate(gated, data.validation, data, torch.device("cpu"))
+    return loss, metrics["accuracy"], copy.deepcopy(gated.state_dict())
 
 
 def whole_trial(supernet_folder: Path, checkpoint_folder: Path) -> tuple[Any, ...]:
     """Run a trial; return its widths, accuracy and weights."""
     result = run_search(SHORT_TRIAL, supernet_folder, checkpoint_folder=checkpoint_folder)
-    return result.widths, result.accuracy, result.network.state_dict()
+    return result.widths, result.score, result.network.state_dict()
 
 
 def supernet(folder: Path) -> Any:

@@ -13,7 +13,7 @@ from orchestrator.tables import trial_table
 
 TRIAL = TrialRecord(
     trial_id="b0.125-s100-11", sweep_id="s-1", status="FINISHED", budget=0.125, strength=100.0,
-    number=11, accuracy=0.98765, macs_ratio=0.1234567,
+    number=11, score=0.98765, macs_ratio=0.1234567,
     hyperparameters={"learning_rate": 0.0543210, "gate_learning_rate": 0.123456},
 )  # fmt: skip
 

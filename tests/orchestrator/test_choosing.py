@@ -20,7 +20,7 @@ def record(trial_id: str, macs: int, accuracy: float, status="FINISHED") -> Tria
         number=0,
         macs=macs,
         num_params=macs // 10,
-        accuracy=accuracy,
+        score=accuracy,
     )
 
 

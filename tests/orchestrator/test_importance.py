@@ -36,7 +36,7 @@ def trials(count, accuracy, *, cells=((0.5, 1.0), (0.25, 1.0)), status="FINISHED
                 strength=strength,
                 number=number,
                 hyperparameters=chosen,
-                accuracy=accuracy(budget, **chosen),
+                score=accuracy(budget, **chosen),
             )
 
 

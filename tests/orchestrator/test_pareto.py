@@ -98,7 +98,7 @@ def trial(number, macs, accuracy, status="FINISHED", **fields):
         strength=1.0,
         number=number,
         macs=macs,
-        accuracy=accuracy,
+        score=accuracy,
         **fields,
     )
 

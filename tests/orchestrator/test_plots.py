@@ -23,7 +23,7 @@ def trial(number, macs, accuracy, strength=1.0, status="FINISHED", budget=0.5, *
         macs=macs,
         macs_ratio=None if macs is None else macs / 1000,
         num_params=None if macs is None else macs * 3,
-        accuracy=accuracy,
+        score=accuracy,
         hyperparameters={"learning_rate": 0.0123},
         **fields,
     )

@@ -29,8 +29,8 @@ from orchestrator.loading import parse_sweep
 from orchestrator.pareto import mark_front
 from orchestrator.promotion import Outcome
 from orchestrator.records import TrialRecord
-from pas_trainer import build_compact, evaluate, load_data, reparameterize, trace_supernet
-from search_space import Architecture, build_supernet
+from pas_trainer import Classification, build_compact, load_data, reparameterize
+from search_space import Architecture, build_supernet, trace_channels
 
 SWEEP = """
 name: tiny
@@ -92,7 +92,7 @@ def made(tmp_path_factory) -> Sweep:
     client = MlflowClient(tracking_uri=home.mlflow_uri, registry_uri=home.mlflow_uri)
     experiment = client.create_experiment("tiny", artifact_location=home.artifacts.as_uri())
     supernet = build_supernet("repvgg_tiny", 10, 1, **config.supernet.options)
-    graph = trace_supernet(supernet, (1, 8, 8))
+    graph = trace_channels(supernet, torch.empty(1, 1, 8, 8))
     architecture = Architecture(
         supernet="repvgg_tiny",
         options=dict(config.supernet.options),
@@ -118,7 +118,7 @@ def made(tmp_path_factory) -> Sweep:
                 number=0,
                 macs=1,  # wrong: the network is counted anew
                 macs_ratio=0.5,
-                accuracy=evaluate(plain, data.validation, data, CPU),
+                score=Classification().evaluate(plain, data.validation, data, CPU)["accuracy"],
                 widths=architecture.widths,
                 content_hash=content_hash(home.trial("tiny-0", trial)),
                 run_id=client.create_run(experiment).info.run_id,
@@ -176,11 +176,11 @@ def test_gates_in_turn(made):
 
     better = made.promote(None, "life", limit=1.0, why="better")
     assert (better.record.trial_id, better.promoted.version) == ("good", 2)
-    assert better.gates[1].required == made.records[1].accuracy
+    assert better.gates[1].required == made.records[1].score
 
     worse = made.promote("poor", "life")
     assert worse.refused == ["accuracy"]
-    assert f"(version 2) has {made.records[0].accuracy:.4f}" in worse.gates[1].sentence
+    assert f"(version 2) has {made.records[0].score:.4f}" in worse.gates[1].sentence
     assert (made.versions("life"), aliases_of(made.client, "life")) == (2, {"champion": 2})
 
     challenger = made.promote("poor", "life", alias="challenger")
@@ -214,7 +214,7 @@ def check_the_commands(made: Sweep) -> None:
         assert [m["why"] for m in found.json["moves"]] == ["there was none", "better", "", ""]
         states = [m["state"] for m in found.json["moves"]]
         assert states == ["past", "past", "in force", "in force"]
-        assert found.json["moves"][1]["accuracy"] == made.records[0].accuracy
+        assert found.json["moves"][1]["accuracy"] == made.records[0].score
         assert list(found.json["moves"][1]["gates"]) == ALL
         assert pas("rollback", "life", "--why", "on reflection", "--json").json["to_version"] == 2
         assert pas("rollback", "life", "--json").json["to_version"] == 1

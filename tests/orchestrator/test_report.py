@@ -106,7 +106,7 @@ def test_a_sweep_that_runs_is_reported_as_far_as_it_is(uri):
             control="supernet",
             macs=1000,
             macs_ratio=1.0,
-            accuracy=0.9,
+            score=0.9,
             widths={"a": 8},
             **common,
         )

@@ -26,7 +26,7 @@ def trial(number, accuracy, budget=0.5, strength=1.0, status="FINISHED", **field
         budget=budget,
         strength=strength,
         number=number,
-        accuracy=accuracy,
+        score=accuracy,
         **({} if status != "FINISHED" else values) | fields,
     )
 
@@ -71,7 +71,7 @@ def test_a_curve_is_dotted_while_searching():
     curve = Curve(
         epochs=[1, 2, 3, 4],
         macs_ratio=[1, 0.6, 0.5, 0.5],
-        accuracy=[0.1, 0.2, 0.3, 0.4],
+        score=[0.1, 0.2, 0.3, 0.4],
         num_search=2,
     )
     members = [trial(0, 0.9), trial(1, 0.8)]
@@ -90,14 +90,14 @@ def test_a_curve_is_dotted_while_searching():
 def test_a_trial_that_was_only_fine_tuned_or_only_searched_is_drawn():
     member = trial(0, 0.9)
     for num_search in (0, 2):
-        curve = Curve(epochs=[1, 2], macs_ratio=[1, 1], accuracy=[0, 1], num_search=num_search)
+        curve = Curve(epochs=[1, 2], macs_ratio=[1, 1], score=[0, 1], num_search=num_search)
         figure = curves_figure([member], {member.trial_id: curve}, None)
         assert {x for t in figure.data for x in t.x} == {1, 2}
 
 
 def test_widths_of_the_search_are_shares_of_what_they_were():
     members = [trial(0, 0.9), trial(1, 0.8), trial(2, 0.7)]
-    known = {"epochs": [1, 2], "macs_ratio": [1, 1], "accuracy": [0, 1], "num_search": 2}
+    known = {"epochs": [1, 2], "macs_ratio": [1, 1], "score": [0, 1], "num_search": 2}
     curves = {
         members[0].trial_id: Curve(**known, widths={"a": [8, 4], "b": [4, 4]}),
         members[1].trial_id: Curve(**known),

@@ -87,7 +87,7 @@ def history(home: Home, sweep_id: str, trial_id: str) -> list[tuple[int, float]]
 def progress(phase: str, epoch: int, loss: float) -> dict[str, object]:
     return {
         "step": 0, "phase": phase, "epoch": epoch, "num_epochs": 20,
-        "loss": loss, "accuracy": 0.5, "macs_ratio": 1.0,
+        "loss": loss, "score": 0.5, "gain": 0.5, "metrics": [("accuracy", 0.5)], "macs_ratio": 1.0,
     }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def test_a_killed_driver_is_followed_by_one_with_an_empty_home(
     assert (outcome.refused, outcome.record.trial_id) == ([], best["trial_id"])
 
     whole = undisturbed(pas.file, options, trials[begun], object_store, uri, tmp_path)
-    assert whole.accuracy == trials[begun]["accuracy"]
+    assert whole.score == trials[begun]["accuracy"]
     assert whole.widths == trials[begun]["widths"]
     if trials[begun]["on_front"]:
         save_package(tmp_path / "whole", whole.architecture, whole.network)

@@ -53,7 +53,8 @@ def driver(
 
 def epoch(phase: str, **seconds: float) -> dict[str, object]:
     return {
-        "step": 0, "phase": phase, "epoch": 5, "num_epochs": 20, "loss": 0.1, "accuracy": 0.5,
+        "step": 0, "phase": phase, "epoch": 5, "num_epochs": 20, "loss": 0.1,
+        "score": 0.5, "gain": 0.5, "metrics": [("accuracy", 0.5)],
         "macs_ratio": 0.5, "seconds": seconds,
     }  # fmt: skip
 

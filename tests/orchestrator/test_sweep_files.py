@@ -153,7 +153,7 @@ WHOLE = {*SMALL, *WEIGHTS}
 
 
 def finished(number: int, macs: int, accuracy: float, **more) -> TrialRecord:
-    return record(number, macs=macs, accuracy=accuracy, **more)
+    return record(number, macs=macs, score=accuracy, **more)
 
 
 def test_networks_pushed_off_the_front_lose_their_weights(kept):

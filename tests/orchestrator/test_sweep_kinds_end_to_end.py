@@ -34,7 +34,7 @@ def test_a_trial_of_a_sweep_is_run_again_by_itself(finished, make_pas, tmp_path)
     trials = finished.json("compare", "tiny")["trials"]
     trial = next(t for t in trials if t["number"] == 1)
     shutil.copytree(finished.home / "supernets", alone.home / "supernets")
-    _, *words = shlex.split(search_command(load_sweep(alone.file), TrialRecord(**trial)))
+    _, *words = shlex.split(search_command(load_sweep(alone.file), TrialRecord.from_json(trial)))
     again = alone.json(*words)
     for name in ("macs", "widths", "accuracy", "test_accuracy", "hyperparameters"):
         assert again[name] == trial[name], name

@@ -23,8 +23,8 @@ def record(number: int, status="FINISHED", **values) -> TrialRecord:
         "macs": 500_000,
         "macs_ratio": 0.5,
         "num_params": 1234,
-        "accuracy": 0.9,
-        "test_accuracy": 0.88,
+        "score": 0.9,
+        "test_score": 0.88,
     }
     results = {**defaults, **values} if status == "FINISHED" else values
     return TrialRecord(
@@ -45,27 +45,27 @@ def shown(item) -> str:
 
 
 def test_the_best_is_the_most_accurate_then_the_cheapest():
-    a, b = record(0, accuracy=0.9, macs=10), record(1, accuracy=0.9, macs=5)
-    assert best_of([a, b, record(2, accuracy=0.8), record(3, "FAILED")]) is b
+    a, b = record(0, score=0.9, macs=10), record(1, score=0.9, macs=5)
+    assert best_of([a, b, record(2, score=0.8), record(3, "FAILED")]) is b
     assert best_of([record(0, "RUNNING")]) is None
 
 
 def test_cells_show_their_best_and_what_is_missing():
-    records = [record(0, accuracy=0.91, on_front=True), record(1, "FAILED", error="lost")]
+    records = [record(0, score=0.91, on_front=True), record(1, "FAILED", error="lost")]
     text = shown(compare_table(records, "macs", "s-1", (0.95, 0.94)))
     assert "0.9100 (0.8800) 0.500 ★ 1/2" in text
     assert "supernet: 0.9500 (0.9400)" in text
 
 
 def control(kind: str, status="FINISHED", **values) -> TrialRecord:
-    results = {"accuracy": 0.99, "test_accuracy": 0.98} if status == "FINISHED" else {}
+    results = {"score": 0.99, "test_score": 0.98} if status == "FINISHED" else {}
     made = record(0, status, **results, **values)
     trial_id = "control-supernet" if kind == "supernet" else "control-uniform-b0.5"
     return dataclasses.replace(made, trial_id=trial_id, control=kind, strength=0.0)
 
 
 def test_controls_have_columns_of_their_own_and_are_no_ones_best():
-    trial = dataclasses.replace(record(0, accuracy=0.91), strength=0.0)
+    trial = dataclasses.replace(record(0, score=0.91), strength=0.0)
     records = [trial, control("uniform", macs_ratio=0.49), control("supernet", macs_ratio=1.0)]
     assert best_of(records) is trial
     lines = shown(compare_table(records, "macs", "s-1")).splitlines()
@@ -98,7 +98,7 @@ def test_the_board_counts_controls_by_themselves():
         "phase": "control",
         "epoch": 2,
         "num_epochs": 5,
-        "accuracy": 0.625,
+        "score": 0.625,
         "macs_ratio": 0.7,
     }
     board.trial_progress("control-uniform-b0.5", progress)
@@ -146,11 +146,11 @@ def test_the_board_shows_cells_trials_phase_and_accuracy():
         "phase": "search",
         "epoch": 2,
         "num_epochs": 5,
-        "accuracy": 0.625,
+        "score": 0.625,
         "macs_ratio": 0.7,
     }
     board.trial_progress("b0.5-s10-0", progress)
-    board.trial_ended(record(1, accuracy=0.75))
+    board.trial_ended(record(1, score=0.75))
     text = shown(board._render())
     for part in ("1/4 trials", "search", "2/5", "0.6250", "0.700", "[▶■] 0.7500", "[··]"):
         assert part in text
@@ -160,7 +160,7 @@ def test_without_a_terminal_the_board_prints_lines():
     console = Console(file=io.StringIO(), width=140)
     with ProgressBoard(console, "digits", [Cell(0.5, 10.0)], 1) as board:
         board.trial_started(record(0, "RUNNING"))
-        board.trial_ended(record(0, accuracy=0.75))
+        board.trial_ended(record(0, score=0.75))
     assert console.file.getvalue().splitlines() == [
         "b0.5-s10-0: started",
         "b0.5-s10-0: FINISHED accuracy 0.7500 at 0.5000 of the MACs",

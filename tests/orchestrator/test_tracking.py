@@ -83,8 +83,8 @@ def ended(record, status="FINISHED", **fields):
         "cpu_seconds": 7.5,
         "gpu_seconds": 0.0,
         "price": 0.01,
-        "accuracy": 0.9 + 0.001 * record.number,
-        "test_accuracy": 0.88,
+        "score": 0.9 + 0.001 * record.number,
+        "test_score": 0.88,
         "widths": WIDTHS,
     }
     if status == "FAILED":
@@ -131,7 +131,7 @@ def wait_for(condition, seconds=20.0):
 def test_records_come_back_as_they_went_in(uri):
     sweep = tracker(uri)
     done = [run_trial(sweep, running(n)) for n in range(3)]
-    pruned = ended(running(3), "PRUNED", accuracy=0.2, widths=None)
+    pruned = ended(running(3), "PRUNED", score=0.2, widths=None)
     failed = ended(running(4, strength=1.0), "FAILED")
     for record in (pruned, failed):
         sweep.trial_started(dataclasses.replace(running(record.number), trial_id=record.trial_id))
@@ -153,7 +153,7 @@ def test_records_come_back_as_they_went_in(uri):
     assert runs[pruned.trial_id].info.status == "FINISHED"
     first = runs[done[0].trial_id]
     assert first.info.run_name == "0.5 x MACs, strength 10 #0: 90.0 %"
-    assert first.data.metrics["accuracy"] == done[0].accuracy
+    assert first.data.metrics["accuracy"] == done[0].score
     assert {f.path for f in client.list_artifacts(first.info.run_id)} == {
         "architecture.json",
         "widths.json",
@@ -173,7 +173,7 @@ def test_controls_come_back_as_controls(uri):
         control="uniform",
     )
     sweep.trial_started(begun)
-    control = ended(begun, accuracy=0.999, training_macs=3 * 10**12)
+    control = ended(begun, score=0.999, training_macs=3 * 10**12)
     sweep.trial_finished(control, {})
     sweep.update_front([trial, control], "macs", 23_000_000_000)
     sweep.close("FINISHED")
@@ -188,7 +188,7 @@ def test_controls_come_back_as_controls(uri):
     assert "pas.control" not in runs[trial.trial_id].data.tags
     metrics = client.get_run(sweep.run_id).data.metrics
     assert "best_accuracy/b0.25" not in metrics
-    assert metrics["best_accuracy/b0.5"] == trial.accuracy
+    assert metrics["best_accuracy/b0.5"] == trial.score
 
 
 def test_sweep_run_holds_front_and_description(uri, tmp_path):
@@ -205,7 +205,7 @@ def test_sweep_run_holds_front_and_description(uri, tmp_path):
     assert info.totals == {"cpu_seconds": 9.5, "utilization": 0.25}
     run = client.get_run(info.run_id)
     assert run.data.metrics["supernet_accuracy"] == 0.97
-    assert run.data.metrics["best_accuracy/b0.5"] == done[1].accuracy
+    assert run.data.metrics["best_accuracy/b0.5"] == done[1].score
     assert 0.4 < run.data.metrics["hypervolume"] < 0.5
     assert [m.step for m in client.get_metric_history(info.run_id, "hypervolume")] == [2]
     files = Path(client.download_artifacts(info.run_id, "", str(tmp_path)))
@@ -244,7 +244,7 @@ def test_networks_of_the_front_become_models_once_and_say_when_they_are_beaten(u
     data = data_input(DataConfig(name="digits"), "0123456789abcdef", {"train": 100})
     sweep = tracker(uri, data=data)
     done = [run_trial(sweep, running(n)) for n in range(2)]  # each dearer and better
-    beaten = dataclasses.replace(done[0], trial_id="b0.5-s10-2", number=2, accuracy=0.1)
+    beaten = dataclasses.replace(done[0], trial_id="b0.5-s10-2", number=2, score=0.1)
     sweep.trial_finished(beaten, {})
     sweep.update_front([*done, beaten], "macs", 23e9)
     sweep.close("KILLED")
@@ -262,14 +262,14 @@ def test_networks_of_the_front_become_models_once_and_say_when_they_are_beaten(u
     assert (model.source_run_id, model.params) == (run.info.run_id, run.data.params)
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
     values = {metric.key: metric.value for metric in model.metrics}
-    assert (values["accuracy"], values["macs"]) == (done[1].accuracy, done[1].macs)
+    assert (values["accuracy"], values["macs"]) == (done[1].score, done[1].macs)
     assert {metric.dataset_digest for metric in model.metrics} == {"0123456789abcdef"}
     assert "loss" not in values
     files = client.list_logged_model_artifacts(model.model_id)
     assert [file.path for file in files] == ["MLmodel"]
 
     sweep = tracker(uri, data=data)  # as pas extend: a better trial
-    best = dataclasses.replace(done[0], trial_id="b0.5-s10-3", number=3, accuracy=0.99)
+    best = dataclasses.replace(done[0], trial_id="b0.5-s10-3", number=3, score=0.99)
     sweep.trial_finished(best, {})
     sweep.update_front([*done, beaten, best], "macs", 23e9)
     sweep.close("FINISHED")
@@ -415,7 +415,7 @@ def test_a_killed_driver_is_followed_truthfully(uri):
 def test_finished_trials_written_again_change_nothing(uri):
     first = tracker(uri)
     done = [run_trial(first, running(n)) for n in range(3)]
-    done.append(ended(running(3), accuracy=float("nan")))
+    done.append(ended(running(3), score=float("nan")))
     first.trial_finished(done[3], {})
     first.trial_finished(done[0], {})
     first.update_front(done, "macs", 23_000_000_000)

@@ -40,12 +40,12 @@ def test_budgets(budget, resource, limit, text):
     ("fields", "name"),
     [
         ({}, "0.25 x MACs, strength 10 #3"),
-        ({"status": "FINISHED", "accuracy": 0.9312}, "0.25 x MACs, strength 10 #3: 93.1 %"),
-        ({"status": "PRUNED", "accuracy": 0.5}, "0.25 x MACs, strength 10 #3: stopped early"),
+        ({"status": "FINISHED", "score": 0.9312}, "0.25 x MACs, strength 10 #3: 93.1 %"),
+        ({"status": "PRUNED", "score": 0.5}, "0.25 x MACs, strength 10 #3: stopped early"),
         ({"status": "FAILED"}, "0.25 x MACs, strength 10 #3: failed"),
         ({"control": "uniform"}, "control uniform, 0.25 x MACs"),
         (
-            {"control": "supernet", "status": "FINISHED", "accuracy": 1.0},
+            {"control": "supernet", "status": "FINISHED", "score": 1.0},
             "control supernet: 100.0 %",
         ),
     ],

@@ -17,7 +17,7 @@ def trial(budget, number, accuracy, **fields):
         budget=budget,
         strength=10.0,
         number=number,
-        accuracy=accuracy,
+        score=accuracy,
         macs=round(1e6 * budget),
         macs_ratio=budget,
         **fields,

@@ -5,8 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from pas_trainer import attach_gates, build_compact, reparameterize, slice_channels, trace_supernet
-from search_space import Architecture, PlainBlock, RepVGGBlock, build_supernet
+from pas_trainer import attach_gates, build_compact, reparameterize, slice_channels
+from search_space import (
+    Architecture,
+    PlainBlock,
+    RepVGGBlock,
+    build_supernet,
+    trace_channels,
+)
 
 TINY_WIDTHS = {
     "stages.0.0": 16,
@@ -104,7 +110,7 @@ def test_a_network_of_the_users_own_comes_back(
     name = "import:my_rebuilt_net:net"
     torch.manual_seed(0)
     supernet = build_supernet(name, 2, 3, factor=0.5).eval()
-    gated = attach_gates(supernet, trace_supernet(supernet, (3, 8, 8)))
+    gated = attach_gates(supernet, trace_channels(supernet, torch.empty(1, 3, 8, 8)))
     for gate in gated.gates.values():
         gate.scores.data.copy_(torch.rand(gate.scores.shape))
     architecture = _architecture(

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pas_trainer import AnnealedConfig, ControlConfig, DataConfig, TrialConfig, content_key
-from pas_trainer.config import state_key
+from pas_trainer.keys import state_key
 from search_space import Budget, SupernetConfig
 
 TRIAL = TrialConfig(

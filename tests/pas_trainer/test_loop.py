@@ -15,12 +15,14 @@ from pas_trainer import OptimizerConfig
 from pas_trainer.data import load_data
 from pas_trainer.loop import Trainer
 from pas_trainer.optim import build_optimizer
+from pas_trainer.tasks import Classification
 
 
 def one_epoch(network: nn.Module, recipe: OptimizerConfig) -> float:
     trainer = Trainer(
         model=network,
         optimizer=build_optimizer(network, recipe, 0.05),
+        task=Classification(),
         data=load_data(DATA),
         recipe=recipe,
         phase="pretrain",

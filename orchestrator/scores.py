@@ -1,0 +1,27 @@
+"""How the scores of networks are shown, whatever metric a sweep compares them by."""
+
+from __future__ import annotations
+
+_WORDS = {"map": "mAP", "psnr": "PSNR", "ssim": "SSIM", "kid": "KID", "fid": "FID"}
+_UNIT = "_db"
+"""Ends the names of metrics in decibels."""
+
+
+def label(metric: str) -> str:
+    """Return a metric's name as people read it: ``mask mAP``, ``PSNR``."""
+    return " ".join(_WORDS.get(word, word) for word in metric.removesuffix(_UNIT).split("_"))
+
+
+def axis(metric: str) -> str:
+    """Return what stands along an axis: ``validation PSNR (dB)``."""
+    return f"validation {label(metric)}" + (" (dB)" if metric.endswith(_UNIT) else "")
+
+
+def figure(metric: str, value: float) -> str:
+    """Return a score as figures: ``0.9312``, ``21.47 dB``."""
+    return f"{value:.2f} dB" if metric.endswith(_UNIT) else f"{value:.4f}"
+
+
+def short(metric: str, value: float, digits: int = 1) -> str:
+    """Return a score to be read at a glance: ``93.1 %`` of an accuracy, else as figures."""
+    return f"{100 * value:.{digits}f} %" if metric == "accuracy" else figure(metric, value)

@@ -1,0 +1,26 @@
+"""Tasks: what networks are for, and all that differs between them."""
+
+from pas_trainer.tasks.classification import Classification, logits_of
+from pas_trainer.tasks.companion import Companion
+from pas_trainer.tasks.config import TASKS, TaskConfig, make_task
+from pas_trainer.tasks.metric import ACCURACY, Metric
+from pas_trainer.tasks.normalizer import Normalizer
+from pas_trainer.tasks.task import About, AboutArchitecture, Indexed, Prepare, Task, TaskData
+
+__all__ = [
+    "ACCURACY",
+    "TASKS",
+    "About",
+    "AboutArchitecture",
+    "Classification",
+    "Companion",
+    "Indexed",
+    "Metric",
+    "Normalizer",
+    "Prepare",
+    "Task",
+    "TaskConfig",
+    "TaskData",
+    "logits_of",
+    "make_task",
+]

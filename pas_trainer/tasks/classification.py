@@ -1,0 +1,107 @@
+"""Image classification: cross-entropy, and the share of images classified correctly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pas_trainer.data import ClassificationData, DataConfig, load_data, open_sources
+from pas_trainer.data.batches import Batch, Split
+from pas_trainer.data.sources import Sources
+from pas_trainer.devices import autocast
+from pas_trainer.optim import OptimizerConfig
+from pas_trainer.tasks.metric import ACCURACY
+from pas_trainer.tasks.normalizer import Normalizer
+from pas_trainer.tasks.task import About, Prepare, Task, TaskData
+from pas_trainer.workers import own_share, sum_over_workers
+
+EVAL_BATCH = 512
+
+
+class Classification(Task):
+    """One logit per class."""
+
+    metric = ACCURACY
+    datasets = ("digits", "cifar10", "imagefolder")
+    has_fixed_shapes = True
+    shares_batches = True
+
+    def open_data(self, config: DataConfig) -> Sources:
+        """See :func:`pas_trainer.open_sources`."""
+        return open_sources(config)
+
+    def load_data(self, config: DataConfig, device: torch.device) -> ClassificationData:
+        """See :func:`pas_trainer.load_data`."""
+        return load_data(config, device)
+
+    def preparer(self, data: TaskData, device: torch.device) -> Prepare:
+        """Return what gives normalised images float32 (N, C, H, W) and labels (N,)."""
+        normalize = Normalizer(data, device)
+
+        def prepare(batch: Batch) -> tuple[Tensor, Tensor]:
+            images, labels = batch
+            return normalize(images), labels.to(device, non_blocking=True)
+
+        return prepare
+
+    def loss(self, outputs: Any, targets: Tensor, recipe: OptimizerConfig) -> Tensor:
+        """Return the cross-entropy with smoothed labels."""
+        return F.cross_entropy(logits_of(outputs), targets, label_smoothing=recipe.label_smoothing)
+
+    @torch.inference_mode()
+    def evaluate(
+        self, network: nn.Module, split: Split, data: TaskData, device: torch.device
+    ) -> dict[str, float]:
+        """Return the share of images in ``split`` that are classified correctly, in [0, 1]."""
+        network.eval()
+        prepare = self.preparer(data, device)
+        correct = torch.zeros((), dtype=torch.long, device=device)
+        for batch in split.eval_batches(EVAL_BATCH, own_share()):
+            images, labels = prepare(batch)
+            with autocast(device):
+                predicted = logits_of(network(images)).argmax(dim=1)
+            correct += (predicted == labels).sum()
+        return {"accuracy": int(sum_over_workers(correct)) / len(split)}
+
+    def check_network(self, network: nn.Module, about: About) -> None:
+        """Check that a batch of images gives one logit per class."""
+        shape = (about.channels, about.image_size, about.image_size)
+        try:
+            with torch.no_grad():
+                output = network.eval()(torch.empty((2, *shape), device=_device(network)))
+        except Exception as error:  # a network's own code can raise anything
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(
+                f"images of shape {shape} do not pass through {type(network).__name__} ({reason}); "
+                "set data.image_size to what it needs"
+            ) from error
+        logits, num_classes = logits_of(output), len(about.classes)
+        if tuple(logits.shape) != (2, num_classes):
+            raise ValueError(
+                f"{type(network).__name__} returns shape {tuple(logits.shape)} for 2 images; it "
+                f"must return one logit for each of the {num_classes} classes"
+            )
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits (N, classes) of what a network returned.
+
+    Some networks of torchvision return a named tuple in training mode: logits and what auxiliary
+    heads say, which is not used.
+
+    Raises:
+        ValueError: there are no logits in it.
+    """
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise ValueError(  # noqa: TRY004
+            f"the network returns an object of type {type(output).__name__}; it must return logits"
+        )
+    return logits
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device

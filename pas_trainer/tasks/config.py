@@ -1,0 +1,57 @@
+"""Which task a sweep is about, and where its code is."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pas_trainer.tasks.classification import Classification
+from pas_trainer.tasks.task import Task
+from search_space import find_attribute
+
+TASKS: Mapping[str, type[Task]] = {"classification": Classification}
+"""The project's own, by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskConfig:
+    """What the network is for (``task:`` in a sweep file, there also a name alone)."""
+
+    name: str = "classification"
+    """One of :data:`TASKS`, or ``import:package.module:Name`` for a task of your own."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of that task."""
+
+    def __post_init__(self) -> None:
+        """Check the name; options are checked where the task is made."""
+        if self.name in TASKS:
+            return
+        parts = self.name.split(":")
+        if not (len(parts) == 3 and parts[0] == "import" and all(parts)):
+            close = difflib.get_close_matches(self.name, TASKS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(TASKS)}"
+            raise ValueError(
+                f"name is {self.name!r}; {hint} A task of your own is import:package.module:Name"
+            )
+
+
+def make_task(config: TaskConfig) -> Task:
+    """Return the task of a configuration.
+
+    Raises:
+        ValueError: it cannot be imported, is no task, or does not take these options; one
+            sentence.
+    """
+    kind: Any = TASKS.get(config.name)
+    if kind is None:
+        kind = find_attribute(config.name, "task")
+        if not (inspect.isclass(kind) and issubclass(kind, Task)):
+            raise ValueError(f"task {config.name} is no subclass of pas_trainer.Task")
+    try:
+        task: Task = kind(**config.options)
+    except TypeError as error:
+        raise ValueError(f"task {config.name} cannot be made with its options: {error}") from error
+    return task

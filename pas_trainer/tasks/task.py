@@ -1,0 +1,229 @@
+"""What a task is: all that differs between classification, detection, translation and the like."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pas_trainer.data.batches import Split
+from pas_trainer.data.config import DataConfig
+from pas_trainer.optim import OptimizerConfig
+from pas_trainer.tasks.companion import Companion
+from pas_trainer.tasks.metric import Metric
+from search_space import Architecture, Example, build_supernet, build_supernet_on_meta
+
+Prepare = Callable[[Any], tuple[Any, Any]]
+"""From a batch of a split to what a network reads and its targets, on the device."""
+
+
+class About(Protocol):
+    """What a network needs to know of the images it is for."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of what it tells apart, in its order; empty if it does not."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        ...
+
+
+class Indexed(About, Protocol):
+    """A data set that has been looked through, nothing decoded."""
+
+    @property
+    def train(self) -> Any:
+        """What is trained on; has a length, as the other splits."""
+        ...
+
+    @property
+    def validation(self) -> Any:
+        """What trials are compared by."""
+        ...
+
+    @property
+    def test(self) -> Any:
+        """What is measured once, at the end."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Hash of the files' content where they came from a store; else empty."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash of what decides the splits' content."""
+        ...
+
+
+class TaskData(About, Protocol):
+    """Three splits, ready to be read in batches, see :class:`pas_trainer.data.batches.Split`."""
+
+    @property
+    def train(self) -> Split:
+        """What is trained on."""
+        ...
+
+    @property
+    def validation(self) -> Split:
+        """Held out of the training images."""
+        ...
+
+    @property
+    def test(self) -> Split:
+        """Measured once, at the end."""
+        ...
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Per channel, of images scaled to [0, 1]; what is subtracted."""
+        ...
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Per channel; what is divided by."""
+        ...
+
+
+class Task(ABC):
+    """One kind of work for a network; knows its data, its loss, and what it is judged by.
+
+    A task of your own is a subclass that a sweep file names as ``task: import:package.module:Name``
+    and that reads ``data.name: custom``. It is made anew in every process, from its options alone,
+    and keeps nothing of the networks it is given.
+
+    Args:
+        options: ``task.options`` of the sweep file.
+
+    Attributes:
+        metric: what networks are compared by, one of the keys that :meth:`evaluate` returns.
+        datasets: names for ``data.name`` that it reads.
+        has_fixed_shapes: whether every batch is two tensors of the same shapes, so that a GPU can
+            replay a step.
+        shares_batches: whether several workers may train one network together.
+        calls: how often each submodule that is searched runs per image, where that is not once.
+    """
+
+    metric: ClassVar[Metric]
+    datasets: ClassVar[tuple[str, ...]] = ("custom",)
+    has_fixed_shapes: ClassVar[bool] = False
+    shares_batches: ClassVar[bool] = False
+
+    def __init__(self, **options: Any) -> None:
+        if options:
+            name = sorted(options)[0]
+            raise ValueError(f"unknown option {name!r} of this task; it has none")
+
+    @abstractmethod
+    def open_data(self, config: DataConfig) -> Indexed:
+        """Look through a data set and split it; nothing is decoded.
+
+        Raises:
+            DataError: naming the folder or file that cannot be used.
+        """
+
+    @abstractmethod
+    def load_data(self, config: DataConfig, device: torch.device) -> TaskData:
+        """Return the splits, ready to be read; may keep them for the next call.
+
+        Raises:
+            DataError: naming the folder or file that cannot be used.
+        """
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Any, recipe: OptimizerConfig) -> Tensor:
+        """Return the mean loss of a batch (0-d) from what :meth:`forward` returned."""
+
+    @abstractmethod
+    def evaluate(
+        self, network: nn.Module, split: Split, data: TaskData, device: torch.device
+    ) -> dict[str, float]:
+        """Return the figures of a network on a split by name; :attr:`metric` is among them."""
+
+    @abstractmethod
+    def preparer(self, data: TaskData, device: torch.device) -> Prepare:
+        """Return what turns a batch of a split into inputs of a network and targets, on a device.
+
+        Both are tensors (N, ...) or lists of N items.
+        """
+
+    def forward(self, network: nn.Module, inputs: Any, targets: Any) -> Any:  # noqa: ARG002
+        """Pass a training batch through a network, in training mode."""
+        return network(inputs)
+
+    def num_outputs(self, about: About) -> int:
+        """Return what a supernet's builder gets as the number of classes."""
+        return len(about.classes)
+
+    def suit(self, network: nn.Module, about: About) -> nn.Module:  # noqa: ARG002
+        """Adapt a network that was just built to the images; returns it."""
+        return network
+
+    def example(self, about: About) -> Example:
+        """Return one batch of one image, as the network in evaluation mode takes it, of zeros."""
+        return torch.zeros((1, about.channels, about.image_size, about.image_size))
+
+    def calls(self, network: nn.Module) -> Mapping[str, int]:  # noqa: ARG002
+        """Return how often each searched submodule runs per image, where that is not once."""
+        return {}
+
+    def check_network(self, network: nn.Module, about: About) -> None:  # noqa: B027
+        """Check what a network returns; it is on the meta device if it can be built there.
+
+        Raises:
+            ValueError: it is no network for this task; one sentence.
+        """
+
+    def companion(
+        self,
+        about: About,  # noqa: ARG002
+        recipe: OptimizerConfig,  # noqa: ARG002
+        device: torch.device,  # noqa: ARG002
+    ) -> Companion | None:
+        """Return what is trained beside a network, such as a discriminator; ``None``: nothing.
+
+        Its weights are drawn from torch's global generator.
+        """
+        return None
+
+    def preview(
+        self,
+        network: nn.Module,  # noqa: ARG002
+        data: TaskData,  # noqa: ARG002
+        device: torch.device,  # noqa: ARG002
+    ) -> NDArray[np.uint8] | None:
+        """Return a picture (H, W, 3) of what a network does on some validation images."""
+        return None
+
+    def build(
+        self, supernet: str, options: Mapping[str, Any], about: About, *, on_meta: bool = False
+    ) -> nn.Module:
+        """Build a supernet for these images, randomly initialised, or its shapes alone.
+
+        Raises:
+            ValueError: see :func:`search_space.build_supernet`.
+        """
+        build = build_supernet_on_meta if on_meta else build_supernet
+        network = build(supernet, self.num_outputs(about), about.channels, **options)
+        return self.suit(network, about)
+
+
+class AboutArchitecture:
+    """What an architecture tells of its images, as :class:`About`."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.classes = architecture.classes
+        self.channels, self.image_size = architecture.in_channels, architecture.image_size
