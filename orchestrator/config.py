@@ -306,11 +306,7 @@ class SweepConfig(_Section):
     def _check_task(self) -> None:
         """Check what the task says of data and workers; one of the user's own is imported."""
         task = make_task(self.task)
-        if self.data.name not in task.datasets:
-            raise ValueError(
-                f"data.name is {self.data.name}, which task {self.task.name} cannot read; it "
-                f"reads {', '.join(task.datasets)}"
-            )
+        task.check_data(self.data)
         workers = self.resources.workers_per_trial
         if workers > 1 and not task.shares_batches:
             raise ValueError(

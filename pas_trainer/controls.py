@@ -27,7 +27,7 @@ from pas_trainer.keys import state_key
 from pas_trainer.loop import Report, derive_seed, ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases, TrialResult
-from pas_trainer.supernet import new_companion, new_supernet
+from pas_trainer.supernet import new_supernet
 from search_space import Budget, ChannelGraph, WidthRules, fit_widths, slice_network
 
 
@@ -121,7 +121,7 @@ class _Control(TrialPhases):
         if from_scratch:
             torch.manual_seed(derive_seed(self.config.seed, "control"))
             network = new_supernet(self.config.supernet, self.task, self.data)
-            self.companion = new_companion(self.config, self.task, self.data, self.device)
+            self.companion = self.new_companion(None)
             kept = {name: list(range(width)) for name, width in widths.items()}
         else:
             network = self.supernet

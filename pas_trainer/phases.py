@@ -26,7 +26,7 @@ from pas_trainer.supernet import (
     read_supernet_result,
     trace_supernet,
 )
-from pas_trainer.tasks import TaskData, make_task
+from pas_trainer.tasks import Companion, TaskData, make_task
 from search_space import Architecture, ChannelGraph, LatencyTable, graph_with_latency
 
 
@@ -120,7 +120,7 @@ class TrialPhases:
         self.data: TaskData = self.task.load_data(config.data, self.device)
         where = config.supernet
         self.supernet = load_supernet(where, self.task, self.data, supernet_folder)
-        self.companion = new_companion(config, self.task, self.data, self.device, supernet_folder)
+        self.companion = self.new_companion(supernet_folder)
         graph: ChannelGraph = trace_supernet(
             self.supernet, self.task, self.data, scope=where.scope, pinned=where.pinned
         )
@@ -131,6 +131,15 @@ class TrialPhases:
         trained = read_supernet_result(supernet_folder)
         self.pretrain_macs = trained.training_macs if trained else None
         self.compute = TrialCompute.of(config, self.full_macs, len(self.data.train))
+
+    def new_companion(self, supernet_folder: Path | None) -> Companion | None:
+        """Return what is trained beside a network, as it was beside the supernet or at random."""
+        companion = new_companion(
+            self.config, self.task, self.data, self.device, supernet_folder
+        )
+        if companion is not None:
+            companion.take_teacher(self.supernet, self.device)
+        return companion
 
     def recalibrate(self, compact: nn.Module) -> None:
         """Move a freshly sliced network to the device and recalibrate its batch-norm."""

@@ -106,7 +106,7 @@ def train_supernet(
     )
     macs = graph.count_macs()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    companion = new_companion(config, task, data, device)
+    companion = new_companion(config, task, data, device, None)
     _train(config, model, task, data, device, folder, report, clock, companion)
     score, test_score = (
         task.evaluate(model, split, data, device)[task.metric.name]
@@ -162,20 +162,20 @@ def load_supernet(config: SupernetConfig, task: Task, about: About, folder: Path
 def new_companion(
     config: SupernetTraining | TrialConfig,
     task: Task,
-    about: About,
+    data: TaskData,
     device: torch.device,
-    supernet_folder: Path | None = None,
+    supernet_folder: Path | None,
 ) -> Companion | None:
     """Return what is trained beside a network, if the task has that.
 
     Args:
         config: recipe and seed.
-        task, about: whose network.
+        task, data: whose network.
         device: where to train.
         supernet_folder: where it was trained beside a supernet; ``None``: it starts at random.
     """
     torch.manual_seed(derive_seed(config.seed, "companion"))
-    companion = task.companion(about, config.optimizer, device)
+    companion = task.companion(config.supernet, data, config.optimizer, device)
     if companion is not None and supernet_folder is not None:
         state = load_file(supernet_folder / "supernet.safetensors")
         own = {n.removeprefix(_COMPANION): t for n, t in state.items() if n.startswith(_COMPANION)}

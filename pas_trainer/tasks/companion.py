@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pas_trainer.optim import OptimizerConfig, build_optimizer, set_learning_rate
@@ -36,6 +37,9 @@ class Companion(ABC):
     @abstractmethod
     def own_loss(self) -> Tensor:
         """Return the critics' loss on the batch that :meth:`loss` saw last."""
+
+    def take_teacher(self, supernet: nn.Module, device: torch.device) -> None:  # noqa: B027
+        """Learn from a trained supernet, if the task asks for it; called before a trial."""
 
     def begin(self, learning_rate: float) -> None:
         """Begin a phase, with a new optimizer and this peak learning rate."""

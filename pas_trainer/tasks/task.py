@@ -16,7 +16,13 @@ from pas_trainer.data.config import DataConfig
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.tasks.companion import Companion
 from pas_trainer.tasks.metric import Metric
-from search_space import Architecture, Example, build_supernet, build_supernet_on_meta
+from search_space import (
+    Architecture,
+    Example,
+    SupernetConfig,
+    build_supernet,
+    build_supernet_on_meta,
+)
 
 Prepare = Callable[[Any], tuple[Any, Any]]
 """From a batch of a split to what a network reads and its targets, on the device."""
@@ -117,7 +123,7 @@ class Task(ABC):
         calls: how often each submodule that is searched runs per image, where that is not once.
     """
 
-    metric: ClassVar[Metric]
+    metric: Metric
     datasets: ClassVar[tuple[str, ...]] = ("custom",)
     has_fixed_shapes: ClassVar[bool] = False
     shares_batches: ClassVar[bool] = False
@@ -142,6 +148,18 @@ class Task(ABC):
         Raises:
             DataError: naming the folder or file that cannot be used.
         """
+
+    def check_data(self, config: DataConfig) -> None:
+        """Check that this task can read a data set, as far as its settings tell.
+
+        Raises:
+            ValueError: it cannot; one sentence that names the field.
+        """
+        if config.name not in self.datasets:
+            raise ValueError(
+                f"data.name is {config.name}, which this task cannot read; it reads "
+                f"{', '.join(self.datasets)}"
+            )
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any, recipe: OptimizerConfig) -> Tensor:
@@ -189,13 +207,20 @@ class Task(ABC):
 
     def companion(
         self,
-        about: About,  # noqa: ARG002
+        supernet: SupernetConfig,  # noqa: ARG002
+        data: TaskData,  # noqa: ARG002
         recipe: OptimizerConfig,  # noqa: ARG002
         device: torch.device,  # noqa: ARG002
     ) -> Companion | None:
         """Return what is trained beside a network, such as a discriminator; ``None``: nothing.
 
         Its weights are drawn from torch's global generator.
+
+        Args:
+            supernet: what the network comes from.
+            data: its images.
+            recipe: as the network's.
+            device: where to train.
         """
         return None
 
