@@ -1,4 +1,8 @@
-"""Image-classification data: three splits, ready to be read in batches."""
+"""Data of each task: three splits, ready to be read in batches.
+
+Classification is here; outlined objects are in ``instances.py``, and what reads them in
+``instance_batches.py``; images to be translated in ``pairs.py`` and ``pair_batches.py``.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +13,42 @@ from functools import lru_cache
 import torch
 
 from pas_trainer.data.batches import Batch, MemorySplit, Split, load_split, resize_of
-from pas_trainer.data.config import DATASETS, DataConfig
+from pas_trainer.data.config import DATASETS, DIRECTIONS, DataConfig
+from pas_trainer.data.instance_batches import InstanceBatch, InstanceData, Target, load_instances
+from pas_trainer.data.instances import InstanceSources, open_instances
+from pas_trainer.data.pair_batches import PairBatch, TranslationData, load_pairs
+from pas_trainer.data.pairs import PairSources, open_pairs
 from pas_trainer.data.places import Place, is_remote, place_of, set_place
 from pas_trainer.data.preparing import Resize, prepare_image, prepare_images
 from pas_trainer.data.sources import IMAGE_SUFFIXES, open_sources
+from pas_trainer.data.splitting import fits
 
 CPU = torch.device("cpu")
-_DEVICE_SHARE = 0.25
-"""Share of a GPU's free memory that images may take; several trials may share one GPU."""
 _STATISTICS_IMAGES = 4096
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 __all__ = [
     "DATASETS",
+    "DIRECTIONS",
     "IMAGE_SUFFIXES",
     "Batch",
     "ClassificationData",
     "DataConfig",
+    "InstanceBatch",
+    "InstanceData",
+    "InstanceSources",
+    "PairBatch",
+    "PairSources",
     "Place",
     "Resize",
+    "Target",
+    "TranslationData",
     "is_remote",
     "load_data",
+    "load_instances",
+    "load_pairs",
+    "open_instances",
+    "open_pairs",
     "open_sources",
     "place_of",
     "prepare_image",
@@ -103,10 +122,8 @@ def _load_data(
 def _near(splits: Sequence[Split], device: torch.device) -> list[Split]:
     """Return the splits on a device if they fit there, else as they are."""
     in_memory = [split for split in splits if isinstance(split, MemorySplit)]
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if sum(split.num_bytes for split in in_memory) > _DEVICE_SHARE * free:
-            return list(splits)
+    if not fits(device, sum(split.num_bytes for split in in_memory)):
+        return list(splits)
     return [split.to(device) if isinstance(split, MemorySplit) else split for split in splits]
 
 

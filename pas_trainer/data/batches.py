@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class MemorySplit:
     def train_batches(self, batch_size: int, seed: int, share: Share = WHOLE) -> Iterator[Batch]:
         """See :class:`Split`; an image looks the same whoever reads it."""
         generator = torch.Generator().manual_seed(seed)
-        batches = list(_shuffled(len(self), batch_size, generator))
+        batches = list(shuffled(len(self), batch_size, generator))
         # Drawn for whole batches, whatever the share, and brought to the device at once: a GPU
         # that has to wait for a copy in every step falls idle.
         drawn = [self._draw(len(batch), generator) for batch in batches]
@@ -151,7 +151,7 @@ class DiskSplit:
     def train_batches(self, batch_size: int, seed: int, share: Share = WHOLE) -> Iterator[Batch]:
         """See :class:`Split`; crops differ from worker to worker."""
         generator = torch.Generator().manual_seed(seed)
-        batches = _shuffled(len(self), batch_size, generator)
+        batches = shuffled(len(self), batch_size, generator)
         crops = generator if share == WHOLE else torch.Generator().manual_seed(seed + share.rank)
         yield from self._load(self._train, batches, share, crops)
 
@@ -167,20 +167,45 @@ class DiskSplit:
         share: Share,
         generator: torch.Generator | None,
     ) -> Iterator[Batch]:
-        loader = DataLoader(
-            dataset,
-            batch_sampler=[batch[share.items].tolist() for batch in batches],
-            num_workers=self._workers,
-            generator=generator,
-            pin_memory=torch.cuda.is_available(),
-        )
-        try:
-            yield from loader
-        except DataError as error:  # a worker's error carries its traceback; keep the sentence
-            raise DataError(str(error).strip().rsplit("DataError: ", 1)[-1]) from None
+        shares = (batch[share.items] for batch in batches)
+        yield from read_batches(dataset, shares, self._workers, generator=generator)
 
 
-def _shuffled(num_images: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+def read_batches(
+    dataset: Dataset[Any],
+    batches: Iterable[Tensor],
+    workers: int,
+    *,
+    generator: torch.Generator | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Iterator[Any]:
+    """Yield batches that worker processes read.
+
+    Args:
+        dataset: what is read.
+        batches: indices of each batch.
+        workers: processes; 0 for this one.
+        generator: what the workers' seeds are drawn from; by default torch's global one.
+        collate: makes a batch of a list of items; by default they are stacked.
+
+    Raises:
+        DataError: one sentence, if an item cannot be read.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[batch.tolist() for batch in batches],
+        num_workers=workers,
+        generator=generator,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+    )
+    try:
+        yield from loader
+    except DataError as error:  # a worker's error carries its traceback; keep the sentence
+        raise DataError(str(error).strip().rsplit("DataError: ", 1)[-1]) from None
+
+
+def shuffled(num_images: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield full batches of indices in random order; one of all images if there are too few."""
     batch_size = min(batch_size, num_images)
     order = torch.randperm(num_images, generator=generator)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pas_trainer.data.config import DataConfig
+from pas_trainer.data.config import DataConfig, check_task
 from pas_trainer.data.places import address_of, place_of
 from pas_trainer.errors import DataError
 
@@ -84,6 +85,7 @@ def open_sources(config: DataConfig) -> Sources:
     Raises:
         DataError: a folder is missing or has no classes, a class has no images or too few.
     """
+    check_task(config, "classification")
     train, test, classes, channels, size = _READERS[config.name](config)
     train = _share_of_each_class(train, config.train_images, config.split_seed)
     test = _share_of_each_class(test, config.test_images, config.split_seed)
@@ -107,9 +109,20 @@ def decode(path: Path | BinaryIO, channels: int = 3) -> Image.Image:
     Raises:
         DataError: naming the file, if it cannot be read or decoded.
     """
+    with opened(path) as image:
+        return image.convert("RGB" if channels == 3 else "L")
+
+
+@contextmanager
+def opened(path: Path | BinaryIO) -> Iterator[Image.Image]:
+    """Open one image file, of which only the header is read until its pixels are asked for.
+
+    Raises:
+        DataError: naming the file, if it cannot be read or decoded.
+    """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB" if channels == 3 else "L")
+            yield image
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         name = address_of(path) if isinstance(path, Path) else "of bytes"
         raise DataError(
