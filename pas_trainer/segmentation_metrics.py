@@ -1,0 +1,79 @@
+"""How well objects are outlined: COCO's mean average precision, counted by torchmetrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+MASK_THRESHOLD = 0.5
+"""A pixel is the object's where a detector's mask, in [0, 1], is above it."""
+
+_NAMES = {
+    "mask_map": "segm_map",
+    "box_map": "bbox_map",
+    "mask_map_50": "segm_map_50",
+    "box_map_50": "bbox_map_50",
+}
+
+
+class MaskPrecision:
+    """Average precision of masks and boxes over all batches, as COCO's own evaluation counts it.
+
+    ``mask_map`` and ``box_map`` are averaged over classes and over the overlaps (intersection over
+    union) 0.5, 0.55, ..., 0.95 from which a detection counts as right; ``mask_map_50`` and
+    ``box_map_50`` are those at 0.5. At most the 100 best detections of an image count. Nothing is
+    exchanged with other processes: one that evaluates a share of the images gets that share's
+    figures.
+
+    Example::
+
+        precision = MaskPrecision()
+        for images, targets in data.test.eval_batches(2):
+            precision.update(model([image / 255 for image in images]), targets)
+        precision.compute()["mask_map"]
+    """
+
+    def __init__(self) -> None:
+        from torchmetrics.detection import MeanAveragePrecision
+
+        self._metric: Any = MeanAveragePrecision(
+            iou_type=("bbox", "segm"), backend="pycocotools", sync_on_compute=False
+        )
+        self._metric.warn_on_many_detections = False
+
+    def update(
+        self, outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            outputs: of one of torchvision's detectors, per image: ``boxes`` (n, 4), ``labels``
+                (n,), ``scores`` (n,), ``masks`` (n, 1, h, w) in [0, 1].
+            targets: what is there, per image: ``boxes`` (m, 4), ``labels`` (m,), ``masks``
+                (m, h, w).
+        """
+        found = [
+            {
+                "boxes": each["boxes"].detach().float().cpu(),
+                "labels": each["labels"].cpu(),
+                "scores": each["scores"].detach().float().cpu(),
+                "masks": (each["masks"].detach().flatten(0, 1) > MASK_THRESHOLD).cpu(),
+            }
+            for each in outputs
+        ]
+        there = [
+            {
+                "boxes": each["boxes"].float().cpu(),
+                "labels": each["labels"].cpu(),
+                "masks": each["masks"].bool().cpu(),
+            }
+            for each in targets
+        ]
+        self._metric.update(found, there)
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures, in [0, 1]; 0 where there is no object to be found."""
+        values = self._metric.compute()
+        return {name: max(0.0, float(values[key])) for name, key in _NAMES.items()}

@@ -1,0 +1,119 @@
+"""How close translated images come: to their targets one by one, or to their domain as a whole."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PSNR_CAP_DB = 100.0
+"""Of an image that equals its target, whose signal-to-noise ratio would be infinite."""
+
+
+class ImageQuality:
+    """Signal-to-noise ratio and structural similarity, per image and averaged over all images.
+
+    ``psnr_db`` is the peak signal-to-noise ratio, -10 log10 of an image's mean squared error, in
+    decibels and at most :data:`PSNR_CAP_DB`. ``ssim`` is the structural similarity (Wang et al.,
+    2004; Gaussian windows of 11 pixels), at most 1. Nothing is exchanged with other processes.
+    """
+
+    def __init__(self) -> None:
+        self._psnr_db: list[Tensor] = []
+        self._ssim: list[Tensor] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            outputs: (N, C, H, W), cut off to [0, 1]; at least 11 pixels high and wide.
+            targets: the same, what they should be.
+        """
+        from torchmetrics.functional.image import (
+            peak_signal_noise_ratio,
+            structural_similarity_index_measure,
+        )
+
+        pair = [images.detach().float().clamp(0, 1) for images in (outputs, targets)]
+        kinds: Any = {"data_range": 1.0, "reduction": "none"}
+        psnr_db = peak_signal_noise_ratio(*pair, **kinds, dim=(1, 2, 3))
+        ssim = structural_similarity_index_measure(*pair, **kinds)
+        self._psnr_db.append(psnr_db.clamp(max=PSNR_CAP_DB).reshape(-1).double().cpu())
+        self._ssim.append(ssim.reshape(-1).double().cpu())
+
+    def compute(self) -> dict[str, float]:
+        """Return ``psnr_db`` and ``ssim``, both the higher the better.
+
+        Raises:
+            ValueError: there have been no images.
+        """
+        if not self._psnr_db:
+            raise ValueError("no image has been compared; call update first")
+        return {
+            "psnr_db": float(torch.cat(self._psnr_db).mean()),
+            "ssim": float(torch.cat(self._ssim).mean()),
+        }
+
+
+class KernelDistance:
+    """Kernel inception distance (Binkowski et al., 2018) of two sets of images; lower is better.
+
+    ``kid`` is the unbiased squared distance of the two sets' features under the kernel
+    (x·y / d + 1)³, averaged over random subsets; near 0, and possibly below, for images of one
+    distribution. It needs no pairs. The same images give the same figure. Nothing is exchanged with
+    other processes.
+
+    Args:
+        network: features of a batch of images as given to :meth:`update`, (N, ...). Those of
+            Inception-v3, trained on ImageNet, give the published figure.
+        subset_size: images of either set in a subset; all, if there are fewer.
+        subsets: how many are drawn; one, if each would hold all images.
+    """
+
+    def __init__(self, network: nn.Module, *, subset_size: int = 1000, subsets: int = 100) -> None:
+        from torchmetrics.image.kid import KernelInceptionDistance
+
+        with warnings.catch_warnings():  # that features are kept, which is what we want
+            warnings.simplefilter("ignore", UserWarning)
+            self._metric: Any = KernelInceptionDistance(
+                _Features(network), sync_on_compute=False, compute_with_cache=False
+            )
+        self._subset_size, self._subsets = subset_size, subsets
+        self._num_outputs = self._num_targets = 0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add images of either set, (N, C, H, W); the two batches may differ in number."""
+        self._num_outputs += len(outputs)
+        self._num_targets += len(targets)
+        self._metric.update(targets, real=True)
+        self._metric.update(outputs, real=False)
+
+    def compute(self) -> dict[str, float]:
+        """Return ``kid``.
+
+        Raises:
+            ValueError: a set has fewer than two images.
+        """
+        counts = (self._num_outputs, self._num_targets)
+        if min(counts) < 2:
+            raise ValueError(f"{min(counts)} images in a set; their kernel distance needs 2")
+        size = self._metric.subset_size = min(self._subset_size, *counts)
+        self._metric.subsets = 1 if size == max(counts) else self._subsets
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            mean, _ = self._metric.compute()
+        return {"kid": float(mean)}
+
+
+class _Features(nn.Module):
+    """One row of features per image, in the precision that cubes of sums need."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(images)
+        return features.flatten(1).double()
