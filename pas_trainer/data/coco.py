@@ -71,7 +71,7 @@ class CocoImage:
             elif isinstance(found["counts"], list):
                 found = outlines.frPyObjects(found, *size)
             return torch.from_numpy(outlines.decode(found))
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except Exception as error:  # pycocotools raises that itself
             raise DataError(
                 f"annotation {which.number} of {address_of(self.file)} has no outline that "
                 f"pycocotools can read ({type(error).__name__}); mend or remove it"

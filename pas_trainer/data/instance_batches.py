@@ -249,8 +249,8 @@ def _bytes_of(image: AnnotatedImage, image_size: int) -> int:
 
 
 def _batch(items: Iterable[Item]) -> InstanceBatch:
-    images, targets = zip(*items, strict=True)
-    return list(images), list(targets)
+    read = list(items)
+    return [image for image, _ in read], [target for _, target in read]
 
 
 _Arrays = tuple[NDArray[Any], dict[str, NDArray[Any]]]

@@ -101,7 +101,8 @@ def load_pair_split(
             load_pictures(each, size, config, augment=augment)
             for each in (files.inputs, files.targets)
         ]
-    return PairSplit(both, size, augment=augment, reverse=sources.direction == "b_to_a")
+    reverse = sources.paired and sources.direction == "b_to_a"
+    return PairSplit(both, size, augment=augment, reverse=reverse)
 
 
 class PairSplit:
