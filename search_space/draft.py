@@ -87,6 +87,7 @@ class Draft:
     unsupported: dict[UnsupportedOp, None] = field(default_factory=dict)
     macs: list[Multiplication] = field(default_factory=list)
     batch_size: int = 1
+    calls: int = 1
     counts_macs: bool = True
     is_check: ClassVar[bool] = False
     walks: list[Walk] = field(default_factory=list)
@@ -159,7 +160,8 @@ class Draft:
     def multiply(self, source: str, rows: float, a: Tensor | int, b: Tensor | int) -> None:
         """Add a layer's MACs: ``rows`` for the whole batch, per pair of entries of a and b."""
         if self.counts_macs:
-            self.macs.append(Multiplication(source, rows / self.batch_size, a, b))
+            per_image = rows * self.calls / self.batch_size
+            self.macs.append(Multiplication(source, per_image, a, b))
 
     def pin(self, call: Call, reason: str) -> None:
         """Keep all channels that reach an operation, and say so."""

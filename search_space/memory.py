@@ -21,7 +21,7 @@ def alive_tensors(found: Walk) -> list[Alive]:
     """
     born: dict[int, tuple[int, Tensor, float]] = {}
     dies: dict[int, int] = {}
-    labels_of, batch_size = found.labels_of, found.part.batch_size
+    labels_of, part = found.labels_of, found.part
     nodes = list(found.recording.graph.nodes)
     order = {node: k for k, node in enumerate(nodes)}
     for moment, node in enumerate(nodes):
@@ -31,7 +31,8 @@ def alive_tensors(found: Walk) -> list[Alive]:
         for value, label in zip(values, labels, strict=True):
             key = value.untyped_storage()._cdata
             if key not in born:
-                size = value.numel() / label.numel() * value.element_size() / batch_size
+                size = value.numel() / label.numel() * value.element_size()
+                size *= part.calls / part.batch_size
                 born[key] = (moment, label, size)
             last = max((order[user] for user in node.users), default=moment)
             if node.op == "placeholder":

@@ -20,6 +20,7 @@ from search_space.labels import collapse, varying_dims
 from search_space.layer_rules import LAYER_RULES
 from search_space.operators import Operator, ScopeInputs, TensorSpec, call_text
 from search_space.reparam import PlainBlock, ReparamBlock
+from search_space.scopes import Scope
 
 
 class Units(Protocol):
@@ -48,10 +49,10 @@ def list_inputs(draft: Draft) -> tuple[ScopeInputs, ...]:
     """Return what reaches each searched part."""
     inputs = []
     for found in draft.walks:
-        batch_size = found.part.batch_size
 
-        def spec(value: Any, batch_size: int = batch_size) -> Any:
-            return _Seen(value, batch_size, {}).spec(()) if isinstance(value, Tensor) else value
+        def spec(value: Any, part: Scope = found.part) -> Any:
+            seen = isinstance(value, Tensor)
+            return _Seen(value, part.batch_size, {}, part.calls).spec(()) if seen else value
 
         nodes = found.recording.graph.nodes
         values = [node.meta["value"] for node in nodes if node.op == "placeholder"]
@@ -82,11 +83,13 @@ _NO_SIDE = _Side(Width(1), 1)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """A fake tensor, the batch size it was made with (0: it has none), and its searchable dims."""
+    """A fake tensor, the batch size it was made with (0: it has none), its searchable dims, and
+    how many samples of the batch belong to one image."""
 
     value: Tensor
     batch_size: int
     sides: dict[int, _Side]
+    calls: int = 1
 
     def spec(self, of_operator: Sequence[Any]) -> TensorSpec:
         """Describe the tensor, given the shares of the operator's read and written channels.
@@ -96,7 +99,7 @@ class _Seen:
         shape, strides = list(self.value.shape), self.value.stride()
         is_batched = bool(self.batch_size and shape and shape[0] % self.batch_size == 0)
         if is_batched:
-            shape[0] //= self.batch_size
+            shape[0] = shape[0] // self.batch_size * self.calls
         resized = [(d, 0 if side.share == of_operator[0] else 1) for d, side in self.sides.items()]
         order = sorted(range(len(shape)), key=lambda d: -strides[d])
         dtype = self.value.dtype
@@ -111,7 +114,7 @@ class _Listing:
         self._draft, self._units = draft, units
         self._prefix = f"{found.part.name}." if found.part.name else ""
         self._labels_of = found.labels_of
-        self._batch_size = found.part.batch_size
+        self._batch_size, self._calls = found.part.batch_size, found.part.calls
         self._from_images: set[fx.Node] = set()
 
     def operator(self, node: fx.Node) -> Operator | None:
@@ -197,7 +200,9 @@ class _Listing:
         found = iter(self._side_of_each(leaves(self._labels_of[source])))
 
         def seen(value: Any) -> Any:
-            return _Seen(value, batch_size, next(found)) if isinstance(value, Tensor) else value
+            if not isinstance(value, Tensor):
+                return value
+            return _Seen(value, batch_size, next(found), self._calls)
 
         return tree_map(seen, source.meta["value"])
 

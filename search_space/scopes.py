@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ class Scope:
         args: fake positional arguments that reach it, a batch of one where all agree on it.
         training_args: the same for two images: batch-norm cannot be trained on one.
         batch_size: N of ``args``.
+        calls: how many samples reach it per image, such as the regions of a detector's heads.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Scope:
     args: list[Any]
     training_args: list[Any]
     batch_size: int
+    calls: int = 1
 
     def full_name(self, name: str) -> str:
         """Return the name within the network of something named within the scope."""
@@ -56,13 +59,16 @@ def find_scopes(
     clone: nn.Module,
     args: Sequence[Any],
     names: Sequence[str],
+    calls: Mapping[str, int],
     mode: FakeTensorMode,
 ) -> list[Scope]:
     """Return the scopes of those names with what reaches them; without names, the whole network.
 
     Raises:
-        ValueError: a scope does not exist, contains another, or is not called.
+        ValueError: a scope does not exist, contains another, or is not called, or ``calls`` does
+            not fit the names.
     """
+    _check_calls(calls, names)
     device = device_of(model)
     inputs = fake_inputs(args, mode, device)
     if not names:
@@ -72,7 +78,7 @@ def find_scopes(
     reached = _run(fake_copy(model, mode), inputs, names, mode)
     missing = [name for name in names if name not in reached]
     if missing:  # behind code that depends on values: one real pass shows what gets there
-        real = _run(copy.deepcopy(model).eval(), args, names, None)
+        real = _run(_real_copy(model), args, names, None)
         missing = [name for name in names if name not in real]
         if missing:
             raise UntraceableError(
@@ -80,7 +86,8 @@ def find_scopes(
                 "on the example inputs"
             )
         reached = {name: fake_inputs(found, mode, device) for name, found in real.items()}
-    return [_scope(name, clone.get_submodule(name), reached[name], mode) for name in names]
+    scopes = [_scope(name, clone.get_submodule(name), reached[name], mode) for name in names]
+    return [dataclasses.replace(scope, calls=calls.get(scope.name, 1)) for scope in scopes]
 
 
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:
@@ -94,6 +101,26 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
         if inside or names.count(name) > 1:
             other = inside[0] if inside else name
             raise ValueError(f"scope {name!r} contains scope {other!r}; name only one of them")
+
+
+def _check_calls(calls: Mapping[str, int], names: Sequence[str]) -> None:
+    for name, count in calls.items():
+        if name not in names:
+            raise ValueError(f"calls names {name!r}, which is no scope; known: {', '.join(names)}")
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"calls of scope {name} is {count!r}; it must be a whole number >= 1")
+
+
+def _real_copy(model: nn.Module) -> nn.Module:
+    """Return a copy to run in evaluation mode; one of a network on the meta device is all zero."""
+    real = copy.deepcopy(model).eval()
+    tensors = [*real.parameters(), *real.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        real.to_empty(device="cpu")
+        with torch.no_grad():
+            for tensor in [*real.parameters(), *real.buffers()]:
+                tensor.zero_()
+    return real
 
 
 def _run(

@@ -9,7 +9,7 @@ module whose own code counts on removed channels gets new code, or keeps them al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ def trace_channels(
     *,
     scope: str | Sequence[str] | None = None,
     pinned: Sequence[str] = (),
+    calls: Mapping[str, int] | None = None,
 ) -> ChannelGraph:
     """Find the channel groups and costs of a network; the network is left untouched.
 
@@ -48,28 +49,35 @@ def trace_channels(
             or of which only a part shall change. Channels that cross the border of a scope stay,
             MACs and activations are those of the scopes. A model whose scopes lie behind code
             that depends on values (detectors) is run once on ``example_inputs`` to see what
-            reaches them.
+            reaches them; one on the meta device as if all its weights were zero.
         pinned: names of groups, or of modules whose channels (and their submodules') shall stay.
+        calls: samples that reach a scope per image, by its name, where that is not one: a
+            detector's heads run once per region. Costs count as many; how many the example
+            happens to bring there does not matter.
 
     Raises:
-        ValueError: the network or a scope cannot be recorded, a scope or a pinned name does not
-            exist, or nothing is searchable; one sentence that says why.
+        ValueError: the network or a scope cannot be recorded, a scope, a pinned name or a name
+            in ``calls`` does not exist, or nothing is searchable; one sentence that says why.
     """
     _refuse_wrapped(model)
     scopes = [scope] if isinstance(scope, str) else list(scope or ())
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     # Labels are numbers, also for a caller who builds networks on "meta".
     with default_device(torch.device("cpu")):
-        return _trace(model, args, scopes, pinned)
+        return _trace(model, args, scopes, pinned, calls or {})
 
 
 def _trace(
-    model: nn.Module, args: tuple[Any, ...], scopes: Sequence[str], pinned: Sequence[str]
+    model: nn.Module,
+    args: tuple[Any, ...],
+    scopes: Sequence[str],
+    pinned: Sequence[str],
+    calls: Mapping[str, int],
 ) -> ChannelGraph:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     clone = fake_copy(model, mode)
     draft = Draft(clone)
-    for part in find_scopes(model, clone, args, scopes, mode):
+    for part in find_scopes(model, clone, args, scopes, calls, mode):
         draft.walks.append(_walk_scope(draft, part, mode))
     relayouts: dict[str, RelayoutDraft] = {}
     tried: set[str] = set()

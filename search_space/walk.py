@@ -38,7 +38,7 @@ def walk(
         known: labels of nodes that are not to be worked out.
     """
     labels_of: dict[fx.Node, Any] = dict(known or {})
-    draft.batch_size = part.batch_size
+    draft.batch_size, draft.calls = part.batch_size, part.calls
     for node in recording.graph.nodes:
         if node in labels_of:
             continue
