@@ -17,12 +17,14 @@ from typing import Any
 from torch import nn
 
 from search_space.image_layers import set_image_channels, suit_small_images
+from search_space.mask_rcnn import TORCHVISION_DETECTORS, torchvision_mask_rcnn
 
 SOURCES = ("torchvision", "timm", "import")
 """What may stand before the colon of a supernet's name."""
 
 _RESERVED = (
     "weights",
+    "weights_backbone",
     "pretrained",
     "pretrained_cfg",
     "pretrained_cfg_overlay",
@@ -53,7 +55,10 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
         if option in options:
             raise ValueError(f"option {option!r} of supernet {name} cannot be set; leave it out")
     if source == "torchvision":
-        _check_known(rest, torchvision_names(), "torchvision classification network")
+        known = [*torchvision_names(), *TORCHVISION_DETECTORS]
+        _check_known(rest, known, "torchvision classification network or Mask R-CNN")
+        if rest in TORCHVISION_DETECTORS and "stem" in options:
+            raise ValueError(f"option stem of supernet {name} is for classification; leave it out")
         if options.get("stem", "cifar") != "cifar":
             raise ValueError(f"option stem of supernet {name} is {options['stem']!r}; known: cifar")
     elif source == "timm":
@@ -100,6 +105,10 @@ def _build_torchvision(
     name: str, num_classes: int, in_channels: int, options: Mapping[str, Any]
 ) -> nn.Module:
     rest = name.partition(":")[2]
+    if rest in TORCHVISION_DETECTORS:
+        if in_channels != 3:
+            raise ValueError(f"supernet {name} takes images of 3 channels, not {in_channels}")
+        return _call(name, torchvision_mask_rcnn, rest, num_classes, **options)
     arguments = {key: value for key, value in options.items() if key != "stem"}
     network = _call(
         name, torchvision_network, rest, weights=None, num_classes=num_classes, **arguments

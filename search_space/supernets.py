@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from search_space.fakes import leaves
 from search_space.families import FAMILIES, build_family, check_family_options
+from search_space.mask_rcnn import TORCHVISION_DETECTORS
 from search_space.sources import SOURCES, build_from_source, check_source, torchvision_names
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -70,14 +72,19 @@ def build_supernet(name: str, num_classes: int, in_channels: int = 3, **options:
 
     Args:
         name: one of :func:`supernet_names`; ``torchvision:NAME`` (classification networks, built
-            without auxiliary heads); ``timm:NAME``; ``import:package.module:function``, whose
-            function is called with the options and, where it accepts them, ``num_classes`` and
-            ``in_channels``, and returns a network. The working folder is importable.
-        num_classes: number of logits.
+            without auxiliary heads, and Mask R-CNN); ``timm:NAME``;
+            ``import:package.module:function``, whose function is called with the options and, where
+            it accepts them, ``num_classes`` and ``in_channels``, and returns a network. The working
+            folder is importable.
+        num_classes: number of logits; for image translation the channels of the image that comes
+            out; for Mask R-CNN the kinds of objects with the background.
         in_channels: channels of the image.
-        options: families: ``width``, a multiplier on every layer's channels, in (0, 16].
-            torchvision: the builder's arguments, and ``stem="cifar"``, which makes the first
-            layers suit 32x32 images. timm: the model's arguments. import: the function's.
+        options: families: ``width``, a multiplier on every layer's channels, in (0, 16] (of the
+            backbone's in a Mask R-CNN, whose other options are the fields of
+            :class:`search_space.MaskRCNNVariant`). torchvision: the builder's arguments, and
+            ``stem="cifar"``, which makes the first layers suit 32x32 images; for a Mask R-CNN
+            see :func:`search_space.mask_rcnn.torchvision_mask_rcnn`. timm: the model's
+            arguments. import: the function's.
 
     Raises:
         ValueError: unknown name or option, an option out of range, or nothing can be built.
@@ -100,9 +107,21 @@ def build_supernet_on_meta(
         try:
             with torch.device("meta"):
                 network = build_supernet(name, num_classes, in_channels, **options)
+            needs_values = _holds_meta_constants(network)
         except Exception:  # what a constructor does with values that meta tensors lack
+            needs_values = True
+        if needs_values:
             network = build_supernet(name, num_classes, in_channels, **options)
     return network.to("meta")
+
+
+def _holds_meta_constants(network: nn.Module) -> bool:
+    """Whether mere attributes are tensors without values, such as a detector's anchors."""
+    for module in network.modules():
+        own = {key: v for key, v in vars(module).items() if key not in {"_parameters", "_buffers"}}
+        if any(tensor.is_meta for tensor in leaves(own)):
+            return True
+    return False
 
 
 def is_weights_file(weights: str) -> bool:
@@ -113,7 +132,7 @@ def is_weights_file(weights: str) -> bool:
 def _check_weights_name(name: str, weights: str) -> None:
     source, _, rest = name.partition(":")
     known: Sequence[str] = ()
-    if source == "torchvision":
+    if source == "torchvision" and rest not in TORCHVISION_DETECTORS:
         import torchvision
 
         known = tuple(torchvision.models.get_model_weights(rest).__members__)
@@ -128,7 +147,7 @@ def _check_weights_name(name: str, weights: str) -> None:
 
 
 def _hint(name: str) -> str:
-    elsewhere = torchvision_names()
+    elsewhere = [*torchvision_names(), *TORCHVISION_DETECTORS]
     if name in elsewhere:
         return f"did you mean torchvision:{name}?"
     candidates = [*FAMILIES, *(f"torchvision:{n}" for n in elsewhere)]
