@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from search_space.channel_graph import ChannelGraph
+from search_space.fakes import device_of
 from search_space.trace import trace_channels
 
 DETECTOR_SCOPES = (
@@ -77,5 +78,6 @@ def trace_detector(
     """
     scopes = tuple(scope) or DETECTOR_SCOPES
     calls = detector_calls(network, scopes)
-    image = torch.zeros(shape, device="cpu")
+    dtype = next((p.dtype for p in network.parameters()), torch.float32)
+    image = torch.zeros(shape, dtype=dtype, device=device_of(network))
     return trace_channels(network, ([image],), scope=scopes, pinned=pinned, calls=calls)

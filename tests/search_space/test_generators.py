@@ -74,9 +74,7 @@ def test_sizes_are_those_of_the_authors_code() -> None:
     assert sum(p.numel() for p in resnet.parameters()) + idle == pytest.approx(11.378e6, abs=1e3)
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("pix2pix_unet_64", 64), ("cyclegan_resnet_6", 16)]
-)
+@pytest.mark.parametrize(("name", "size"), [("pix2pix_unet_64", 64), ("cyclegan_resnet_6", 16)])
 def test_gated_and_sliced_generators_agree(name: str, size: int) -> None:
     torch.manual_seed(0)
     network, x = without_dropout(build_supernet(name, 2, 3, width=0.125)), images(2, 3, size, size)
