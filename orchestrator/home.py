@@ -33,6 +33,11 @@ TRIAL_FILE = "trial.json"
 
 CHECKPOINT_FILE = "checkpoint.pt"
 
+PREVIEW_FILES = tuple(
+    f"preview_{phase}.jpg" for phase in ("pretrain", "search", "finetune", "control")
+)
+"""Of a trial: pictures of what its network does after each phase, if its task draws any."""
+
 TABLE_FILE = "latency.json"
 """Of a sweep: the latency table that all its trials go by, never measured again."""
 
@@ -116,10 +121,15 @@ def write_json(path: Path, document: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """As :func:`write_json`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As :func:`write_json`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with draft.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

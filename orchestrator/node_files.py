@@ -21,7 +21,14 @@ from typing import Any
 from deploy import ARCHITECTURE_FILE, TRAINING_WEIGHTS_FILE, WEIGHTS_FILE
 from deploy.stored_files import Outbox, download, patiently, share
 from orchestrator.cells import Report, Train, TrialJob
-from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TABLE_FILE, TRIAL_FILE, Home
+from orchestrator.home import (
+    CHECKPOINT_FILE,
+    PREVIEW_FILES,
+    RESULT_FILE,
+    TABLE_FILE,
+    TRIAL_FILE,
+    Home,
+)
 from orchestrator.staged_data import cache_folder, cache_limit
 from orchestrator.storage import KEYS, open_store
 from pas_trainer import is_first
@@ -30,6 +37,7 @@ ERROR_FILE = "error.txt"
 SUPERNET_FILES = ("supernet.safetensors", "supernet.json")
 _TRIAL_FILES = (
     *(WEIGHTS_FILE, TRAINING_WEIGHTS_FILE),
+    *PREVIEW_FILES,
     *(ERROR_FILE, ARCHITECTURE_FILE, RESULT_FILE),
 )
 START_S = 900.0

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +19,14 @@ from deploy import ARCHITECTURE_FILE, TRAINING_WEIGHTS_FILE, WEIGHTS_FILE
 from deploy.store_errors import StoreAwayError
 from deploy.stored_files import Outbox, download, patiently
 from orchestrator.cells import TrialJob
-from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TABLE_FILE, TRIAL_FILE, Home, write_text
+from orchestrator.home import (
+    CHECKPOINT_FILE,
+    RESULT_FILE,
+    TABLE_FILE,
+    TRIAL_FILE,
+    Home,
+    write_bytes,
+)
 from orchestrator.storage import CONNECTIONS, KEYS, open_store
 from pas_trainer import DataError
 
@@ -35,10 +42,11 @@ class HomeFiles:
     Args:
         home: where it is.
         sweep_id: which sweep.
+        previews: names of the pictures that its trials leave, if they leave any.
     """
 
-    def __init__(self, home: Home, sweep_id: str) -> None:
-        self._home, self._sweep_id = home, sweep_id
+    def __init__(self, home: Home, sweep_id: str, previews: Sequence[str] = ()) -> None:
+        self._home, self._sweep_id, self._previews = home, sweep_id, tuple(previews)
         self._trials = home.sweep(sweep_id) / "trials"
 
     def __enter__(self) -> HomeFiles:
@@ -74,7 +82,7 @@ class HomeFiles:
 
     def drop_weights(self, trial_id: str) -> None:
         """Delete the weights of a trial's network."""
-        for name in WEIGHTS:
+        for name in (*WEIGHTS, *self._previews):
             (self._trials / trial_id / name).unlink(missing_ok=True)
 
     def tidy(self, keeps_weights: Callable[[str], bool]) -> None:
@@ -103,13 +111,14 @@ class StoreFiles(HomeFiles):
         home: of the driver.
         sweep_id: which sweep.
         uri: address of the store.
+        previews: as of the base class.
 
     Raises:
         DataError: from most methods, if the store refuses for good; while it is away, they wait.
     """
 
-    def __init__(self, home: Home, sweep_id: str, uri: str) -> None:
-        super().__init__(home, sweep_id)
+    def __init__(self, home: Home, sweep_id: str, uri: str, previews: Sequence[str] = ()) -> None:
+        super().__init__(home, sweep_id, previews)
         self._store = open_store(uri)
         self._outbox = Outbox(self._store)
         self._key = KEYS.sweep(sweep_id).as_posix()
@@ -140,7 +149,7 @@ class StoreFiles(HomeFiles):
         """See the base class."""
         measures = self._read((KEYS.supernet(key) / "supernet.json").as_posix())
         if measures is not None:
-            write_text(self._home.supernet(key) / "supernet.json", measures)
+            write_bytes(self._home.supernet(key) / "supernet.json", measures)
 
     def pull(self, steps: Iterable[TrialJob], *, wait: bool = True) -> None:
         """See the base class."""
@@ -169,7 +178,7 @@ class StoreFiles(HomeFiles):
 
     def drop_weights(self, trial_id: str) -> None:
         """See the base class."""
-        for name in WEIGHTS:
+        for name in (*WEIGHTS, *self._previews):
             self._outbox.delete(f"{self._key}/trials/{trial_id}/{name}")
 
     def tidy(self, keeps_weights: Callable[[str], bool]) -> None:
@@ -215,36 +224,40 @@ class StoreFiles(HomeFiles):
         """Fetch result and architecture of a trial, if it has ended; the result is the last."""
         result = self._read(f"{self._key}/trials/{trial / RESULT_FILE}", wait=wait)
         if result is not None:
-            self._fetch(trial / ARCHITECTURE_FILE, wait=wait)
-            write_text(self._trials / trial / RESULT_FILE, result)
+            for name in (*self._previews, ARCHITECTURE_FILE):
+                self._fetch(trial / name, wait=wait)
+            write_bytes(self._trials / trial / RESULT_FILE, result)
 
     def _fetch(self, path: PurePosixPath, *, wait: bool = True) -> None:
         """Fetch a small file of a trial, if there is one."""
-        text = self._read(f"{self._key}/trials/{path}", wait=wait)
-        if text is not None:
-            write_text(self._trials / path, text)
+        content = self._read(f"{self._key}/trials/{path}", wait=wait)
+        if content is not None:
+            write_bytes(self._trials / path, content)
 
-    def _read(self, key: str, *, wait: bool = True) -> str | None:
+    def _read(self, key: str, *, wait: bool = True) -> bytes | None:
         read = functools.partial(self._store.read, key)
         found = patiently(read) if wait else read()
-        return None if found is None else found.content.decode()
+        return None if found is None else found.content
 
     def _hand_over(self, result: Path) -> None:
         """Write a result to the store, and before it what belongs to it."""
         folder = result.parent
-        for name in _RESULTS:
+        for name in (*self._previews, *_RESULTS):
             if (folder / name).exists():
                 self._outbox.write(f"{self._key}/trials/{folder.name}/{name}", folder / name)
 
 
-def files_of(home: Home, sweep_id: str, storage: str | None) -> HomeFiles:
+def files_of(
+    home: Home, sweep_id: str, storage: str | None, previews: Sequence[str] = ()
+) -> HomeFiles:
     """Return the files of a sweep.
 
     Args:
         home: of the driver.
         sweep_id: which sweep.
         storage: address of the object store; ``None``: the home folder.
+        previews: names of the pictures that its trials leave, if they leave any.
     """
     if storage is None:
-        return HomeFiles(home, sweep_id)
-    return StoreFiles(home, sweep_id, storage)
+        return HomeFiles(home, sweep_id, previews)
+    return StoreFiles(home, sweep_id, storage, previews)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from orchestrator.accounting import booked, priced
 from orchestrator.cells import TrialJob
-from orchestrator.home import Home
+from orchestrator.home import PREVIEW_FILES, Home
 from orchestrator.pareto import mark_front
 from orchestrator.preflight import Plan
 from orchestrator.records import TrialRecord
@@ -181,7 +181,11 @@ class SweepRecords:
         self._records[job.trial_id] = record
         self._progress.pop(job.trial_id, None)
         architecture = job.folder / "architecture.json"
-        artifacts = {}
+        artifacts: dict[str, str | bytes] = {
+            name: path.read_bytes()
+            for name in PREVIEW_FILES
+            if (path := job.folder / name).exists()
+        }
         if architecture.exists():
             artifacts["architecture.json"] = architecture.read_text()
         if searched := widths_by_epoch(kept_epochs(job.folder)):

@@ -191,7 +191,7 @@ class SweepTracker:
             record, started = self._running[trial_id]
             self._queue.put_trial(TrialWrites(record, started, now, epochs))
 
-    def trial_finished(self, record: TrialRecord, artifacts: Mapping[str, str]) -> None:
+    def trial_finished(self, record: TrialRecord, artifacts: Mapping[str, str | bytes]) -> None:
         """Write results, files and status. Writing the same trial again changes nothing."""
         now = _now_ms()
         with self._lock:

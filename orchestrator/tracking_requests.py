@@ -50,15 +50,15 @@ def log_batches(
         client.log_batch(run_id, tags=part)
 
 
-def write_artifacts(client: Any, run_id: str, texts: Mapping[str, str]) -> None:
-    """Write texts as files at the run's artifact root, over those there."""
-    if not texts:
+def write_artifacts(client: Any, run_id: str, files: Mapping[str, str | bytes]) -> None:
+    """Write texts and pictures as files at the run's artifact root, over those there."""
+    if not files:
         return
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in texts.items():
+        for name, content in files.items():
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
         client.log_artifacts(run_id, folder)
 
 

@@ -42,14 +42,14 @@ class TrialWrites:
         started_ms: when it started.
         changed_ms: when ``record`` was handed over; the end, if it says so.
         epochs: (name, value, step, time).
-        artifacts: file name -> text.
+        artifacts: file name -> content.
     """
 
     record: TrialRecord
     started_ms: int
     changed_ms: int
     epochs: list[tuple[str, float, int, int]] = field(default_factory=list)
-    artifacts: dict[str, str] = field(default_factory=dict)
+    artifacts: dict[str, str | bytes] = field(default_factory=dict)
 
     def followed_by(self, newer: TrialWrites) -> TrialWrites:
         """Return both together."""
@@ -132,7 +132,7 @@ class SweepWriter:
             self.client.log_inputs(run.run_id, [self._data.entity()])
             run.has_data = True
         if run.status != status or metrics or tags:  # else all this was written before
-            write_artifacts(self.client, run.run_id, writes.artifacts | trial_files(record))
+            write_artifacts(self.client, run.run_id, {**writes.artifacts, **trial_files(record)})
         if record.error is None and "pas.error" in run.tags:
             self.client.delete_tag(run.run_id, "pas.error")
             del run.tags["pas.error"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from deploy import content_hash, median_pass_ms, save_package
 from orchestrator.accounting import booked
@@ -206,6 +207,8 @@ def _finished(job: TrialJob, result: TrialResult) -> TrialRecord:
     """Write the package, measure the latency, return the record."""
     architecture = result.architecture
     save_package(job.folder, architecture, result.network, result.training_network)
+    for phase, picture in result.previews.items():
+        Image.fromarray(picture).save(job.folder / f"preview_{phase}.jpg", quality=85)
     example = make_task(job.trial.task).example(AboutArchitecture(architecture))
     latency_ms = median_pass_ms(result.network, example)
     return _ended(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ class TrialResult:
         test_score: on the test split; measured once, here.
         metrics: all figures that the task measures on the validation split, by name.
         test_metrics: the same on the test split.
-        preview: picture (H, W, 3), uint8, of what the network does; ``None`` if the task has none.
+        previews: pictures (H, W, 3), uint8, of what the network does on some validation images,
+            by the phase that they were taken after (``pretrain``: the supernet); none, if the task
+            draws none.
         seconds: wall time by phase, all starts of the trial together: getting ready counts as the
             first phase, measuring as the last; what a kill undid does not count.
     """
@@ -68,7 +71,7 @@ class TrialResult:
     metrics: Mapping[str, float]
     test_metrics: Mapping[str, float]
     seconds: Mapping[str, float]
-    preview: NDArray[np.uint8] | None = None
+    previews: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 def read_latency_table(path: Path) -> LatencyTable:
@@ -131,12 +134,11 @@ class TrialPhases:
         trained = read_supernet_result(supernet_folder)
         self.pretrain_macs = trained.training_macs if trained else None
         self.compute = TrialCompute.of(config, self.full_macs, len(self.data.train))
+        self._previews: dict[Phase, Tensor] = {}
 
     def new_companion(self, supernet_folder: Path | None) -> Companion | None:
         """Return what is trained beside a network, as it was beside the supernet or at random."""
-        companion = new_companion(
-            self.config, self.task, self.data, self.device, supernet_folder
-        )
+        companion = new_companion(self.config, self.task, self.data, self.device, supernet_folder)
         if companion is not None:
             companion.take_teacher(self.supernet, self.device)
         return companion
@@ -155,6 +157,15 @@ class TrialPhases:
             seed=derive_seed(config.seed, "recalibrate"),
         )
 
+    def take_preview(self, phase: Phase, network: nn.Module) -> None:
+        """Keep a picture of what a network does after a phase, if the task draws one."""
+        if not self.task.draws_previews:
+            return
+        shown = copy.deepcopy(network).to(self.device)
+        picture = self.task.preview(shown, self.data, self.device)
+        if picture is not None:
+            self._previews[phase] = torch.from_numpy(picture)
+
     def measure(
         self,
         open_channels: Mapping[str, Sequence[int]],
@@ -170,7 +181,6 @@ class TrialPhases:
             self.task.evaluate(plain, split, data, self.device)
             for split in (data.validation, data.test)
         )
-        preview = self.task.preview(plain, data, self.device)
         architecture = Architecture(
             task=self.config.task.name,
             supernet=where.name,
@@ -200,7 +210,7 @@ class TrialPhases:
             metrics=metrics,
             test_metrics=test_metrics,
             seconds=self.clock.lap(),
-            preview=preview,
+            previews={phase: picture.numpy() for phase, picture in self._previews.items()},
         )
 
     def _predicted_latency_ms(self, widths: Mapping[str, int]) -> float | None:
@@ -239,6 +249,7 @@ class TrialPhases:
             if self.companion is not None:
                 self.companion.load_state_dict(state["companion"])
             start = state["epoch"]
+            self._previews = dict(state.get("previews", {}))  # missing in earlier versions
             self.clock.resume(state.get("seconds", {}))  # missing in earlier versions
             if "told" in state:  # missing in earlier versions
                 self._tell(phase, start, num_epochs, state["told"], self.clock.lap())
@@ -274,10 +285,12 @@ class TrialPhases:
                 optimizer=optimizer.state_dict(),
                 companion=None if self.companion is None else self.companion.state_dict(),
                 told=told,
+                previews=self._previews,
                 seconds=seconds,
                 **(keep or {}),
             )
             self._tell(phase, epoch + 1, num_epochs, told, seconds)
+        self.take_preview(phase, model)
 
     def _tell(
         self,

@@ -54,7 +54,10 @@ def run_search(
     """
     checkpoint = Checkpoint(checkpoint_folder, state_key(config))
     trial = SearchTrial(config, supernet_folder, report, checkpoint)
-    return trial.run(trial.supernet_start(), checkpoint.load())
+    state = checkpoint.load()
+    if state is None:
+        trial.take_preview("pretrain", trial.supernet)
+    return trial.run(trial.supernet_start(), state)
 
 
 @dataclass(frozen=True, slots=True)

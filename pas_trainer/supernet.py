@@ -70,7 +70,11 @@ def trace_supernet(
     Raises:
         ValueError: nothing can be searched, see :func:`search_space.trace_channels`.
     """
-    return trace_channels(network, task.example(about), scope=tuple(scope), pinned=pinned)
+    scopes = tuple(scope) or task.scopes
+    example = (task.example(about),)
+    return trace_channels(
+        network, example, scope=scopes, pinned=pinned, calls=task.calls(network, scopes)
+    )
 
 
 def train_supernet(

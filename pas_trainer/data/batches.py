@@ -44,11 +44,11 @@ class Split(Protocol):
         """Return the number of images."""
         ...
 
-    def train_batches(self, batch_size: int, seed: int, share: Share = WHOLE) -> Iterator[Batch]:
+    def train_batches(self, batch_size: int, seed: int, share: Share = WHOLE) -> Iterator[Any]:
         """Yield shares of shuffled, augmented, full batches; the same ones for the same seed."""
         ...
 
-    def eval_batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
+    def eval_batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Any]:
         """Yield shares of all images in order, as they are."""
         ...
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pas_trainer.data.places import is_remote
 from pas_trainer.errors import DataError
+from pas_trainer.keys import ADDED
 
 DATASETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -19,7 +20,9 @@ DATASETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Names of data sets by the task that they are for."""
 DIRECTIONS = ("a_to_b", "b_to_a")
-_NAMES = tuple(name for names in DATASETS.values() for name in names)
+CUSTOM = "custom"
+"""Name of a data set that a task of the user's own reads."""
+_NAMES = (*(name for names in DATASETS.values() for name in names), CUSTOM)
 _SIZED = ("imagefolder", *DATASETS["instance_segmentation"], *DATASETS["image_translation"])
 _SMALLEST_TRANSLATED = 16
 """Pixels; the structural similarity of images looks through windows of 11."""
@@ -36,6 +39,7 @@ class DataConfig:
     ``root/PedMasks``) or ``coco`` (``root/annotations/instances_{train,val}*.json`` and
     ``root/{train,val}*``). Image translation: ``paired`` (as pix2pix, two halves side by side in
     ``root/{train,val,test}``) or ``unpaired`` (as CycleGAN, ``root/{trainA,trainB,testA,testB}``).
+    ``custom``: for a task of your own.
     """
     root: str | None = None
     """Folder of the data set, not needed for digits; for ``imagefolder`` also
@@ -43,7 +47,7 @@ class DataConfig:
     image_size: int | None = None
     """Height and width in pixels the images are brought to, or the longer side for instance
     segmentation; all but ``digits`` and ``cifar10`` need it."""
-    direction: str = "a_to_b"
+    direction: str = field(default="a_to_b", metadata=ADDED)
     """Which of two domains image translation makes out of which, or ``b_to_a``; A is the left half
     of a pair."""
     validation: float = 0.1
@@ -67,7 +71,7 @@ class DataConfig:
         """Check names and ranges; whether files exist is checked by ``open_data``."""
         if self.name not in _NAMES:
             raise ValueError(f"name is {self.name!r}; known: {', '.join(_NAMES)}")
-        if self.name != "digits" and self.root is None:
+        if self.name not in {"digits", CUSTOM} and self.root is None:
             raise ValueError(f"root is missing; {self.name} needs the folder of its files")
         self._check_address()
         if self.name in _SIZED and self.image_size is None:
@@ -77,10 +81,10 @@ class DataConfig:
         self._check_translation()
         if not 0 < self.validation < 1:
             raise ValueError(f"validation is {self.validation}; it must be in (0, 1)")
-        for field in ("train_images", "test_images"):
-            value = getattr(self, field)
+        for name in ("train_images", "test_images"):
+            value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{field} is {value}; it must be at least 1")
+                raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.memory_gib < 0:
             raise ValueError(f"memory_gib is {self.memory_gib}; it must be at least 0")
         if self.workers < 0:

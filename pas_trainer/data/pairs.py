@@ -43,6 +43,7 @@ class PairSources:
         image_size: height and width in pixels the images are brought to.
         channels: of an image.
         classes: none.
+        version: empty.
     """
 
     train: PairFiles
@@ -53,6 +54,7 @@ class PairSources:
     image_size: int
     channels: int = 3
     classes: tuple[str, ...] = ()
+    version: str = ""
 
     def fingerprint(self) -> str:
         """Hash of what decides the splits' content: names and sizes of files, and the direction."""

@@ -5,7 +5,9 @@ from pas_trainer.tasks.companion import Companion
 from pas_trainer.tasks.config import TASKS, TaskConfig, make_task
 from pas_trainer.tasks.metric import ACCURACY, Metric
 from pas_trainer.tasks.normalizer import Normalizer
+from pas_trainer.tasks.segmentation import InstanceSegmentation
 from pas_trainer.tasks.task import About, AboutArchitecture, Indexed, Prepare, Task, TaskData
+from pas_trainer.tasks.translation import ImageTranslation
 
 __all__ = [
     "ACCURACY",
@@ -14,7 +16,9 @@ __all__ = [
     "AboutArchitecture",
     "Classification",
     "Companion",
+    "ImageTranslation",
     "Indexed",
+    "InstanceSegmentation",
     "Metric",
     "Normalizer",
     "Prepare",

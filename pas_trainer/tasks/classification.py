@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pas_trainer.data import ClassificationData, DataConfig, load_data, open_sources
+from pas_trainer.data import DATASETS, ClassificationData, DataConfig, load_data, open_sources
 from pas_trainer.data.batches import Batch, Split
 from pas_trainer.data.sources import Sources
 from pas_trainer.devices import autocast
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.tasks.metric import ACCURACY
 from pas_trainer.tasks.normalizer import Normalizer
-from pas_trainer.tasks.task import About, Prepare, Task, TaskData
+from pas_trainer.tasks.task import About, Prepare, Task, TaskData, check_images_pass
 from pas_trainer.workers import own_share, sum_over_workers
 
 EVAL_BATCH = 512
@@ -25,7 +25,7 @@ class Classification(Task):
     """One logit per class."""
 
     metric = ACCURACY
-    datasets = ("digits", "cifar10", "imagefolder")
+    datasets = DATASETS["classification"]
     has_fixed_shapes = True
     shares_batches = True
 
@@ -68,17 +68,7 @@ class Classification(Task):
 
     def check_network(self, network: nn.Module, about: About) -> None:
         """Check that a batch of images gives one logit per class."""
-        shape = (about.channels, about.image_size, about.image_size)
-        try:
-            with torch.no_grad():
-                output = network.eval()(torch.empty((2, *shape), device=_device(network)))
-        except Exception as error:  # a network's own code can raise anything
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(
-                f"images of shape {shape} do not pass through {type(network).__name__} ({reason}); "
-                "set data.image_size to what it needs"
-            ) from error
-        logits, num_classes = logits_of(output), len(about.classes)
+        logits, num_classes = logits_of(check_images_pass(network, about)), len(about.classes)
         if tuple(logits.shape) != (2, num_classes):
             raise ValueError(
                 f"{type(network).__name__} returns shape {tuple(logits.shape)} for 2 images; it "
@@ -101,7 +91,3 @@ def logits_of(output: Any) -> Tensor:
             f"the network returns an object of type {type(output).__name__}; it must return logits"
         )
     return logits
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device

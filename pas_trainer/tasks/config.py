@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pas_trainer.tasks.classification import Classification
+from pas_trainer.tasks.segmentation import InstanceSegmentation
 from pas_trainer.tasks.task import Task
+from pas_trainer.tasks.translation import ImageTranslation
 from search_space import find_attribute
 
-TASKS: Mapping[str, type[Task]] = {"classification": Classification}
+TASKS: Mapping[str, type[Task]] = {
+    "classification": Classification,
+    "instance_segmentation": InstanceSegmentation,
+    "image_translation": ImageTranslation,
+}
 """The project's own, by name."""
 
 

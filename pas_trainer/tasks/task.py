@@ -18,7 +18,6 @@ from pas_trainer.tasks.companion import Companion
 from pas_trainer.tasks.metric import Metric
 from search_space import (
     Architecture,
-    Example,
     SupernetConfig,
     build_supernet,
     build_supernet_on_meta,
@@ -120,13 +119,14 @@ class Task(ABC):
         has_fixed_shapes: whether every batch is two tensors of the same shapes, so that a GPU can
             replay a step.
         shares_batches: whether several workers may train one network together.
-        calls: how often each submodule that is searched runs per image, where that is not once.
+        scopes: submodules to search in where ``supernet.scope`` names none; empty: everywhere.
     """
 
     metric: Metric
     datasets: ClassVar[tuple[str, ...]] = ("custom",)
     has_fixed_shapes: ClassVar[bool] = False
     shares_batches: ClassVar[bool] = False
+    scopes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **options: Any) -> None:
         if options:
@@ -190,12 +190,12 @@ class Task(ABC):
         """Adapt a network that was just built to the images; returns it."""
         return network
 
-    def example(self, about: About) -> Example:
-        """Return one batch of one image, as the network in evaluation mode takes it, of zeros."""
+    def example(self, about: About) -> Any:
+        """Return one batch of one image, of zeros, as the network in evaluation mode takes it."""
         return torch.zeros((1, about.channels, about.image_size, about.image_size))
 
-    def calls(self, network: nn.Module) -> Mapping[str, int]:  # noqa: ARG002
-        """Return how often each searched submodule runs per image, where that is not once."""
+    def calls(self, network: nn.Module, scopes: Sequence[str]) -> Mapping[str, int]:  # noqa: ARG002
+        """Return how many samples reach each of the scopes per image, where that is not one."""
         return {}
 
     def check_network(self, network: nn.Module, about: About) -> None:  # noqa: B027
@@ -233,6 +233,11 @@ class Task(ABC):
         """Return a picture (H, W, 3) of what a network does on some validation images."""
         return None
 
+    @property
+    def draws_previews(self) -> bool:
+        """Whether :meth:`preview` draws anything."""
+        return type(self).preview is not Task.preview
+
     def build(
         self, supernet: str, options: Mapping[str, Any], about: About, *, on_meta: bool = False
     ) -> nn.Module:
@@ -244,6 +249,25 @@ class Task(ABC):
         build = build_supernet_on_meta if on_meta else build_supernet
         network = build(supernet, self.num_outputs(about), about.channels, **options)
         return self.suit(network, about)
+
+
+def check_images_pass(network: nn.Module, about: About) -> Any:
+    """Return what a network makes of two images; on the meta device nothing is computed.
+
+    Raises:
+        ValueError: they do not pass through.
+    """
+    shape = (about.channels, about.image_size, about.image_size)
+    device = next(network.parameters()).device
+    try:
+        with torch.no_grad():
+            return network.eval()(torch.empty((2, *shape), device=device))
+    except Exception as error:  # a network's own code can raise anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"images of shape {shape} do not pass through {type(network).__name__} ({reason}); "
+            "set data.image_size to what it needs"
+        ) from error
 
 
 class AboutArchitecture:

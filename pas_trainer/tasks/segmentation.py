@@ -1,0 +1,136 @@
+"""Instance segmentation: torchvision's Mask R-CNN, and mean average precision of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pas_trainer.data import (
+    DATASETS,
+    DataConfig,
+    InstanceBatch,
+    InstanceData,
+    InstanceSources,
+    load_instances,
+    open_instances,
+)
+from pas_trainer.data.batches import Split
+from pas_trainer.devices import autocast
+from pas_trainer.optim import OptimizerConfig
+from pas_trainer.previews import instance_picture
+from pas_trainer.segmentation_metrics import MaskPrecision
+from pas_trainer.tasks.metric import Metric
+from pas_trainer.tasks.task import About, Prepare, Task, TaskData
+from search_space import DETECTOR_SCOPES, detector_calls
+
+_EVAL_BATCH = 4
+_SHOWN = 4
+_SIZES = ("min_size", "max_size")
+"""A detector's own arguments: what it resizes images to."""
+
+
+class InstanceSegmentation(Task):
+    """Boxes, classes and masks of objects, by a detector of torchvision's kind.
+
+    The longer side of an image is brought to ``data.image_size``. A detector is searched in its
+    backbone, feature pyramid and heads, unless ``supernet.scope`` says otherwise; MACs are those of
+    the searched parts on a square image, with as many regions as an image can have.
+    """
+
+    metric = Metric("mask_map")
+    datasets = DATASETS["instance_segmentation"]
+    scopes = DETECTOR_SCOPES
+
+    def open_data(self, config: DataConfig) -> InstanceSources:
+        """See :func:`pas_trainer.data.open_instances`."""
+        return open_instances(config)
+
+    def load_data(self, config: DataConfig, device: torch.device) -> InstanceData:
+        """See :func:`pas_trainer.data.load_instances`."""
+        return load_instances(config, device)
+
+    def preparer(self, data: TaskData, device: torch.device) -> Prepare:  # noqa: ARG002
+        """Return what gives images, float32 (3, h, w) in [0, 1], and what is on each."""
+
+        def prepare(batch: InstanceBatch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+            images = [image.to(device).float() / 255 for image in batch[0]]
+            return images, [{k: v.to(device) for k, v in each.items()} for each in batch[1]]
+
+        return prepare
+
+    def forward(self, network: nn.Module, inputs: Any, targets: Any) -> Any:
+        """Return the detector's losses by name."""
+        return network(inputs, targets)
+
+    def loss(
+        self,
+        outputs: Mapping[str, Tensor],
+        targets: Any,  # noqa: ARG002
+        recipe: OptimizerConfig,  # noqa: ARG002
+    ) -> Tensor:
+        """Return the sum of the detector's losses."""
+        return torch.stack([loss.float() for loss in outputs.values()]).sum()
+
+    def num_outputs(self, about: About) -> int:
+        """Return the number of classes with the background."""
+        return len(about.classes) + 1
+
+    def build(
+        self, supernet: str, options: Mapping[str, Any], about: About, *, on_meta: bool = False
+    ) -> nn.Module:
+        """Build a detector that takes images as large as they come."""
+        if not supernet.startswith("import:"):
+            options = {**dict.fromkeys(_SIZES, about.image_size), **options}
+        return super().build(supernet, options, about, on_meta=on_meta)
+
+    def example(self, about: About) -> list[Tensor]:
+        """Return a list of one square image."""
+        return [torch.zeros((about.channels, about.image_size, about.image_size))]
+
+    def calls(self, network: nn.Module, scopes: Sequence[str]) -> Mapping[str, int]:
+        """Return how many regions of an image reach the heads."""
+        return detector_calls(network, scopes)
+
+    def check_network(self, network: nn.Module, about: About) -> None:  # noqa: ARG002
+        """Check that it is a detector; what it returns depends on what it sees."""
+        detector_calls(network)
+
+    @torch.inference_mode()
+    def evaluate(
+        self, network: nn.Module, split: Split, data: TaskData, device: torch.device
+    ) -> dict[str, float]:
+        """Return mean average precision of masks and boxes, see :class:`MaskPrecision`."""
+        precision = MaskPrecision()
+        for _, targets, found in self._found(network, split, data, device, _EVAL_BATCH):
+            precision.update(found, targets)
+        return precision.compute()
+
+    @torch.inference_mode()
+    def preview(
+        self, network: nn.Module, data: TaskData, device: torch.device
+    ) -> NDArray[np.uint8]:
+        """Return some validation images with what is there and what is found."""
+        first = next(self._found(network, data.validation, data, device, _SHOWN))
+        return instance_picture(*first, data.classes)
+
+    def _found(
+        self,
+        network: nn.Module,
+        split: Split,
+        data: TaskData,
+        device: torch.device,
+        batch_size: int,
+    ) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]], list[dict[str, Tensor]]]]:
+        """Yield images, what is there, and what is found, on the CPU."""
+        network.eval()
+        prepare = self.preparer(data, device)
+        for batch in split.eval_batches(batch_size):
+            with autocast(device):
+                found = network(prepare(batch)[0])
+            on_cpu = [{k: v.cpu() for k, v in each.items()} for each in found]
+            yield list(batch[0]), list(batch[1]), on_cpu
