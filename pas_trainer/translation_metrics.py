@@ -36,12 +36,12 @@ class ImageQuality:
             structural_similarity_index_measure,
         )
 
-        pair = [images.detach().float().clamp(0, 1) for images in (outputs, targets)]
+        pair = [images.detach().double().clamp(0, 1) for images in (outputs, targets)]
         kinds: Any = {"data_range": 1.0, "reduction": "none"}
         psnr_db = peak_signal_noise_ratio(*pair, **kinds, dim=(1, 2, 3))
         ssim = structural_similarity_index_measure(*pair, **kinds)
-        self._psnr_db.append(psnr_db.clamp(max=PSNR_CAP_DB).reshape(-1).double().cpu())
-        self._ssim.append(ssim.reshape(-1).double().cpu())
+        self._psnr_db.append(psnr_db.clamp(max=PSNR_CAP_DB).reshape(-1).cpu())
+        self._ssim.append(ssim.reshape(-1).cpu())
 
     def compute(self) -> dict[str, float]:
         """Return ``psnr_db`` and ``ssim``, both the higher the better.

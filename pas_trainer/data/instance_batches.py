@@ -186,6 +186,8 @@ class _Decoded(Dataset[Item]):
     """Decodes and scales one image at a time."""
 
     def __init__(self, images: Sequence[AnnotatedImage], size: int) -> None:
+        import torchvision.ops  # noqa: F401  takes seconds: here, rather than in every worker
+
         self._images, self._size = images, size
 
     def __len__(self) -> int:

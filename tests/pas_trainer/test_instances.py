@@ -245,7 +245,7 @@ def test_files_that_do_not_belong_together_are_named(folder, spoil):
 def test_an_undecodable_image_is_named(folder, memory_gib):
     broken = open_instances(config(folder)).validation[0].path
     broken.write_bytes(broken.read_bytes()[:200])  # the header is whole
-    settings = config(folder, memory_gib=memory_gib, workers=1)
+    settings = config(folder, memory_gib=memory_gib)
     with pytest.raises(DataError, match=broken.name) as caught:
         list(load_instances(settings).validation.eval_batches(4))
     assert "\n" not in str(caught.value)

@@ -210,7 +210,7 @@ def test_missing_folders_are_named(tmp_path):
 def test_an_undecodable_image_is_named(paired, memory_gib):
     broken = paired / "train" / "5.png"
     broken.write_bytes(broken.read_bytes()[:200])  # the header is whole
-    settings = config(paired, memory_gib=memory_gib, workers=1)
+    settings = config(paired, memory_gib=memory_gib)
     with pytest.raises(DataError, match=r"5\.png") as caught:
         list(load_pairs(settings).train.train_batches(4, 0))
     assert "\n" not in str(caught.value)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pas_trainer.segmentation_metrics import MaskPrecision
+
+SIZE = (40, 60)
+
+
+def target(*objects: tuple[int, tuple[int, int, int, int]]) -> dict:
+    """Objects that fill their boxes: (label, (left, top, right, bottom))."""
+    masks = torch.zeros(len(objects), *SIZE, dtype=torch.uint8)
+    for mask, (_, (left, top, right, bottom)) in zip(masks, objects, strict=True):
+        mask[top:bottom, left:right] = 1
+    boxes = torch.tensor([box for _, box in objects], dtype=torch.float32).reshape(-1, 4)
+    labels = torch.tensor([label for label, _ in objects], dtype=torch.int64)
+    return {"boxes": boxes, "labels": labels, "masks": masks}
+
+
+def output(*objects: tuple[int, tuple[int, int, int, int]], scores=None, sure=1.0) -> dict:
+    found = target(*objects)
+    scores = torch.tensor([0.9] * len(objects) if scores is None else scores)
+    return {**found, "scores": scores, "masks": found["masks"][:, None].float() * sure}
+
+
+def precision(outputs, targets) -> dict[str, float]:
+    metric = MaskPrecision()
+    metric.update(outputs, targets)
+    return metric.compute()
+
+
+ONE, OTHER = (5, 5, 15, 15), (30, 10, 50, 30)
+
+
+def every(value: float) -> dict[str, float]:
+    names = ("mask_map", "box_map", "mask_map_50", "box_map_50")
+    return dict.fromkeys(names, pytest.approx(value, abs=1e-6))
+
+
+def test_what_is_found_as_it_is_gives_one():
+    outputs = [output((1, ONE), (2, OTHER)), output()]
+    assert precision(outputs, [target((1, ONE), (2, OTHER)), target()]) == every(1.0)
+
+
+def test_nothing_found_gives_zero():
+    assert precision([output()], [target((1, ONE))]) == every(0.0)
+
+
+def test_nothing_to_find_gives_zero():
+    assert precision([output()], [target()]) == every(0.0)
+    assert precision([output((1, ONE))], [target()]) == every(0.0)
+
+
+def test_half_of_the_objects_found():
+    # COCO reads the precision, 1, at the recalls 0, 0.01, ..., of which 51 of 101 are reached.
+    assert precision([output((1, ONE))], [target((1, ONE), (1, OTHER))]) == every(51 / 101)
+
+
+def test_classes_count_alike():
+    found = [output((1, ONE)), output((1, ONE))]
+    assert precision(found, [target((1, ONE)), target((1, ONE), (2, OTHER))]) == every(0.5)
+    assert precision([output((2, ONE))], [target((1, ONE))]) == every(0.0)
+
+
+def test_a_surer_mistake_on_another_image_halves_the_precision():
+    outputs = [output((1, ONE), scores=[0.6]), output((1, OTHER), scores=[0.8])]
+    assert precision(outputs, [target((1, ONE)), target()]) == every(0.5)
+
+
+def test_a_shifted_box_counts_as_far_as_it_overlaps():
+    # 9 of 11 columns overlap: 0.818, beyond 7 of the 10 thresholds.
+    found = precision([output((1, (6, 5, 16, 15)))], [target((1, ONE))])
+    assert found == {**every(0.7), "mask_map_50": 1.0, "box_map_50": 1.0}
+
+
+def test_masks_and_boxes_are_judged_apart():
+    unsure = precision([output((1, ONE), sure=0.4)], [target((1, ONE))])
+    assert unsure == {"mask_map": 0.0, "box_map": 1.0, "mask_map_50": 0.0, "box_map_50": 1.0}
+    narrow = output((1, (5, 5, 12, 15)))  # 0.7 of the mask, in a box that is right
+    found = precision([{**narrow, "boxes": torch.tensor([ONE]).float()}], [target((1, ONE))])
+    assert found["mask_map"] == pytest.approx(0.5)
+    assert found["box_map"] == 1.0
+
+
+def test_batches_and_their_order_do_not_matter():
+    generator = torch.Generator().manual_seed(0)
+    targets = [target((1 + i % 2, ONE), (1, OTHER)) for i in range(6)]
+    outputs = []
+    for i in range(6):
+        by = int(torch.randint(0, 5, (), generator=generator))
+        moved = (ONE[0] + by, ONE[1], ONE[2] + by, ONE[3])
+        outputs.append(output((1 + i % 2, moved), scores=[0.3 + 0.1 * i]))
+    metric = MaskPrecision()
+    for i in (4, 2, 0):
+        metric.update(outputs[i : i + 2], targets[i : i + 2])
+    apart, whole = metric.compute(), precision(outputs, targets)
+    assert apart == pytest.approx(whole)
+    assert 0 < whole["mask_map"] < whole["mask_map_50"] < 1
