@@ -221,11 +221,8 @@ def cropped(images: Tensor, shifts: Tensor, mirrored: Tensor, size: int) -> Tens
     Returns:
         (N, C, size, size).
     """
-    device = images.device
-    shifts, mirrored = shifts.to(device), mirrored.to(device)
-    steps = torch.arange(size, device=device)
-    rows = shifts[:, :1] + steps
-    columns = shifts[:, 1:] + torch.where(mirrored[:, None], steps.flip(0), steps)
-    which = torch.arange(len(images), device=device)[:, None, None]
-    # Indices around a slice put the sliced dimension, the channels, last.
-    return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    squares = []
+    for image, (row, column), flip in zip(images, shifts.tolist(), mirrored.tolist(), strict=True):
+        square = image[:, row : row + size, column : column + size]
+        squares.append(square.flip(2) if flip else square)
+    return torch.stack(squares) if squares else images[:, :, :size, :size]
