@@ -8,10 +8,20 @@ import warnings
 import pytest
 import torch
 from digits_trial import RECIPE, TRIAL, train_digits_supernet
+from tiny_data import write_pairs, write_penn_fudan
 from torch import nn
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
-from pas_trainer import annealed_limits, attach_gates, budget_loss, load_data, run_search
+from pas_trainer import (
+    DataConfig,
+    annealed_limits,
+    attach_gates,
+    budget_loss,
+    load_data,
+    run_search,
+)
+from pas_trainer.data import load_instances, load_pairs
 from pas_trainer.graphed_step import GraphedStep
 from pas_trainer.loop import Trainer
 from pas_trainer.optim import build_optimizer, cosine_factor
@@ -194,6 +204,23 @@ def test_images_lie_on_the_gpu_and_look_the_same_there():
         assert images.device.type == "cuda"
         assert torch.equal(images.cpu(), expected)
         assert torch.equal(labels.cpu(), its_labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "load"),
+    [
+        ("penn_fudan", write_penn_fudan, load_instances),
+        ("paired", lambda root: write_pairs(root, train=9, val=2, test=2), load_pairs),
+    ],
+)
+def test_objects_and_pairs_lie_on_the_gpu_and_look_the_same_there(tmp_path, name, write, load):
+    config = DataConfig(name=name, root=str(write(tmp_path)), image_size=24)
+    there, here = (load(config, torch.device(device)).train for device in ("cuda", "cpu"))
+    pairs = zip(there.train_batches(4, 5), here.train_batches(4, 5), strict=True)
+    for batch, expected in pairs:
+        for found, its in zip(tree_leaves(batch), tree_leaves(expected), strict=True):
+            assert found.device.type == "cuda"
+            assert torch.equal(found.cpu(), its)
 
 
 def test_latencies_are_measured_there():
