@@ -109,6 +109,7 @@ def classifier_of_folder(
             f"{folder} holds no {ONNX_FILE}; take --engine torch, or export it again"
         )
     architecture = load_architecture(folder)
+    _check_classifies(architecture, folder)
     form = onnx_network(folder / ONNX_FILE)
     return Classifier(architecture=architecture, resize=manifest.resize, form=form)
 
@@ -126,11 +127,19 @@ def classifier_of_package(
     Raises:
         PackageError: the package is unusable.
     """
+    _check_classifies(load_architecture(folder), folder)
     architecture, network = load_package(folder, allow_import=allow_import)
     form = DeployedClassifier(architecture, network).eval()
     return Classifier(
         architecture=architecture, resize=resize or resize_of_architecture(architecture), form=form
     )
+
+
+def _check_classifies(architecture: Architecture, folder: Path) -> None:
+    if architecture.task != "classification":
+        raise PackageError(
+            f"{folder} holds a network for {architecture.task}, which does not classify images"
+        )
 
 
 def resize_of_architecture(architecture: Architecture) -> Resize:

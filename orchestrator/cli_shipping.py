@@ -19,6 +19,7 @@ from orchestrator.errors import UserError
 from orchestrator.terminal import FAILED, err, out, show
 
 if TYPE_CHECKING:
+    from deploy.drawing import Drawn
     from deploy.manifest import Manifest
     from deploy.prediction import Prediction
     from orchestrator.shipping import Wanted
@@ -105,12 +106,20 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes per image, likeliest first.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
     engine: Annotated[Engine, typer.Option(help="What computes.")] = Engine.torch,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="For pictures, where answers are pictures."),
+    ] = None,
     allow_import: AllowImport = False,
     tracking_uri: TrackingUri = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
 ) -> None:
-    """Classify image files, and those below folders, prepared as in the sweep's evaluation."""
+    """Classify image files, and those below folders, prepared as in the sweep's evaluation.
+
+    MODEL may also be the folder of a trial of another task; what its network makes of each image
+    is then drawn.
+    """
     if as_json and as_csv:
         raise UserError("--json and --csv exclude each other; take one")
     from deploy.prediction import image_files
@@ -126,9 +135,16 @@ def predict(
         files = image_files(paths)
         with err.status("model") as status:
             wanted = _wanted(model, alias, version, tracking_uri, allow_import)
-            classifier = shipping.classifier_of(wanted, engine.value, tell=status.update)
-        found = classifier.classify(files, top=top, batch_size=batch_size, unreadable=note)
-        _print_predictions(found, as_json, as_csv)
+            drawer = shipping.drawer_of(wanted)
+            if drawer is None:
+                classifier = shipping.classifier_of(wanted, engine.value, tell=status.update)
+        if drawer is None:
+            found = classifier.classify(files, top=top, batch_size=batch_size, unreadable=note)
+            _print_predictions(found, as_json, as_csv)
+        elif out_folder is None:
+            raise UserError(f"--out is missing; task {drawer.architecture.task} draws pictures")
+        else:
+            _print_drawn(drawer.draw(files, out_folder, unreadable=note), as_json)
     if unreadable:
         err.print(f"{len(unreadable)} of {len(files)} images could not be read", highlight=False)
         raise typer.Exit(FAILED)
@@ -223,6 +239,14 @@ def told(done: str) -> Iterator[None]:
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
     return json.loads(manifest.to_bytes())  # type: ignore[no-any-return]
+
+
+def _print_drawn(drawn: Iterator[Drawn], as_json: bool) -> None:
+    """Print what was drawn, as it comes."""
+    for one in drawn:
+        line = {"path": str(one.path), "picture": str(one.picture), **one.found}
+        text = json.dumps(line) if as_json else f"{one.path}: {one.picture}"
+        sys.stdout.write(text + "\n")
 
 
 def _print_predictions(found: Iterator[Prediction], as_json: bool, as_csv: bool) -> None:

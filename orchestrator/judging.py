@@ -100,6 +100,11 @@ def open_sweep(home: Home, sweep_id: str) -> SweepFacts:
         )
     recorded = json.loads(path.read_text())
     config = parse_sweep(recorded["config"], str(path))
+    if config.task.name != "classification":
+        raise UserError(
+            f"sweep {sweep_id} is of task {config.task.name}; only networks for classification can "
+            "be promoted so far, others are packages in the folders of their trials"
+        )
     graph = sweep_graph(config, recorded["plan"].get("data_version", ""))
     if config.budget.resource == "latency_ms":
         graph = latency_graph(graph, path.parent)

@@ -23,7 +23,7 @@ from orchestrator.driver import (
 )
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.growth import check_unchanged, with_recorded_cells
-from orchestrator.home import Home, write_json
+from orchestrator.home import PREVIEW_FILES, Home, write_json
 from orchestrator.latency_table import keep_table, plan_latency
 from orchestrator.preflight import Plan, check_device, check_disk, describe, make_plan
 from orchestrator.progress import ProgressBoard
@@ -138,7 +138,8 @@ def run_sweep(
     ):
         _keep_plan(plan, home)
         board = _board(plan, console, log)
-        files = files_of(home, config.sweep_id, config.storage.uri)
+        previews = PREVIEW_FILES if plan.task.draws_previews else ()
+        files = files_of(home, config.sweep_id, config.storage.uri, previews)
         with _storage_errors_told(), _tracking(plan, home) as tracker, files, board:
             studies = build_studies(plan, home)
             sweep = Sweep(plan, home, studies, tracker, board, files=files, taken_over=taken_over)

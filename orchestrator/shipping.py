@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.drawing import Drawer, drawer_of_package
 from deploy.export_folder import (
     FORMATS,
     ONNX_FILE,
@@ -18,7 +19,12 @@ from deploy.export_folder import (
 from deploy.manifest import MANIFEST_FILE, Manifest
 from deploy.model_card import Checks
 from deploy.onnx_export import describe, export_onnx, onnx_network
-from deploy.package import DeployedClassifier, load_architecture, load_package
+from deploy.package import (
+    ARCHITECTURE_FILE,
+    DeployedClassifier,
+    load_architecture,
+    load_package,
+)
 from deploy.prediction import Classifier, classifier_of_folder, classifier_of_package
 from deploy.publishing import Published, find_published, move_pointer, open_models, publish_folder
 from deploy.registered import RegisteredVersion, download_package, find_version
@@ -127,6 +133,20 @@ def publish(wanted: Wanted, address: str, tell: Tell = lambda _: None) -> Publis
         export(wanted, out, tell=tell)
         tell(f"uploading to {store.uri}")
         return publish_folder(out, store, key)
+
+
+def drawer_of(wanted: Wanted) -> Drawer | None:
+    """Return the network of a trial's folder, if its task's answers are pictures.
+
+    Raises:
+        PackageError: the package is unusable.
+    """
+    folder = Path(wanted.model)
+    if not (folder / ARCHITECTURE_FILE).exists():
+        return None
+    if load_architecture(folder).task == "classification":
+        return None
+    return drawer_of_package(folder, allow_import=wanted.allow_import)
 
 
 def classifier_of(wanted: Wanted, engine: str, tell: Tell = lambda _: None) -> Classifier:

@@ -16,6 +16,8 @@ from pas_trainer.segmentation_metrics import MASK_THRESHOLD
 Picture = NDArray[np.uint8]
 """(H, W, 3)."""
 
+MIN_SCORE = 0.5
+"""Detections below it are not drawn."""
 _CELL = 320
 """Pixels of an image's longer side."""
 _GAP = 8
@@ -40,7 +42,7 @@ def instance_picture(
     outputs: Sequence[Mapping[str, Tensor]],
     classes: Sequence[str],
     *,
-    min_score: float = 0.5,
+    min_score: float = MIN_SCORE,
     limit: int = 4,
 ) -> Picture:
     """Draw what is on images beside what a detector found there, one row per image.
@@ -64,11 +66,7 @@ def instance_picture(
     for image, target, output in list(zip(images, targets, outputs, strict=True))[:limit]:
         names = [classes[int(label) - 1] for label in target["labels"]]
         there = _outlined(image, target["boxes"], target["masks"][:, None], names)
-        sure = output["scores"] >= min_score
-        labels, scores = output["labels"][sure].tolist(), output["scores"][sure].tolist()
-        names = [f"{classes[n - 1]} {s:.2f}" for n, s in zip(labels, scores, strict=True)]
-        found = _outlined(image, output["boxes"][sure], output["masks"][sure], names)
-        rows.append([there, found])
+        rows.append([there, _found(image, output, classes, min_score)])
     return _table(rows, ("annotated", "found"))
 
 
@@ -95,6 +93,23 @@ def translation_picture(
     """
     columns = zip(inputs, outputs, targets, strict=True)
     return _table([[_enlarged(image) for image in row] for row in list(columns)[:limit]], titles)
+
+
+def outlined_picture(
+    image: Tensor, output: Mapping[str, Tensor], classes: Sequence[str]
+) -> Picture:
+    """Draw what a detector found on one image, arguments as of :func:`instance_picture`."""
+    drawn: Picture = _found(image, output, classes, MIN_SCORE).permute(1, 2, 0).numpy()
+    return drawn
+
+
+def _found(
+    image: Tensor, output: Mapping[str, Tensor], classes: Sequence[str], min_score: float
+) -> Tensor:
+    sure = output["scores"] >= min_score
+    labels, scores = output["labels"][sure].tolist(), output["scores"][sure].tolist()
+    names = [f"{classes[n - 1]} {s:.2f}" for n, s in zip(labels, scores, strict=True)]
+    return _outlined(image, output["boxes"][sure], output["masks"][sure], names)
 
 
 def _outlined(image: Tensor, boxes: Tensor, masks: Tensor, names: Sequence[str]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from pas_trainer.data import (
@@ -22,11 +23,11 @@ from pas_trainer.data import (
 from pas_trainer.data.batches import Split
 from pas_trainer.devices import autocast
 from pas_trainer.optim import OptimizerConfig
-from pas_trainer.previews import instance_picture
+from pas_trainer.previews import MIN_SCORE, instance_picture, outlined_picture
 from pas_trainer.segmentation_metrics import MaskPrecision
 from pas_trainer.tasks.metric import Metric
 from pas_trainer.tasks.task import About, Prepare, Task, TaskData
-from search_space import DETECTOR_SCOPES, detector_calls
+from search_space import DETECTOR_SCOPES, Architecture, detector_calls
 
 _EVAL_BATCH = 4
 _SHOWN = 4
@@ -117,6 +118,32 @@ class InstanceSegmentation(Task):
         """Return some validation images with what is there and what is found."""
         first = next(self._found(network, data.validation, data, device, _SHOWN))
         return instance_picture(*first, data.classes)
+
+    def draw(
+        self, network: nn.Module, image: Image.Image, architecture: Architecture
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Return an image with the objects found, and each one's class, score and box.
+
+        Boxes are (left, top, right, bottom) in pixels of the image as it was given.
+        """
+        scale = architecture.image_size / max(image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        small = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+        pixels = torch.from_numpy(small).permute(2, 0, 1)
+        (found,) = network([pixels.float() / 255])
+        sure = found["scores"] >= MIN_SCORE
+        back = torch.tensor(image.size).float() / torch.tensor([width, height])
+        boxes = found["boxes"][sure] * back.repeat(2)
+        objects = [
+            {"label": architecture.classes[label - 1], "score": score, "box": box}
+            for label, score, box in zip(
+                found["labels"][sure].tolist(),
+                found["scores"][sure].tolist(),
+                boxes.tolist(),
+                strict=True,
+            )
+        ]
+        return outlined_picture(pixels, found, architecture.classes), {"objects": objects}
 
     def _found(
         self,

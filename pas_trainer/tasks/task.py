@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from pas_trainer.data.batches import Split
@@ -232,6 +233,23 @@ class Task(ABC):
     ) -> NDArray[np.uint8] | None:
         """Return a picture (H, W, 3) of what a network does on some validation images."""
         return None
+
+    def draw(
+        self, network: nn.Module, image: Image.Image, architecture: Architecture
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Return a picture (H, W, 3) of what a network makes of an image, and that as figures.
+
+        Args:
+            network: in deploy form, on the CPU, in eval mode.
+            image: of any size, in colours.
+            architecture: of the network.
+        """
+        raise NotImplementedError
+
+    @property
+    def draws_answers(self) -> bool:
+        """Whether :meth:`draw` draws anything."""
+        return type(self).draw is not Task.draw
 
     @property
     def draws_previews(self) -> bool:

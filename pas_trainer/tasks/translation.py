@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from pas_trainer.data import (
@@ -19,6 +20,7 @@ from pas_trainer.data import (
     open_pairs,
 )
 from pas_trainer.data.batches import Split
+from pas_trainer.data.preparing import resized
 from pas_trainer.devices import autocast
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.previews import translation_picture
@@ -28,7 +30,7 @@ from pas_trainer.tasks.metric import Metric
 from pas_trainer.tasks.normalizer import Normalizer
 from pas_trainer.tasks.task import About, Prepare, Task, TaskData, check_images_pass
 from pas_trainer.translation_metrics import ImageQuality, KernelDistance, PatchDistance
-from search_space import SupernetConfig, find_attribute
+from search_space import Architecture, SupernetConfig, find_attribute
 
 METRICS = {
     "psnr_db": Metric("psnr_db"),
@@ -161,6 +163,20 @@ class ImageTranslation(Task):
         first = next(iter(self._made(network, data.validation, data, device, _SHOWN)))
         titles = ("input", "output", "target" if getattr(data, "paired", True) else "other domain")
         return translation_picture(*(images.cpu() for images in first), titles=titles)
+
+    def draw(
+        self, network: nn.Module, image: Image.Image, architecture: Architecture
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Return what becomes of an image, (S, S, 3), S being the size it was trained on.
+
+        The shorter side is brought to that, and the middle of the longer one kept.
+        """
+        size = architecture.image_size
+        pixels = torch.from_numpy(resized(np.array(image), size, 3)).permute(2, 0, 1)[None]
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (architecture.mean, architecture.std))
+        made = network((pixels.float() / 255 - mean) / std)[0] * std + mean
+        drawn = (made.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        return drawn, {"image_size": size}
 
     def _made(
         self,

@@ -1,0 +1,230 @@
+"""What every task promises, shown on the project's own: whole searches, and settings refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+
+import pytest
+import tiny_trials
+import torch
+
+from pas_trainer import (
+    ControlConfig,
+    DataConfig,
+    Metric,
+    TaskConfig,
+    build_compact,
+    make_task,
+    run_control,
+    run_search,
+    trace_supernet,
+    train_supernet,
+)
+from pas_trainer.tasks import AboutArchitecture
+
+KINDS = ("paired", "unpaired", "outlined")
+METRICS = {
+    "paired": {"psnr_db", "ssim"},
+    "unpaired": {"swd"},
+    "outlined": {"mask_map", "box_map", "mask_map_50", "box_map_50"},
+}
+
+
+class Stop(Exception):  # noqa: N818 - not an error
+    """Ends a trial where it is."""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trial(kind, tmp_path_factory):
+    return getattr(tiny_trials, kind)(tmp_path_factory.mktemp(kind))
+
+
+@pytest.fixture(scope="module")
+def supernet(trial, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("supernet")
+    train_supernet(tiny_trials.pretraining(trial), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trial, supernet):
+    return run_search(trial, supernet)
+
+
+def test_a_search_meets_its_budget_and_measures_what_the_task_measures(kind, trial, undisturbed):
+    metric = make_task(trial.task).metric.name
+    assert undisturbed.macs_ratio <= 0.5
+    assert undisturbed.metrics.keys() == undisturbed.test_metrics.keys() == METRICS[kind]
+    assert undisturbed.score == undisturbed.metrics[metric]
+    assert undisturbed.test_score == undisturbed.test_metrics[metric]
+    assert set(undisturbed.previews) == {"pretrain", "search", "finetune"}
+    assert all(picture.shape[2] == 3 for picture in undisturbed.previews.values())
+
+
+def test_a_trial_that_was_stopped_goes_on_bit_identically(trial, supernet, undisturbed, tmp_path):
+    """Stopped in the search and in fine-tuning; critics and their optimizers go on as well."""
+    for place in (("search", 1), ("finetune", 1)):
+
+        def report(epoch, place=place):
+            if (epoch.phase, epoch.epoch) == place:
+                raise Stop
+
+        with pytest.raises(Stop):
+            run_search(trial, supernet, report=report, checkpoint_folder=tmp_path)
+    resumed = run_search(trial, supernet, checkpoint_folder=tmp_path)
+    assert resumed.widths == undisturbed.widths
+    assert resumed.metrics == undisturbed.metrics
+    expected = undisturbed.network.state_dict()
+    for name, tensor in resumed.network.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    for phase, picture in undisturbed.previews.items():
+        assert (resumed.previews[phase] == picture).all(), phase
+
+
+def test_the_network_comes_back_from_its_record(trial, undisturbed):
+    architecture = undisturbed.architecture
+    assert architecture.task == trial.task.name
+    rebuilt = build_compact(architecture).eval()
+    rebuilt.load_state_dict(undisturbed.network.state_dict())
+    task = make_task(trial.task)
+    data = task.load_data(trial.data, torch.device("cpu"))
+    figures = task.evaluate(rebuilt, data.validation, data, torch.device("cpu"))
+    assert figures == pytest.approx(undisturbed.metrics, rel=1e-4)  # laid out otherwise in memory
+
+
+@pytest.mark.parametrize("control", ["supernet", "uniform"])
+def test_controls_are_trained_alike(trial, supernet, control):
+    result = run_control(ControlConfig(kind=control, trial=trial), supernet)
+    assert set(result.previews) == {"control"}
+    assert result.macs_ratio == 1 if control == "supernet" else result.macs_ratio <= 0.5
+
+
+def test_costs_do_not_depend_on_where_a_network_is(trial):
+    """The plan of a sweep is made on the meta device."""
+    task = make_task(trial.task)
+    about = task.open_data(trial.data)
+    where = trial.supernet
+    graphs = [
+        trace_supernet(task.build(where.name, where.options, about, on_meta=on_meta), task, about)
+        for on_meta in (False, True)
+    ]
+    assert graphs[0].count_macs() == graphs[1].count_macs() > 0
+    assert graphs[0].full_widths() == graphs[1].full_widths()
+
+
+def test_a_network_for_another_task_is_refused(trial):
+    task = make_task(trial.task)
+    about = task.open_data(trial.data)
+    with pytest.raises(ValueError, match=r"returns|detector"):
+        task.check_network(torch.nn.Conv2d(3, 4, 1), about)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"name": "instance_segmentatoin"}, "did you mean instance_segmentation"),
+        ({"name": "import:nowhere"}, "import:package.module:Name"),
+        ({"name": "import:no_such_module:Task"}, "task import:no_such_module:Task: there is no"),
+        ({"name": "import:math:sqrt"}, "is no subclass of pas_trainer.Task"),
+        ({"name": "classification", "options": {"speed": 1}}, "unknown option 'speed'"),
+        ({"name": "image_translation", "options": {"metric": "fid"}}, "known: psnr_db"),
+        ({"name": "image_translation", "options": {"metric": "kid"}}, "option features is missing"),
+        ({"name": "image_translation", "options": {"l1": -1}}, "option l1 is -1"),
+        ({"name": "image_translation", "options": {"l2": 1}}, "unknown option 'l2'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make_task(TaskConfig(**settings))
+
+
+def test_a_data_set_of_another_task_is_refused(tmp_path):
+    pairs = DataConfig(name="unpaired", root=str(tmp_path), image_size=64)
+    with pytest.raises(ValueError, match=r"data\.name is unpaired, which this task cannot read"):
+        make_task(TaskConfig()).check_data(pairs)
+    with pytest.raises(ValueError, match=r"compares pairs, but data\.name is unpaired"):
+        make_task(TaskConfig(name="image_translation")).check_data(pairs)
+
+
+@pytest.mark.parametrize("name", ["", "Accuracy", "top-1", "2nd"])
+def test_a_metric_has_a_name_that_can_be_a_key(name):
+    with pytest.raises(ValueError, match="is no name"):
+        Metric(name)
+
+
+def test_a_task_of_the_users_own_is_searched(tmp_path, monkeypatch):
+    """Regression of the mean of an image, by its error; lower is better."""
+    (tmp_path / "my_task.py").write_text(textwrap.dedent(OWN_TASK))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    base = tiny_trials.paired(tmp_path / "unused")
+    trial = dataclasses.replace(
+        base,
+        task=TaskConfig(name="import:my_task:Brightness", options={"noise": 0.0}),
+        data=DataConfig(name="custom", image_size=8),
+        supernet=dataclasses.replace(base.supernet, name="import:my_task:net", options={}),
+    )
+    train_supernet(tiny_trials.pretraining(trial), tmp_path / "supernet")
+    result = run_search(trial, tmp_path / "supernet")
+    assert result.score == result.metrics["error"]
+    assert result.macs_ratio <= 0.5
+    assert AboutArchitecture(result.architecture).image_size == 8
+    assert result.previews == {}
+
+
+OWN_TASK = """
+    from types import SimpleNamespace
+
+    import torch
+    from torch import nn
+
+    from pas_trainer import Metric, Task
+    from pas_trainer.data.batches import MemorySplit
+
+    class Brightness(Task):
+        metric = Metric("error", higher_is_better=False)
+
+        def __init__(self, noise):
+            self.noise = noise
+
+        def open_data(self, config):
+            return self.load_data(config, torch.device("cpu"))
+
+        def load_data(self, config, device):
+            torch.manual_seed(0)
+            images = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
+            split = MemorySplit(images, images.flatten(1).float().mean(1), 0, False)
+            return SimpleNamespace(
+                train=split, validation=split, test=split, classes=(), channels=1, image_size=8,
+                mean=(0.0,), std=(1.0,), version="", fingerprint=lambda: "always",
+            )
+
+        def num_outputs(self, about):
+            return 1
+
+        def preparer(self, data, device):
+            return lambda batch: (batch[0].float() / 255, batch[1] / 255)
+
+        def loss(self, outputs, targets, recipe):
+            return (outputs[:, 0] - targets).square().mean()
+
+        def evaluate(self, network, split, data, device):
+            network.eval()
+            (batch,) = split.eval_batches(8)
+            images, wanted = self.preparer(data, device)(batch)
+            with torch.inference_mode():
+                return {"error": float((network(images)[:, 0] - wanted).abs().mean())}
+
+    def net(num_classes, in_channels):
+        return nn.Sequential(
+            nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(8, num_classes),
+        )
+"""
