@@ -8,15 +8,24 @@ and targets go in, and a dict of losses comes out.
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 TORCHVISION_DETECTORS = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 """Torchvision's builders of a Mask R-CNN."""
+
+_OLD_NAMES = (
+    (r"^(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
+    (r"(\.fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
+    *((rf"\.mask_fcn{k + 1}\.", f".{k}.0.") for k in range(4)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +122,11 @@ def torchvision_mask_rcnn(
         trainable_backbone_layers: layers of the ResNet that train, counted from the last, 0 to 5.
         arguments: of :class:`torchvision.models.detection.MaskRCNN`.
 
-    Raises:
-        ValueError: ``trainable_backbone_layers`` is out of range.
+    See :func:`check_options` for what is refused.
     """
     from torchvision.models import get_model
 
     count = trainable_backbone_layers
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 5:
-        raise ValueError(f"trainable_backbone_layers is {count!r}; it must be a number from 0 to 5")
     network: Any = get_model(
         name, weights=None, weights_backbone=None, num_classes=num_classes, **arguments
     )
@@ -132,6 +138,48 @@ def torchvision_mask_rcnn(
             parameter.requires_grad_(key.startswith(trained))
     detector: nn.Module = network
     return detector
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Check the options of :func:`torchvision_mask_rcnn`; torchvision ignores those it lacks.
+
+    Raises:
+        ValueError: unknown option, or an option out of range.
+    """
+    from torchvision.models.detection import MaskRCNN
+
+    own = ("frozen_norms", "trainable_backbone_layers")
+    theirs = set(inspect.signature(MaskRCNN).parameters) - {"backbone", "num_classes", "kwargs"}
+    for option in options:
+        if option not in {*own, *theirs}:
+            close = difflib.get_close_matches(option, [*own, *theirs], n=1)
+            hint = (
+                f"did you mean {close[0]}?" if close else f"known: {', '.join(own)} and MaskRCNN's"
+            )
+            raise ValueError(f"unknown option {option!r} of supernet {name}; {hint}")
+    frozen, count = options.get("frozen_norms", False), options.get("trainable_backbone_layers", 5)
+    if not isinstance(frozen, bool):
+        message = f"option frozen_norms of supernet {name} is {frozen!r}; it must be true or false"
+        raise ValueError(message)  # noqa: TRY004 - bad input is a ValueError here
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 5:
+        raise ValueError(
+            f"option trainable_backbone_layers of supernet {name} is {count!r}; it must be a whole "
+            "number from 0 to 5"
+        )
+
+
+def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a Mask R-CNN under the names torchvision gives them now.
+
+    The files of its first weights have older ones, which ``load_state_dict`` understands.
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        current = name
+        for old, new in _OLD_NAMES:
+            current = re.sub(old, new, current)
+        renamed[current] = tensor
+    return renamed
 
 
 def _freeze_norms(network: nn.Module, eps: float) -> None:

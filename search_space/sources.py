@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from search_space.image_layers import set_image_channels, suit_small_images
-from search_space.mask_rcnn import TORCHVISION_DETECTORS, torchvision_mask_rcnn
+from search_space.mask_rcnn import TORCHVISION_DETECTORS, check_options, torchvision_mask_rcnn
 
 SOURCES = ("torchvision", "timm", "import")
 """What may stand before the colon of a supernet's name."""
@@ -57,9 +57,9 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
     if source == "torchvision":
         known = [*torchvision_names(), *TORCHVISION_DETECTORS]
         _check_known(rest, known, "torchvision classification network or Mask R-CNN")
-        if rest in TORCHVISION_DETECTORS and "stem" in options:
-            raise ValueError(f"option stem of supernet {name} is for classification; leave it out")
-        if options.get("stem", "cifar") != "cifar":
+        if rest in TORCHVISION_DETECTORS:
+            check_options(name, options)
+        elif options.get("stem", "cifar") != "cifar":
             raise ValueError(f"option stem of supernet {name} is {options['stem']!r}; known: cifar")
     elif source == "timm":
         timm = _timm()

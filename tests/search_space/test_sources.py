@@ -79,8 +79,8 @@ def test_auxiliary_heads_are_off_unless_asked_for(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "parts"),
     [
-        ("torchvision:resnt18", {}, r"torchvision classification network 'resnt18'; did you mean"),
-        ("torchvision:", {}, r"network ''; known: alexnet, "),
+        ("torchvision:resnt18", {}, r"network or Mask R-CNN 'resnt18'; did you mean"),
+        ("torchvision:", {}, r"Mask R-CNN ''; known: alexnet, "),
         ("torchvision:fcn_resnet50", {}, r"unknown torchvision classification network"),
         ("torchvision:resnet18", {"widht": 2}, r"torchvision:resnet18 cannot be built .*'widht'"),
         ("torchvision:resnet18", {"groups": 2}, r"torchvision:resnet18: BasicBlock only supports"),

@@ -3,8 +3,11 @@ import torch
 from torch import nn
 
 from search_space import (
+    MASK_RCNN_VARIANTS,
     MOBILEONE_VARIANTS,
     REPVGG_VARIANTS,
+    RESNET_GENERATOR_VARIANTS,
+    UNET_VARIANTS,
     VGG_VARIANTS,
     SupernetConfig,
     build_supernet,
@@ -15,8 +18,10 @@ from search_space import (
 
 
 def test_every_name_builds() -> None:
-    assert supernet_names() == (*REPVGG_VARIANTS, *MOBILEONE_VARIANTS, *VGG_VARIANTS)
-    for name in supernet_names():
+    classifiers = (*REPVGG_VARIANTS, *MOBILEONE_VARIANTS, *VGG_VARIANTS)
+    generators = (*UNET_VARIANTS, *RESNET_GENERATOR_VARIANTS)
+    assert supernet_names() == (*classifiers, *generators, *MASK_RCNN_VARIANTS)
+    for name in classifiers:
         with torch.device("meta"):
             model = build_supernet(name, num_classes=5, in_channels=1)
             assert model(torch.empty(2, 1, 32, 32)).shape == (2, 5)
