@@ -88,8 +88,9 @@ def _fit(operator: Operator, module: nn.Module, shares: tuple[Fraction, Fraction
     weight = module._parameters.get("weight")
     if weight is not None and hasattr(module, "normalized_shape"):
         settings.normalized_shape = tuple(weight.shape)
-    if weight is not None and hasattr(module, "num_features"):
-        settings.num_features = len(weight)
+    if hasattr(module, "num_features"):
+        resized = max(1, round(settings.num_features * shares[1]))
+        settings.num_features = resized if weight is None else len(weight)
 
 
 def _fitted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,9 +20,13 @@ from pas_trainer import attach_gates, slice_channels
 from search_space import (
     DETECTOR_SCOPES,
     ChannelGraph,
+    LatencyTarget,
     build_supernet,
     build_supernet_on_meta,
     detector_calls,
+    graph_with_latency,
+    latency_measurement,
+    measure_latency_table,
     trace_channels,
     trace_detector,
 )
@@ -211,6 +215,24 @@ def test_a_scope_called_several_times_per_image_counts_as_often() -> None:
     shapes = {op.name: op.arguments[0][0].shape for op in often.operators}
     assert (shapes["body.0"], shapes["head.0"]) == ((1, 3, 8, 8), (7, 5, 8, 8))
     assert [inputs.args[0].shape for inputs in often.inputs] == [(1, 3, 8, 8), (7, 5, 8, 8)]
+
+
+def test_measured_latencies_are_those_of_every_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MACs in the place of milliseconds: the operators run on all the regions of two images."""
+
+    def count_macs(run: Callable[[], Any], _target: LatencyTarget) -> float:
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops() / 2
+
+    monkeypatch.setattr(latency_measurement, "_timed", count_macs)
+    monkeypatch.setattr(latency_measurement, "REPEATS", (1, 1))
+    pair = Pair()
+    graph = trace_channels(pair, torch.empty(1, 3, 8, 8), scope=["body", "head"], calls={"head": 7})
+    table = measure_latency_table(graph, pair, LatencyTarget(batch_size=2))
+    measured = graph_with_latency(graph, table)
+    for widths in ({}, {"body.0": 2, "head.0": 3}):
+        assert measured.count("latency_ms", widths) == 2 * graph.count_macs(widths)
 
 
 @pytest.mark.parametrize(

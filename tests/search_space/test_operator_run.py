@@ -19,6 +19,7 @@ def _operator(layer, channels=12):
     return graph, next(o for o in graph.operators if o.name.startswith("1"))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("layer", "channels", "expected"),
     [
@@ -29,6 +30,7 @@ def _operator(layer, channels=12):
         (nn.ConvTranspose2d(12, 20, 2, stride=2), (5, 7), (2, 7, 16, 16)),
         (nn.BatchNorm2d(12), (1, 5), (2, 5, 8, 8)),
         (nn.InstanceNorm2d(12, affine=True), (1, 5), (2, 5, 8, 8)),
+        (nn.InstanceNorm2d(12), (1, 5), (2, 5, 8, 8)),
         (nn.GroupNorm(4, 12), (1, 8), (2, 8, 8, 8)),
         (nn.PReLU(12), (1, 5), (2, 5, 8, 8)),
         (nn.MaxPool2d(2), (1, 5), (2, 5, 4, 4)),
