@@ -131,7 +131,7 @@ def torchvision_mask_rcnn(
         name, weights=None, weights_backbone=None, num_classes=num_classes, **arguments
     )
     if frozen_norms:
-        _freeze_norms(network, eps=0.0 if name == TORCHVISION_DETECTORS[0] else 1e-5)
+        freeze_norms(network, eps=0.0 if name == TORCHVISION_DETECTORS[0] else 1e-5)
     if count < 5:
         trained = ("layer4", "layer3", "layer2", "layer1", "conv1")[:count]
         for key, parameter in network.backbone.body.named_parameters():
@@ -182,7 +182,7 @@ def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _freeze_norms(network: nn.Module, eps: float) -> None:
+def freeze_norms(network: nn.Module, eps: float) -> None:
     """Replace every batch-norm by torchvision's frozen one, in place, with the same numbers."""
     from torchvision.ops import FrozenBatchNorm2d
 

@@ -106,7 +106,8 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
 def _check_calls(calls: Mapping[str, int], names: Sequence[str]) -> None:
     for name, count in calls.items():
         if name not in names:
-            raise ValueError(f"calls names {name!r}, which is no scope; known: {', '.join(names)}")
+            known = ", ".join(names) or "none, the whole network is searched"
+            raise ValueError(f"calls names {name!r}, which is no scope; known: {known}")
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"calls of scope {name} is {count!r}; it must be a whole number >= 1")
 

@@ -21,6 +21,7 @@ from search_space import (
     DETECTOR_SCOPES,
     ChannelGraph,
     LatencyTarget,
+    MaskRCNNVariant,
     build_supernet,
     build_supernet_on_meta,
     detector_calls,
@@ -30,20 +31,22 @@ from search_space import (
     trace_channels,
     trace_detector,
 )
+from search_space.mask_rcnn import freeze_norms, mask_rcnn
 
 SMALL = {
-    "width": 0.125,
     "fpn_channels": 8,
     "head_channels": 4,
     "min_size": 64,
     "rpn_post_nms_top_n_test": 20,
     "box_detections_per_img": 5,
 }
-HEADS = DETECTOR_SCOPES[1:]
 
 
 def small_detector() -> nn.Module:
-    return build_supernet("maskrcnn_resnet18_fpn", 3, **SMALL)
+    """One block per stage, and frozen norms as in the network with published weights."""
+    network = mask_rcnn(MaskRCNNVariant((1, 1, 1, 1), (4, 4, 8, 8), **SMALL), 3)
+    freeze_norms(network, eps=0.0)
+    return network
 
 
 def second_version() -> nn.Module:
@@ -158,27 +161,45 @@ def macs_of(graph: ChannelGraph, scope: str) -> float:
     return sum(p.coefficient * p.a.of(widths) * p.b.of(widths) for p in products)
 
 
-def test_heads_on_the_meta_device_cost_what_their_layers_say() -> None:
-    network = build_supernet_on_meta("maskrcnn_resnet18_fpn", 7, **SMALL)
-    graph = trace_detector(network, (3, 64, 64), scope=HEADS)
+@pytest.mark.parametrize("sliced", [small_detector], indirect=True)
+def test_heads_cost_what_their_layers_say(sliced: Sliced) -> None:
+    graph = sliced.graph
     assert macs_of(graph, "roi_heads.box_head") == 20 * (8 * 7 * 7 * 16 + 16 * 16)
     assert macs_of(graph, "roi_heads.mask_head") == 5 * 14 * 14 * 9 * (8 * 4 + 3 * 4 * 4)
-    assert macs_of(graph, "roi_heads.mask_predictor") == 5 * 14 * 14 * 4 * (4 * 4 + 4 * 7)
+    assert macs_of(graph, "roi_heads.mask_predictor") == 5 * 14 * 14 * 4 * (4 * 4 + 4 * 3)
     pixels = sum(side**2 for side in (16, 8, 4, 2, 1))
     assert macs_of(graph, "rpn.head") == pixels * (9 * 8 * 8 + 8 * 3 + 8 * 12)
+
+
+def test_detectors_on_the_meta_device_cost_the_same() -> None:
+    scope = ("rpn.head", "roi_heads.mask_predictor")
+    networks = [
+        build("maskrcnn_resnet18_fpn", 7, width=0.125, **SMALL)
+        for build in (build_supernet, build_supernet_on_meta)
+    ]
+    real, meta = (trace_detector(network, (3, 64, 64), scope=scope) for network in networks)
+    assert real.groups == meta.groups
+    widths = {"rpn.head.conv.0.0": 3, "roi_heads.mask_predictor.conv5_mask": 2}
+    assert real.count_macs(widths) == meta.count_macs(widths) < meta.count_macs()
+    # As trials do it: the network as it is, with the numbers that are read off it.
+    calls = detector_calls(networks[1], scope)
+    image = torch.zeros(3, 64, 64)
+    again = trace_channels(networks[1], ([image],), scope=scope, calls=calls)
+    assert again.count_macs(widths) == meta.count_macs(widths)
 
 
 @pytest.mark.parametrize("rpn_thresh", [0.0, 1.1], ids=["no detections", "no regions"])
 def test_costs_do_not_depend_on_what_is_detected(rpn_thresh: float) -> None:
     network: Any = small_detector()
     network.rpn.score_thresh, network.roi_heads.score_thresh = rpn_thresh, 1.1
-    assert len(network.eval()([torch.zeros(3, 64, 64)])[0]["boxes"]) == 0
+    with torch.no_grad():
+        assert len(network.eval()([torch.zeros(3, 64, 64)])[0]["boxes"]) == 0
     graph = trace_detector(network, (3, 64, 64), scope=["roi_heads.mask_predictor"])
     assert graph.count_macs() == 5 * 14 * 14 * 4 * (4 * 4 + 4 * 3)
 
 
 def test_calls_are_read_off_the_network() -> None:
-    network = build_supernet_on_meta("maskrcnn_resnet18_fpn", 3, **SMALL)
+    network = small_detector()
     assert detector_calls(network) == {
         "roi_heads.box_head": 20,
         "roi_heads.mask_head": 5,
