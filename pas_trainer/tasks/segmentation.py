@@ -89,6 +89,19 @@ class InstanceSegmentation(Task):
             options = {**dict.fromkeys(_SIZES, about.image_size), **options}
         return super().build(supernet, options, about, on_meta=on_meta)
 
+    def suit(self, network: nn.Module, about: About) -> nn.Module:
+        """Show a detector a square image.
+
+        What pools regions concludes the strides of feature maps from the first image it sees and
+        keeps them (torchvision's MultiScaleRoIAlign); from a small oblong one it may conclude
+        others.
+        """
+        if not next(network.parameters()).is_meta:
+            with torch.no_grad():
+                network.eval()(self.example(about))
+            network.train()
+        return network
+
     def example(self, about: About) -> list[Tensor]:
         """Return a list of one square image."""
         return [torch.zeros((about.channels, about.image_size, about.image_size))]

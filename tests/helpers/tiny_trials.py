@@ -50,7 +50,7 @@ def outlined(root: Path) -> TrialConfig:
     write_penn_fudan(root)
     return _trial(
         TaskConfig(name="instance_segmentation"),
-        DataConfig(name="penn_fudan", root=str(root), image_size=64, train_images=6, test_images=2),
+        DataConfig(name="penn_fudan", root=str(root), image_size=64, train_images=8, test_images=4),
         SupernetConfig(
             name="maskrcnn_resnet18_fpn",
             options={"width": 0.0625, "fpn_channels": 8, "head_channels": 8},

@@ -223,8 +223,8 @@ OWN_TASK = """
 
     def net(num_classes, in_channels):
         return nn.Sequential(
-            nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-            nn.Linear(8, num_classes),
+            nn.Conv2d(in_channels, 24, 3), nn.BatchNorm2d(24), nn.ReLU(),
+            nn.Conv2d(24, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(24, num_classes),
         )
 """
