@@ -104,7 +104,7 @@ def cells_figure(records: Sequence[TrialRecord]) -> go.Figure:
             textfont={"color": INK},
             xgap=3,
             ygap=3,
-            colorbar={"tickformat": ".1%", "thickness": 12, "outlinewidth": 0},
+            colorbar={"tickformat": score_format(records), "thickness": 12, "outlinewidth": 0},
         )
     )
     _add_empty_texts(figure, best, texts)
@@ -129,7 +129,7 @@ def curves_figure(
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
     drawn = [member for member in members if member.trial_id in curves]
     metric = members[0].metric if members else "accuracy"
-    formats = (".1%", ".1%" if metric == "accuracy" else ".4g")
+    formats = (".1%", score_format(members))
     for member, color in zip(drawn, colors_of(len(drawn)), strict=True):
         curve, name = curves[member.trial_id], html.escape(member.trial_id)
         split = curve.num_search
@@ -161,6 +161,11 @@ def curves_figure(
     figure.update_xaxes(title="epoch", row=2, col=1)
     figure.update_layout(legend={**_LEGEND, "y": -0.17})
     return figure
+
+
+def score_format(records: Sequence[TrialRecord]) -> str:
+    """Return how plotly shows the records' scores on an axis."""
+    return ".1%" if not records or records[0].metric == "accuracy" else ".4g"
 
 
 def importance_figure(shares: Mapping[str, float]) -> go.Figure:
