@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import atexit
 import gc
 
 import torch
@@ -36,9 +37,14 @@ def in_smaller_parts(job: TrialJob) -> TrialJob | None:
 
 @functools.cache
 def keep_imports_out_of_gc() -> None:
-    """Let collections leave alone what a worker has imported: half a second each, else."""
+    """Let collections leave alone what a worker has imported: half a second each, else.
+
+    Until the process ends: bindings that are not collected then complain of leaks.
+    """
     gc.collect()
     gc.freeze()
+    atexit.unregister(gc.unfreeze)
+    atexit.register(gc.unfreeze)
 
 
 def free_memory() -> None:

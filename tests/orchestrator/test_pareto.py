@@ -115,6 +115,12 @@ RECORDS = [
 ]
 
 
+def test_of_some_metrics_less_is_better():
+    lower = {"metric": "swd", "higher_is_better": False}
+    records = [trial(0, 50, 0.2, **lower), trial(1, 20, 0.5, **lower), trial(2, 60, 0.7, **lower)]
+    assert [record.number for record in front(records)] == [1, 0]
+
+
 def test_front_of_records():
     assert [record.number for record in front(RECORDS)] == [1, 0, 7]
     marked = mark_front(RECORDS, "macs")

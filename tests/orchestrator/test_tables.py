@@ -50,6 +50,19 @@ def test_the_best_is_the_most_accurate_then_the_cheapest():
     assert best_of([record(0, "RUNNING")]) is None
 
 
+def test_tables_name_the_metric_and_follow_it():
+    lower = {"metric": "swd", "higher_is_better": False, "test_score": 0.5}
+    near, far = record(0, score=0.25, **lower), record(1, score=0.75, **lower)
+    assert best_of([far, near]) is near
+    text = shown(compare_table([far, near], "macs", "s-1", (0.125, 0.5)))
+    assert "0.2500 (0.5000)" in text
+    assert "validation swd" in text
+    loud = record(0, metric="psnr_db", score=21.456, test_score=20.0, on_front=True)
+    text = shown(front_table([loud], "front"))
+    assert "PSNR" in text
+    assert "21.46 dB" in text
+
+
 def test_cells_show_their_best_and_what_is_missing():
     records = [record(0, score=0.91, on_front=True), record(1, "FAILED", error="lost")]
     text = shown(compare_table(records, "macs", "s-1", (0.95, 0.94)))

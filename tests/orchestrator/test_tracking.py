@@ -121,6 +121,32 @@ def assert_clean(uri, trials):
     return client, {run.data.tags["pas.trial_id"]: run for run in runs}
 
 
+def test_scores_of_another_metric_are_read_back(uri):
+    """Of this one less is better; further figures come back as well."""
+    lower = {"metric": "swd", "higher_is_better": False}
+    sweep = tracker(uri, **lower)
+    records = []
+    for number, score in enumerate((0.5, 0.25)):
+        begun = dataclasses.replace(running(number), **lower)
+        sweep.trial_started(begun)
+        sweep.log_epoch(begun.trial_id, {"loss": 1.0, "epoch_swd": score, "epoch_kid": 2.0}, 0)
+        records.append(ended(begun, score=score, metrics={"kid": 1.5, "test_kid": 1.75}))
+        sweep.trial_finished(records[-1], {"preview_search.jpg": b"\xff\xd8"})
+    sweep.log_supernet(0.125, 0.25)
+    sweep.update_front(records, "macs", 2.5e10)
+    sweep.close("FINISHED")
+    info = find_sweep(uri, SWEEP)
+    assert (info.metric, info.higher_is_better) == ("swd", False)
+    assert (info.supernet_score, info.supernet_test_score) == (0.125, 0.25)
+    found = load_records(uri, SWEEP)
+    assert [dataclasses.replace(r, run_id=None, on_front=False) for r in found] == records
+    client, runs = assert_clean(uri, [r.trial_id for r in records])
+    assert client.get_run(info.run_id).data.metrics["best_swd/b0.5"] == 0.25
+    assert "accuracy" not in runs[records[0].trial_id].data.metrics
+    names = {item.path for item in client.list_artifacts(found[0].run_id)}
+    assert "preview_search.jpg" in names
+
+
 def wait_for(condition, seconds=20.0):
     end = time.monotonic() + seconds
     while not condition():

@@ -1,0 +1,53 @@
+"""Records as JSON: under the metric's name, also those of earlier versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from orchestrator.records import TrialRecord
+
+ACCURATE = TrialRecord(
+    trial_id="b0.5-s10-0",
+    sweep_id="s-1",
+    status="FINISHED",
+    budget=0.5,
+    strength=10.0,
+    number=0,
+    score=0.93,
+    test_score=0.91,
+    widths={"stem": 3},
+)
+NOISY = dataclasses.replace(
+    ACCURATE, metric="psnr_db", score=21.5, test_score=20.25, metrics={"ssim": 0.5}
+)
+DISTANT = dataclasses.replace(
+    ACCURATE, metric="swd", higher_is_better=False, score=0.25, test_score=None
+)
+
+
+@pytest.mark.parametrize("record", [ACCURATE, NOISY, DISTANT])
+def test_a_record_comes_back_from_json(record):
+    assert TrialRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+def test_scores_stand_under_the_metrics_name():
+    document = NOISY.to_json()
+    assert (document["psnr_db"], document["test_psnr_db"]) == (21.5, 20.25)
+    assert document["metrics"] == {"ssim": 0.5}
+    assert not {"accuracy", "score", "test_score"} & document.keys()
+
+
+def test_records_of_earlier_versions_are_of_accuracies():
+    document = ACCURATE.to_json()
+    for name in ("metric", "higher_is_better", "metrics"):
+        del document[name]
+    assert TrialRecord.from_json(document) == ACCURATE
+
+
+def test_more_gain_is_always_better():
+    assert ACCURATE.gain == 0.93
+    assert DISTANT.gain == -0.25
+    assert dataclasses.replace(DISTANT, score=None).gain is None

@@ -1,0 +1,23 @@
+"""Scores as people read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator import scores
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "axis", "figure", "short"),
+    [
+        ("accuracy", "accuracy", "validation accuracy", "0.9312", "93.1 %"),
+        ("mask_map_50", "mask mAP 50", "validation mask mAP 50", "0.9312", "0.9312"),
+        ("psnr_db", "PSNR", "validation PSNR (dB)", "0.93 dB", "0.93 dB"),
+        ("mean_error", "mean error", "validation mean error", "0.9312", "0.9312"),
+    ],
+)
+def test_texts(metric, label, axis, figure, short):
+    assert scores.label(metric) == label
+    assert scores.axis(metric) == axis
+    assert scores.figure(metric, 0.9312) == figure
+    assert scores.short(metric, 0.9312) == short
