@@ -142,8 +142,8 @@ def drawer_of(wanted: Wanted) -> Drawer | None:
         PackageError: the package is unusable.
     """
     folder = Path(wanted.model)
-    if not (folder / ARCHITECTURE_FILE).exists():
-        return None
+    if (folder / MANIFEST_FILE).exists() or not (folder / ARCHITECTURE_FILE).exists():
+        return None  # what has been exported classifies
     if load_architecture(folder).task == "classification":
         return None
     return drawer_of_package(folder, allow_import=wanted.allow_import)

@@ -172,7 +172,7 @@ class ImageTranslation(Task):
         The shorter side is brought to that, and the middle of the longer one kept.
         """
         size = architecture.image_size
-        pixels = torch.from_numpy(resized(np.array(image), size, 3)).permute(2, 0, 1)[None]
+        pixels = torch.tensor(resized(np.array(image), size, 3)).permute(2, 0, 1)[None]
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (architecture.mean, architecture.std))
         made = network((pixels.float() / 255 - mean) / std)[0] * std + mean
         drawn = (made.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()

@@ -12,7 +12,9 @@ from search_space import GroupRules, WidthRules
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"
 
 
-def test_the_examples_are_valid():
+def test_the_examples_are_valid(monkeypatch):
+    monkeypatch.chdir(DIGITS.parent)
+    monkeypatch.syspath_prepend(str(DIGITS.parent))
     for path in DIGITS.parent.glob("*.yaml"):
         assert load_sweep(path).name == path.stem
 
@@ -163,7 +165,13 @@ def test_only_what_decides_results_changes_the_id():
         ("tracking.uri=http://me:secret@h:1", ["credentials", "MLFLOW_TRACKING_USERNAME"]),
         ("tracking.uri=ftp://h", ["tracking.uri", "http://"]),
         ("name=Bad Name", ["name is 'Bad Name'"]),
-        ("task=segmentation", ["task is 'segmentation'"]),
+        ("task=segmentation", ["task: name is 'segmentation'", "instance_segmentation"]),
+        ("task={name: classification, options: {speed: 1}}", ["unknown option 'speed'"]),
+        ("data={name: custom}", ["data.name is custom", "digits, cifar10, imagefolder"]),
+        (
+            "task={name: image_translation, options: {metric: psnr}}",
+            ["option metric is 'psnr'", "psnr_db"],
+        ),
         ("search.epochs", ["has no '='"]),
         ("name.x=1", ["name is a value"]),
         ("seed=[1", ["not valid YAML"]),

@@ -108,10 +108,10 @@ def whole():
 def test_every_section_says_what_it_is_about(whole):
     texts = Page(whole).texts
     assert "tiny" in texts["header"]
-    for words in ("1 finished, 2 failed; 4 planned", "95.00% validation", "1970-01-01 00:01 UTC"):
+    for words in ("1 finished, 2 failed; 4 planned", "95.00 % validation", "1970-01-01 00:01 UTC"):
         assert words in texts["header"]
-    assert "93.21%" in texts["front"]
-    assert "91.23%" in texts["front"]
+    assert "93.21 %" in texts["front"]
+    assert "91.23 %" in texts["front"]
     assert "Too few." in texts["importance"]
     for words in ("5.00", "1.25 EUR", "10%", "search", "75%"):
         assert words in texts["compute"]
