@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
-import atexit
 import gc
 
 import torch

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pas_trainer.errors import WeightsError
 from search_space import SupernetConfig, build_supernet_on_meta, is_weights_file
+from search_space.mask_rcnn import current_names
 from search_space.sources import torchvision_network
 
 _WRAPPED_IN = ("state_dict", "model")
@@ -58,7 +59,8 @@ def read_weights(config: SupernetConfig, *, shapes_only: bool = False) -> dict[s
     """
     assert config.weights is not None
     if is_weights_file(config.weights):
-        return _read_file(Path(config.weights))
+        state = _read_file(Path(config.weights))
+        return current_names(state) if "maskrcnn" in config.name else state
     return _published(config, shapes_only=shapes_only)
 
 
@@ -188,7 +190,11 @@ def _belongs_to_absent(name: str, network: nn.Module) -> bool:
 
 
 def _tensors_per_class(network: nn.Module, num_classes: int) -> Iterable[str]:
-    """Yield the tensors of linear layers and convolutions that have one row per class."""
+    """Yield the tensors of linear layers and convolutions that have one row per class.
+
+    Those that place a detector's boxes have four.
+    """
     for name, module in network.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.shape[0] == num_classes:
+        rows = num_classes * (4 if name.endswith("bbox_pred") else 1)
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.shape[0] == rows:
             yield from (f"{name}.{own}" for own, _ in module.named_parameters(recurse=False))

@@ -203,3 +203,25 @@ def test_timm_weights_are_checked_without_fetching_them() -> None:
     state = read_weights(config, shapes_only=True)
     network = build_supernet_on_meta("timm:resnet10t", 10)
     assert fit_weights(config, state, network, 10) == ("fc.weight", "fc.bias")
+
+
+def test_a_detectors_file_of_other_classes_and_old_names_fits(tmp_path):
+    """What depends on the number of classes stays at random; torchvision's first names fit."""
+    options = {"width": 0.0625, "fpn_channels": 8, "head_channels": 8}
+    published = build_supernet("maskrcnn_resnet18_fpn", 5, **options).state_dict()
+    old = {
+        name.replace("rpn.head.conv.0.0.", "rpn.head.conv.").replace(
+            "mask_head.0.0.", "mask_head.mask_fcn1."
+        ): tensor
+        for name, tensor in published.items()
+    }
+    assert old.keys() != published.keys()
+    path = tmp_path / "coco.pth"
+    torch.save(old, path)
+    network = build_supernet("maskrcnn_resnet18_fpn", 2, **options)
+    config = SupernetConfig(name="maskrcnn_resnet18_fpn", options=options, weights=str(path))
+    left = load_weights(config, network, 2)
+    assert {name.split(".")[-2] for name in left} == {"cls_score", "bbox_pred", "mask_fcn_logits"}
+    for name, tensor in network.state_dict().items():
+        if name not in left:
+            assert torch.equal(tensor, published[name]), name
