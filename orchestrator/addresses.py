@@ -15,15 +15,21 @@ LOCKED = (
     "file ~/.ray/auth_token to the token that it was started with"
 )
 _TIMEOUT_S = 5
+_PORTS = {"http": 80, "https": 443, "ray": 10001}
 _FORMS = (
-    "auto (the cluster of this machine), HOST:PORT of a Ray head, or http(s)://HOST:8265, the "
-    "dashboard that takes jobs"
+    "auto (the cluster of this machine), HOST:PORT of a Ray head, http(s)://HOST:8265 (the "
+    "dashboard that takes jobs), or ray://HOST:10001 (Ray Client, by which jobs get there too)"
 )
 
 
 def takes_jobs(address: str | None) -> bool:
-    """Whether an address is that of a job server (a Ray dashboard)."""
-    return address is not None and address.startswith(("http://", "https://"))
+    """Whether an address leads to a job server: a Ray dashboard, or Ray Client's way to it."""
+    return address is not None and address.startswith(("http://", "https://", "ray://"))
+
+
+def is_ray_client(address: str | None) -> bool:
+    """Whether an address is Ray Client's."""
+    return address is not None and address.startswith("ray://")
 
 
 def is_own(address: str | None) -> bool:
@@ -49,19 +55,12 @@ def check_address(address: str | None) -> None:
         address: ``None`` or ``local``: this machine alone.
 
     Raises:
-        UserError: no such address, Ray Client's, or nothing answers there.
+        UserError: no such address, or nothing answers there.
     """
     if address in {None, "local", "auto"}:
         return
     assert address is not None
-    if address.startswith("ray://"):
-        host = urlsplit(address).hostname or "HOST"
-        raise UserError(
-            f"--address {address} is Ray Client's, under which Ray Tune cannot keep a sweep's "
-            "driver here; submit the sweep as a job with --address "
-            f"http://{host}:8265, or run it on the head with --address auto"
-        )
-    host, port = _host_and_port(address)
+    host, port = host_and_port(address)
     try:
         socket.create_connection((host, port), timeout=_TIMEOUT_S).close()
     except OSError as error:
@@ -72,10 +71,15 @@ def check_address(address: str | None) -> None:
         ) from None
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the host (IPv6 without brackets) and the port that an address names.
+
+    Raises:
+        UserError: no such address.
+    """
     url = urlsplit(address if takes_jobs(address) else f"tcp://{address}")
     try:
-        port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+        port = url.port or _PORTS.get(url.scheme)
     except ValueError:  # out of range
         port = None
     if not url.hostname or not port or url.path.strip("/") or not re.fullmatch(r"\S+", address):

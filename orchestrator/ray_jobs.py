@@ -16,10 +16,13 @@ from typing import Any
 
 import requests
 
-from orchestrator.addresses import LOCKED, check_address, takes_jobs
+from orchestrator.addresses import LOCKED, check_address, is_ray_client, takes_jobs
 from orchestrator.driver import STOP_WAIT_S
 from orchestrator.errors import UserError
 from orchestrator.submitted import SweepJob, metadata_of, sweep_job
+
+# Read by Ray when it is imported: 'uv run pas' does not make uv a need of the cluster.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 _TIMEOUT_S = 10
 _POLL_S = 0.5
@@ -35,7 +38,8 @@ class JobServer:
     """The job server of a cluster.
 
     Args:
-        address: ``http(s)://HOST:PORT`` of the dashboard, ``auto`` or ``HOST:PORT`` of the head.
+        address: ``http(s)://HOST:PORT`` of the dashboard, ``ray://HOST:PORT`` of Ray Client,
+            ``auto`` or ``HOST:PORT`` of the head.
 
     Raises:
         UserError: it cannot be reached, wants a token, or this machine lacks ``ray[default]``.
@@ -45,12 +49,15 @@ class JobServer:
         self._address = address
         check_address(address)
         with self._told(), _own_address(address):
-            if takes_jobs(address):  # Ray's client would wait for ever for one that is silent
+            by_client = is_ray_client(address)
+            if takes_jobs(address) and not by_client:  # Ray would wait for ever for a silent one
                 requests.get(address.rstrip("/") + "/api/version", timeout=_TIMEOUT_S)
             from ray.job_submission import JobSubmissionClient
 
             for name in _TALKATIVE:
                 logging.getLogger(name).setLevel(logging.WARNING)
+            if by_client:
+                from orchestrator.ray_client import ClientOnHead as JobSubmissionClient
             self._client = JobSubmissionClient(address)
 
     def jobs(self, sweep: str | None = None) -> list[SweepJob]:
