@@ -29,6 +29,7 @@ from orchestrator.addresses import host_and_port
 
 _PATIENCE_S = 60
 _POLL_S = 1
+_PROBE_S = 3
 _PING = "/ray.rpc.RayletDriver/ClusterInfo"
 _NOT_STARTED = (
     "the head could not start Ray Client's server for this machine (its log there: "
@@ -101,8 +102,10 @@ class ClientOnHead(JobSubmissionClient):  # type: ignore[misc]
 
 
 def _log_reader() -> Callable[..., str]:
-    """Return what reads a log from a character on. Nested, it is sent as a whole: the cluster
-    need not have this module."""
+    """Return what reads a log from a character on.
+
+    Nested, it is sent as a whole: the cluster need not have this module.
+    """
 
     def log_from(start: int, url: str, *, headers: Any, timeout: float) -> str:
         answer = requests.get(url, headers=headers, timeout=timeout)
@@ -141,7 +144,7 @@ def _wants_token(server: str) -> bool:
     """Whether a server refuses requests without a token."""
     with grpc.insecure_channel(server) as channel:
         try:
-            channel.unary_unary(_PING)(b"", timeout=_PATIENCE_S / 10)
+            channel.unary_unary(_PING)(b"", timeout=_PROBE_S)
         except grpc.RpcError as error:
             return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
     return False

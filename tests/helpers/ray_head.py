@@ -25,6 +25,7 @@ class Head:
 
     jobs: str
     gcs: str
+    client: str
     token: Mapping[str, str]
 
 
@@ -36,6 +37,7 @@ def ray_head(environment: Mapping[str, str], num_cpus: int = 2) -> Iterator[Head
     head = Head(
         f"http://127.0.0.1:{ports['dashboard-port']}",
         f"127.0.0.1:{ports['port']}",
+        f"ray://127.0.0.1:{ports['ray-client-server-port']}",
         {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)},
     )
     folder = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie in it
@@ -50,6 +52,7 @@ def ray_head(environment: Mapping[str, str], num_cpus: int = 2) -> Iterator[Head
         command,
         env={
             **os.environ,
+            "GRPC_ENABLE_FORK_SUPPORT": "0",  # else Ray Client's server dies when it forks
             **environment,
             **head.token,
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",

@@ -4,7 +4,13 @@ import socket
 
 import pytest
 
-from orchestrator.addresses import check_address, is_own, takes_jobs
+from orchestrator.addresses import (
+    check_address,
+    host_and_port,
+    is_own,
+    is_ray_client,
+    takes_jobs,
+)
 from orchestrator.errors import UserError
 
 
@@ -22,34 +28,58 @@ def test_what_needs_no_way_there_is_taken(address):
     assert not takes_jobs(address)
 
 
-@pytest.mark.parametrize("form", ["127.0.0.1:{}", "http://127.0.0.1:{}", "http://localhost:{}/"])
-def test_what_answers_is_taken(listening, form):
+@pytest.mark.parametrize(
+    ("form", "jobs", "client"),
+    [
+        ("127.0.0.1:{}", False, False),
+        ("http://127.0.0.1:{}", True, False),
+        ("http://localhost:{}/", True, False),
+        ("ray://127.0.0.1:{}", True, True),
+    ],
+)
+def test_what_answers_is_taken(listening, form, jobs, client):
     address = form.format(listening)
     check_address(address)
-    assert takes_jobs(address) == address.startswith("http")
+    assert (takes_jobs(address), is_ray_client(address)) == (jobs, client)
+
+
+@pytest.mark.parametrize(
+    ("address", "named"),
+    [
+        ("head:6379", ("head", 6379)),
+        ("http://head", ("head", 80)),
+        ("https://head/", ("head", 443)),
+        ("ray://head", ("head", 10001)),
+        ("ray://head:23", ("head", 23)),
+        ("ray://[::1]", ("::1", 10001)),
+    ],
+)
+def test_the_port_may_be_left_out_where_there_is_a_usual_one(address, named):
+    assert host_and_port(address) == named
 
 
 @pytest.mark.parametrize(
     "address",
-    ["", "foo", "bogus://x:1", "http://", "http://:8265", "http://x:99999", "x:y", "http://x/jobs"],
+    [
+        *("", "foo", "bogus://x:1", "http://", "http://:8265", "http://x:99999", "x:y"),
+        *("http://x/jobs", "ray://", "ray://:10001", "ray://x:0x1", "ray://x/y"),
+    ],
 )
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(UserError, match=f"--address '{address}' is no address; it may be auto"):
         check_address(address)
 
 
-def test_ray_client_is_refused_with_what_works():
-    with pytest.raises(UserError, match="submit the sweep as a job with --address http://far:8265"):
-        check_address("ray://far:10001")
-
-
-def test_credentials_do_not_belong_there():
+@pytest.mark.parametrize("scheme", ["http", "ray"])
+def test_credentials_do_not_belong_there(scheme):
     with pytest.raises(UserError, match="RAY_AUTH_TOKEN") as caught:
-        check_address("http://me:secret@host:8265")
+        check_address(f"{scheme}://me:secret@host:8265")
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("form", ["127.0.0.1:{}", "http://127.0.0.1:{}", "https://127.0.0.1:{}"])
+@pytest.mark.parametrize(
+    "form", [f"{scheme}127.0.0.1:{{}}" for scheme in ("", "http://", "https://", "ray://")]
+)
 def test_where_nothing_answers_is_told(form):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

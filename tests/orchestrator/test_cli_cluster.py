@@ -25,7 +25,7 @@ def test_the_document_is_found_in_the_log_however_it_is_cut(size):
         (None, {"code": True}, "--code is for clusters"),
         ("http://x:1", {"dry_run": True}, "--dry-run is not submitted"),
         ("auto", {"dry_run": True, "detach": True}, "--dry-run is not submitted"),
-        ("ray://x:1", {}, "Ray Client"),
+        ("ray://x:1", {"dry_run": True}, "--dry-run is not submitted"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(address, options, part):

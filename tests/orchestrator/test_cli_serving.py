@@ -49,7 +49,7 @@ def export(tmp_path_factory):
         ("m --tracking-uri sqlite:///empty.db", "the registry has no model 'm'"),
         ("m --host 192.0.2.77", "cannot listen on 192.0.2.77 port 8000"),
         ("m --address http://127.0.0.1:8265", "takes jobs"),
-        ("m --address ray://127.0.0.1:1", "is Ray Client's"),
+        ("m --address ray://127.0.0.1:1", "takes jobs"),
         ("m --address 127.0.0.1:1", "nothing answers at 127.0.0.1 port 1"),
         ("m --tracking-uri http://127.0.0.1:1", "cannot be reached"),
     ],

@@ -74,12 +74,38 @@ def test_a_sweep_is_submitted_followed_stopped_and_run_to_its_end(pas, cluster_p
     assert not pas.home.exists()
 
 
+def test_ray_client_is_another_way_there(pas, cluster_pas, head, token):
+    there = ["--address", head.client]
+    endless = ["sweep", str(pas.file), *there, *QUICK, "--set", "finetune.epochs=100000"]
+    follower = pas.start_until_output("finetune 1/", *endless, "--set", "name=beyond", "--code")
+
+    stopped = told(pas, "stop", "beyond", *there)
+    assert stopped["was_running"]
+    assert "interrupted; the same command goes on" in follower.communicate(timeout=60)[0]
+    assert follower.returncode == 130
+    log = told(pas, "logs", "beyond", *there)
+    assert (log["sweep_id"], log["job_id"]) == (stopped["sweep_id"], stopped["job_id"])
+    assert "interrupted; the same command goes on" in log["log"]
+    listed = pas("status", "beyond", "--json", *there)
+    assert [job["state"] for job in json.loads(listed.stdout)["jobs"]] == ["STOPPED"]
+    assert cluster_pas.json("status", stopped["sweep_id"])["status"] == "KILLED"
+    assert not pas.home.exists()
+
+
 def test_without_the_token_nothing_is_told(pas, head, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))  # without a token in ~/.ray
-    for mode, value in (("disabled", ""), ("token", ""), ("token", "0" * 64)):
+    monkeypatch.setenv("RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S", "1")
+    monkeypatch.setenv("RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S", "1")
+    for mode, value, address in (
+        ("disabled", "", head.jobs),
+        ("token", "", head.jobs),
+        ("token", "0" * 64, head.jobs),
+        ("disabled", "", head.client),
+        ("token", "0" * 64, head.client),
+    ):
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
         monkeypatch.setenv("RAY_AUTH_TOKEN", value)
-        done = pas("status", "--address", head.jobs, timeout=60)
+        done = pas("status", "--address", address, timeout=60)
         assert done.returncode == 2
         assert "wants its token: set RAY_AUTH_MODE=token" in done.stderr
         assert "Traceback" not in done.stderr
