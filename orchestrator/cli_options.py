@@ -25,7 +25,8 @@ Address = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Ray cluster: auto, HOST:PORT of its head, or http(s)://HOST:8265 to run as a job.",
+        help="Ray cluster: auto, HOST:PORT of its head; as a job: http(s)://HOST:8265 or "
+        "ray://HOST:10001.",
     ),
 ]
 JobAddress = Annotated[

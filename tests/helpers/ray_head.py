@@ -18,6 +18,8 @@ from pathlib import Path
 
 import requests
 
+from orchestrator.addresses import host_and_port
+
 
 @dataclass(frozen=True)
 class Head:
@@ -87,8 +89,9 @@ def _wait_for(head: Head, process: subprocess.Popen[bytes], log: Path) -> None:
     headers = {"Authorization": f"Bearer {head.token['RAY_AUTH_TOKEN']}"}
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        with suppress(requests.ConnectionError):
+        with suppress(OSError):
             if requests.get(f"{head.jobs}/api/jobs/", headers=headers, timeout=30).ok:
+                socket.create_connection(host_and_port(head.client)).close()
                 return
         time.sleep(0.2)
     raise AssertionError(f"Ray's head did not start:\n{log.read_text()}")

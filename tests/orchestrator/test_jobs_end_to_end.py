@@ -74,7 +74,7 @@ def test_a_sweep_is_submitted_followed_stopped_and_run_to_its_end(pas, cluster_p
     assert not pas.home.exists()
 
 
-def test_ray_client_is_another_way_there(pas, cluster_pas, head, token):
+def test_ray_client_is_another_way_there(pas, head, token):
     there = ["--address", head.client]
     endless = ["sweep", str(pas.file), *there, *QUICK, "--set", "finetune.epochs=100000"]
     follower = pas.start_until_output("finetune 1/", *endless, "--set", "name=beyond", "--code")
@@ -88,7 +88,6 @@ def test_ray_client_is_another_way_there(pas, cluster_pas, head, token):
     assert "interrupted; the same command goes on" in log["log"]
     listed = pas("status", "beyond", "--json", *there)
     assert [job["state"] for job in json.loads(listed.stdout)["jobs"]] == ["STOPPED"]
-    assert cluster_pas.json("status", stopped["sweep_id"])["status"] == "KILLED"
     assert not pas.home.exists()
 
 
