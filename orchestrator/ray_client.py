@@ -32,8 +32,8 @@ _POLL_S = 1
 _PROBE_S = 3
 _PING = "/ray.rpc.RayletDriver/ClusterInfo"
 _NOT_STARTED = (
-    "the head could not start Ray Client's server for this machine (its log there: "
-    "ray_client_server_*.err); where that is empty, gRPC crashed: start Ray on the head with "
+    "the head could not start Ray Client's server for this machine; where its log there "
+    "(ray_client_server_*.err) is empty, gRPC crashed: try again, or start Ray on the head with "
     "GRPC_ENABLE_FORK_SUPPORT=0 in its environment"
 )
 

@@ -77,7 +77,7 @@ def test_a_sweep_is_submitted_followed_stopped_and_run_to_its_end(pas, cluster_p
 def test_ray_client_is_another_way_there(pas, head, token):
     there = ["--address", head.client]
     endless = ["sweep", str(pas.file), *there, *QUICK, "--set", "finetune.epochs=100000"]
-    follower = pas.start_until_output("finetune 1/", *endless, "--set", "name=beyond", "--code")
+    follower = pas.start_until_output("epoch 1/1", *endless, "--set", "name=beyond", "--code")
 
     stopped = told(pas, "stop", "beyond", *there)
     assert stopped["was_running"]

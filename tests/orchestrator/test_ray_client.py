@@ -15,7 +15,9 @@ from ray._private.utils import check_version_info
 from ray.job_submission import JobStatus
 
 from orchestrator import ray_client
+from orchestrator.errors import UserError
 from orchestrator.ray_client import ClientOnHead, _log_reader, _mismatch
+from orchestrator.ray_jobs import JobServer
 
 
 @pytest.fixture
@@ -37,6 +39,25 @@ def test_a_server_that_is_silent_is_told(pas, silent, monkeypatch):
 def test_a_silent_server_does_not_ask_for_a_token(silent, monkeypatch):
     monkeypatch.setattr(ray_client, "_PROBE_S", 0.1)
     assert not ray_client._wants_token(silent)
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        (
+            "RuntimeError: Starting Ray client server failed. See x.err",
+            "GRPC_ENABLE_FORK_SUPPORT=0",
+        ),
+        ("RuntimeError: no such environment", "RuntimeError: no such environment"),
+    ],
+)
+def test_a_head_that_cannot_serve_this_machine_is_told(silent, monkeypatch, last, told):
+    def aborted(*_arguments, **_options):
+        raise ConnectionAbortedError(f"Initialization failure from server:\nTraceback\n{last}\n")
+
+    monkeypatch.setattr(ray, "init", aborted)
+    with pytest.raises(UserError, match=f"cannot be used: .*{told}$|{told} in its environment$"):
+        JobServer(f"ray://{silent}")
 
 
 def test_other_versions_are_named_in_one_sentence():
