@@ -57,8 +57,11 @@ class JobServer:
             for name in _TALKATIVE:
                 logging.getLogger(name).setLevel(logging.WARNING)
             if by_client:
-                from orchestrator.ray_client import ClientOnHead as JobSubmissionClient
-            self._client = JobSubmissionClient(address)
+                from orchestrator.ray_client import ClientOnHead
+
+                self._client = ClientOnHead(address)
+            else:
+                self._client = JobSubmissionClient(address)
 
     def jobs(self, sweep: str | None = None) -> list[SweepJob]:
         """Return the jobs of all sweeps, or of one (id or name), the latest first."""
