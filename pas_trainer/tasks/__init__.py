@@ -1,12 +1,13 @@
 """Tasks: what networks are for, and all that differs between them."""
 
+from pas_trainer.tasks.about import About, AboutArchitecture, Indexed, TaskData
 from pas_trainer.tasks.classification import Classification, logits_of
 from pas_trainer.tasks.companion import Companion
 from pas_trainer.tasks.config import TASKS, TaskConfig, make_task
 from pas_trainer.tasks.metric import ACCURACY, Metric
 from pas_trainer.tasks.normalizer import Normalizer
 from pas_trainer.tasks.segmentation import InstanceSegmentation
-from pas_trainer.tasks.task import About, AboutArchitecture, Indexed, Prepare, Task, TaskData
+from pas_trainer.tasks.task import Prepare, Task
 from pas_trainer.tasks.translation import ImageTranslation
 
 __all__ = [

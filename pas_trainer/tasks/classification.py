@@ -13,9 +13,10 @@ from pas_trainer.data.batches import Batch, Split
 from pas_trainer.data.sources import Sources
 from pas_trainer.devices import autocast
 from pas_trainer.optim import OptimizerConfig
+from pas_trainer.tasks.about import About, TaskData
 from pas_trainer.tasks.metric import ACCURACY
 from pas_trainer.tasks.normalizer import Normalizer
-from pas_trainer.tasks.task import About, Prepare, Task, TaskData, check_images_pass
+from pas_trainer.tasks.task import Prepare, Task, check_images_pass
 from pas_trainer.workers import own_share, sum_over_workers
 
 EVAL_BATCH = 512

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pas_trainer.tasks.task import TaskData
+from pas_trainer.tasks.about import TaskData
 
 
 class Normalizer:

@@ -25,8 +25,9 @@ from pas_trainer.devices import autocast
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.previews import MIN_SCORE, instance_picture, outlined_picture
 from pas_trainer.segmentation_metrics import MaskPrecision
+from pas_trainer.tasks.about import About, TaskData
 from pas_trainer.tasks.metric import Metric
-from pas_trainer.tasks.task import About, Prepare, Task, TaskData
+from pas_trainer.tasks.task import Prepare, Task
 from search_space import DETECTOR_SCOPES, Architecture, detector_calls
 
 _EVAL_BATCH = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pas_trainer.data.batches import Split
 from pas_trainer.data.config import DataConfig
 from pas_trainer.optim import OptimizerConfig
+from pas_trainer.tasks.about import About, Indexed, TaskData
 from pas_trainer.tasks.companion import Companion
 from pas_trainer.tasks.metric import Metric
 from search_space import (
@@ -26,82 +27,6 @@ from search_space import (
 
 Prepare = Callable[[Any], tuple[Any, Any]]
 """From a batch of a split to what a network reads and its targets, on the device."""
-
-
-class About(Protocol):
-    """What a network needs to know of the images it is for."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of what it tells apart, in its order; empty if it does not."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Channels of an image."""
-        ...
-
-    @property
-    def image_size(self) -> int:
-        """Height and width in pixels."""
-        ...
-
-
-class Indexed(About, Protocol):
-    """A data set that has been looked through, nothing decoded."""
-
-    @property
-    def train(self) -> Any:
-        """What is trained on; has a length, as the other splits."""
-        ...
-
-    @property
-    def validation(self) -> Any:
-        """What trials are compared by."""
-        ...
-
-    @property
-    def test(self) -> Any:
-        """What is measured once, at the end."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """Hash of the files' content where they came from a store; else empty."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Hash of what decides the splits' content."""
-        ...
-
-
-class TaskData(About, Protocol):
-    """Three splits, ready to be read in batches, see :class:`pas_trainer.data.batches.Split`."""
-
-    @property
-    def train(self) -> Split:
-        """What is trained on."""
-        ...
-
-    @property
-    def validation(self) -> Split:
-        """Held out of the training images."""
-        ...
-
-    @property
-    def test(self) -> Split:
-        """Measured once, at the end."""
-        ...
-
-    @property
-    def mean(self) -> Sequence[float]:
-        """Per channel, of images scaled to [0, 1]; what is subtracted."""
-        ...
-
-    @property
-    def std(self) -> Sequence[float]:
-        """Per channel; what is divided by."""
-        ...
 
 
 class Task(ABC):
@@ -286,11 +211,3 @@ def check_images_pass(network: nn.Module, about: About) -> Any:
             f"images of shape {shape} do not pass through {type(network).__name__} ({reason}); "
             "set data.image_size to what it needs"
         ) from error
-
-
-class AboutArchitecture:
-    """What an architecture tells of its images, as :class:`About`."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        self.classes = architecture.classes
-        self.channels, self.image_size = architecture.in_channels, architecture.image_size

@@ -24,11 +24,12 @@ from pas_trainer.data.preparing import resized
 from pas_trainer.devices import autocast
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.previews import translation_picture
+from pas_trainer.tasks.about import About, TaskData
 from pas_trainer.tasks.adversaries import LossWeights, PairedAdversary, UnpairedAdversary
 from pas_trainer.tasks.companion import Companion
 from pas_trainer.tasks.metric import Metric
 from pas_trainer.tasks.normalizer import Normalizer
-from pas_trainer.tasks.task import About, Prepare, Task, TaskData, check_images_pass
+from pas_trainer.tasks.task import Prepare, Task, check_images_pass
 from pas_trainer.translation_metrics import ImageQuality, KernelDistance, PatchDistance
 from search_space import Architecture, SupernetConfig, find_attribute
 

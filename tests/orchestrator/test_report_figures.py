@@ -44,7 +44,7 @@ def test_a_cell_shows_its_best_and_how_many_finished():
     (cells,) = figure.data
     assert (list(cells.x), list(cells.y)) == (["1", "10"], ["0.25", "0.5"])
     assert [list(row) for row in cells.z] == [[0.7, None], [0.95, None]]
-    assert cells.text[1][0] == "<b>95.00%</b><br>2 of 3 finished"
+    assert cells.text[1][0] == "<b>95.00 %</b><br>2 of 3 finished"
     assert cells.text[0][1] == ""
     assert [a.text for a in figure.layout.annotations] == ["0 of 1 finished"]
 
