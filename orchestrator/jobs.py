@@ -33,6 +33,7 @@ class SweepJobs:
 
     def __init__(self, plan: Plan, home: Home) -> None:
         self._plan, self._home = plan, home
+        self._sweep_id = plan.config.sweep_id  # a hash: not once per trial
 
     def trial(self, suggestion: Suggestion) -> TrialJob:
         """Return the job of a trial; with annealed budgets, that of its whole front."""
@@ -54,7 +55,7 @@ class SweepJobs:
         """Give what trials were, by what they left here, of those whose ids are not known."""
         config = self._plan.config
         (loosest, *_) = from_loose_to_tight(config, self._plan.limits)
-        for record in left_records(self._home.sweep(config.sweep_id), known):
+        for record in left_records(self._home.sweep(self._sweep_id), known):
             if record.control is None:
                 separate = config.budget.schedule == "separate"
                 cell = Cell(record.budget if separate else loosest, record.strength)
@@ -66,7 +67,7 @@ class SweepJobs:
         return self._job(control.trial_id, control.cell, 0, config, {})
 
     def _latency_table(self) -> Path | None:
-        kept = kept_table(self._home.sweep(self._plan.config.sweep_id))
+        kept = kept_table(self._home.sweep(self._sweep_id))
         return kept if self._plan.latency_table else None
 
     def _job(
@@ -80,13 +81,13 @@ class SweepJobs:
         sweep = self._plan.config
         return TrialJob(
             trial_id=trial_id,
-            sweep_id=sweep.sweep_id,
+            sweep_id=self._sweep_id,
             cell=cell,
             number=number,
             hyperparameters=dict(chosen),
             config=config,
             supernet_folder=self._home.supernet(self._plan.supernet_key),
-            folder=self._home.trial(sweep.sweep_id, trial_id),
+            folder=self._home.trial(self._sweep_id, trial_id),
             num_threads=worker_threads(sweep.resources.per_worker["CPU"]),
             cpus=sweep.resources.cpus_per_trial,
             gpus=sweep.resources.gpus_per_trial,

@@ -103,10 +103,10 @@ def mark_front(records: Iterable[TrialRecord], resource: str = "macs") -> list[T
 
 
 def hypervolume(records: Iterable[TrialRecord], resource: str, reference_cost: float) -> float:
-    """Return the area under the front, in [0, 1]: a sweep's quality in one number.
+    """Return the area under the front: a sweep's quality in one number, of accuracies in [0, 1].
 
-    Costs are divided by ``reference_cost`` (the supernet's), accuracies are in [0, 1]; the
-    reference point is cost ratio 1, score 0. A trial dearer than the supernet adds nothing.
+    Costs are divided by ``reference_cost`` (the supernet's); the reference point is cost ratio 1,
+    score 0, so that there is no area where less is better. A trial dearer than the supernet adds nothing.
 
     Raises:
         ValueError: ``reference_cost`` is not a positive finite number.

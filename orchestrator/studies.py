@@ -98,14 +98,19 @@ class CellStudies:
         self._asked = dict.fromkeys(cells, 0)
         for suggestion in self.every():
             self._asked[suggestion.cell] += 1
-        self._failures = {cell: _failures_in_a_row(s) for cell, s in self._studies.items()}
+        trials = {cell: study.get_trials(deepcopy=False) for cell, study in self._studies.items()}
+        self._failures = {cell: _failures_in_a_row(known) for cell, known in trials.items()}
+        self._told = {
+            cell: {trial.number for trial in known if trial.state.is_finished()}
+            for cell, known in trials.items()
+        }
 
     def every(self) -> list[Suggestion]:
         """Return all trials handed out so far, whatever became of them."""
         return [
             Suggestion(cell, trial.number, self._all_params(cell, trial))
             for cell, study in self._studies.items()
-            for trial in study.get_trials()
+            for trial in study.get_trials(deepcopy=False)
             if trial.state != TrialState.WAITING
         ]
 
@@ -181,12 +186,12 @@ class CellStudies:
 
     def tell(self, cell: Cell, number: int, status: str, gain: float | None) -> None:
         """Record an outcome (a key of :data:`STATES`) once; later calls change nothing."""
-        study = self._studies[cell]
+        if number in self._told[cell]:
+            return
+        value = gain if status == "FINISHED" else None
         with _storage():
-            if study.get_trials(deepcopy=False)[number].state.is_finished():
-                return
-            value = gain if status == "FINISHED" else None
-            study.tell(number, value, state=STATES[status])
+            self._studies[cell].tell(number, value, state=STATES[status])
+        self._told[cell].add(number)
         self._failures[cell] = self._failures[cell] + 1 if status == "FAILED" else 0
 
     def _is_due(self, cell: Cell) -> bool:
@@ -206,9 +211,9 @@ def _opened(url: str) -> optuna.storages.RDBStorage:
         ) from error
 
 
-def _failures_in_a_row(study: optuna.Study) -> int:
-    """Return how many trials have failed since the last one that did not."""
-    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+def _failures_in_a_row(trials: Iterable[FrozenTrial]) -> int:
+    """Return how many trials of a study have failed since the last one that did not."""
+    ended = [trial for trial in trials if trial.state.is_finished()]
     ended.sort(key=lambda t: t.datetime_complete or datetime.max)
     failed = [t.state == TrialState.FAIL for t in reversed(ended)]
     return [*failed, False].index(False)
