@@ -106,7 +106,8 @@ def hypervolume(records: Iterable[TrialRecord], resource: str, reference_cost: f
     """Return the area under the front: a sweep's quality in one number, of accuracies in [0, 1].
 
     Costs are divided by ``reference_cost`` (the supernet's); the reference point is cost ratio 1,
-    score 0, so that there is no area where less is better. A trial dearer than the supernet adds nothing.
+    score 0, so that there is no area where less is better. A trial dearer than the supernet adds
+    nothing.
 
     Raises:
         ValueError: ``reference_cost`` is not a positive finite number.
