@@ -48,7 +48,7 @@ Version = Annotated[int | None, typer.Option(min=1, help="The version itself, no
 Store = Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where to.")]
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write.")]
 AllowImport = Annotated[
-    bool, typer.Option("--allow-import", help="Run the code that an import: supernet names.")
+    bool, typer.Option("--allow-import", help="Run the code that import: names (supernet, task).")
 ]
 
 

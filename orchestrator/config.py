@@ -13,12 +13,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from pas_trainer import (
     CONTROLS,
+    TASKS,
     ControlKind,
     DataConfig,
     FinetuneConfig,
     OptimizerConfig,
     PretrainConfig,
     SearchConfig,
+    Task,
     TaskConfig,
     check_pretraining,
     content_key,
@@ -298,13 +300,18 @@ class SweepConfig(_Section):
                 f"optimizer.batch_size is {batch}, which {workers} workers "
                 f"(resources.workers_per_trial) cannot share equally; set it to a multiple"
             )
-        self._check_task()
+        if self.task.name in TASKS:  # one of the user's own is imported when the sweep is planned
+            self.check_task()
         check_tunable(self.hyperparameters)
         check_pretraining(self.supernet, self.pretrain)
         return self
 
-    def _check_task(self) -> None:
-        """Check what the task says of data and workers; one of the user's own is imported."""
+    def check_task(self) -> Task:
+        """Return the task, once data and workers are such as it can use.
+
+        Raises:
+            ValueError: it cannot be made, or they are not; one sentence.
+        """
         task = make_task(self.task)
         task.check_data(self.data)
         workers = self.resources.workers_per_trial
@@ -313,6 +320,7 @@ class SweepConfig(_Section):
                 f"resources.workers_per_trial is {workers}, but task {self.task.name} trains a "
                 "network with one worker; set it to 1"
             )
+        return task
 
     def deciding(self) -> dict[str, Any]:
         """Return what decides the result of a trial, as plain values.

@@ -96,7 +96,10 @@ def make_plan(config: SweepConfig, tell: Tell = lambda _: None) -> Plan:
     Raises:
         UserError: naming the field and what is wrong with it.
     """
-    task = make_task(config.task)
+    try:
+        task = config.check_task()
+    except ValueError as error:
+        raise UserError(str(error)) from None
     sources = _sources(task, config.data, tell=tell)
     supernet, graph = supernet_and_graph(config.supernet, task, sources)
     left_at_random, weights = check_weights(config.supernet, supernet, task.num_outputs(sources))

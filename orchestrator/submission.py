@@ -66,15 +66,15 @@ def entrypoint(arguments: Sequence[str], *, with_code: bool) -> str:
     return f"exec {shlex.join([*pas, *arguments, '--address', 'auto'])}"
 
 
-def code_folders(supernet: str | None = None) -> list[str]:
-    """Return what travels with ``--code``: the packages, and a user's module of this folder.
+def code_folders(*names: str) -> list[str]:
+    """Return what travels with ``--code``: the packages, and a user's modules of this folder.
 
     Args:
-        supernet: its name in the sweep file, such as ``import:mynets:build``.
+        names: of supernet and task in the sweep file, such as ``import:mynets:build``.
     """
     found = [importlib.import_module(name).__path__[0] for name in _PACKAGES]
-    if supernet is not None and supernet.startswith("import:"):
-        top = supernet.split(":")[1].partition(".")[0]
+    own = [name.split(":")[1].partition(".")[0] for name in names if name.startswith("import:")]
+    for top in dict.fromkeys(own):
         if Path(top).is_dir():
             found.append(str(Path(top).resolve()))
         elif Path(f"{top}.py").is_file():

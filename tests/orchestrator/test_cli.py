@@ -113,6 +113,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(run, tmp_path):
         ("supernet={name: repvgg_tiny, weights: no.pt}", ["supernet: ", "no.pt cannot be read"]),
         ("data={name: imagefolder, root: nowhere, image_size: 8}", ["nowhere", "does not exist"]),
         ("data={name: cifar10, root: nowhere}", ["nowhere", "CIFAR-10"]),
+        ("task=import:nowhere_to_be_found:T", ["task import:nowhere_to_be_found:T", "no module"]),
+        ("task=import:math:sqrt", ["task import:math:sqrt", "no subclass"]),
         ("search.epochs=many", ["search.epochs", "many"]),
         ("resources.cpus=1", ["resources.cpus", "cpus_per_trial"]),
     ],

@@ -109,7 +109,7 @@ def test_the_packages_and_the_users_module_can_be_imported_where_they_travel(
     (tmp_path / path).parent.mkdir(exist_ok=True)
     (tmp_path / path).write_text("where = 'mine'")
     monkeypatch.chdir(tmp_path)
-    folders = [Path(folder) for folder in code_folders("import:mynets:build")]
+    folders = [Path(folder) for folder in code_folders("import:mynets:build", "import:mynets:Task")]
     assert [folder.name for folder in folders[:-1]] == [Path(f).name for f in code_folders("vgg")]
     there = tmp_path / "there"  # Ray copies each folder under its name
     for folder in folders:
