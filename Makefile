@@ -33,7 +33,7 @@ unit: $(STAMP)      ## the test suite, two files at a time (JOBS=0: one after th
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 5
 
 chaos: $(STAMP)     ## the long forms: twenty kills and outages at random moments, eight trials over two nodes
-	PAS_CHAOS_FAULTS=20 $(BIN)/python -m pytest -s tests/orchestrator/test_chaos_end_to_end.py tests/orchestrator/test_cluster_end_to_end.py
+	PAS_CHAOS_FAULTS=20 $(BIN)/python -m pytest -s tests/orchestrator/test_chaos_end_to_end.py tests/orchestrator/test_cluster_end_to_end.py tests/orchestrator/test_jobs_end_to_end.py
 
 bench: demo         ## every benchmark, one after the other; hours, and CIFAR-10 as files in data/cifar10
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'

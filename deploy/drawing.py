@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from deploy.package import PackageError, load_package
-from pas_trainer import DataError, TaskConfig, make_task
+from pas_trainer import DataError, task_of
 from pas_trainer.data.sources import decode
 from search_space import Architecture
 
@@ -50,7 +50,7 @@ class Drawer:
                 have the same name.
             unreadable: told of each image that cannot be decoded; the others go on.
         """
-        task = make_task(TaskConfig(name=self.architecture.task))
+        task = task_of(self.architecture)
         out.mkdir(parents=True, exist_ok=True)
         taken: set[str] = set()
         for path in paths:
@@ -73,7 +73,7 @@ def drawer_of_package(folder: Path, *, allow_import: bool = False) -> Drawer:
         PackageError: the package is unusable, or its task draws nothing.
     """
     architecture, network = load_package(folder, allow_import=allow_import)
-    if not make_task(TaskConfig(name=architecture.task)).draws_answers:
+    if not task_of(architecture).draws_answers:
         raise PackageError(f"{folder}: task {architecture.task} draws no pictures of its answers")
     return Drawer(architecture=architecture, network=network)
 

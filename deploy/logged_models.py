@@ -24,8 +24,6 @@ EXTERNAL_TAG = "mlflow.model.isExternal"
 """MLflow's tag of a model whose files it does not have."""
 
 FIGURES = (
-    "accuracy",
-    "test_accuracy",
     "macs",
     "macs_ratio",
     "num_params",
@@ -33,7 +31,7 @@ FIGURES = (
     "latency_ms",
     "predicted_latency_ms",
 )
-"""Metrics of a run that say something of its network."""
+"""Metrics of a run that say what its network costs."""
 
 _TRIAL_TAGS = ("pas.sweep_id", "pas.trial_id")
 _VERSIONS_TAG = "mlflow.modelVersions"
@@ -133,6 +131,11 @@ def _find(client: MlflowClient, run: Run, content_hash: str | None) -> LoggedMod
     return None
 
 
+def _is_figure(key: str, metrics: Mapping[str, float]) -> bool:
+    """Whether a metric says something of the network: its costs, and scores on both splits."""
+    return key in FIGURES or key.startswith("test_") or f"test_{key}" in metrics
+
+
 def _attach(client: MlflowClient, run: Run, model: LoggedModel) -> None:
     """Tie the run's results to the model: the same metrics at the same steps and times."""
     datasets = [used.dataset for used in run.inputs.dataset_inputs] if run.inputs else []
@@ -145,7 +148,7 @@ def _attach(client: MlflowClient, run: Run, model: LoggedModel) -> None:
             model_id=model.model_id, run_id=run.info.run_id, **about,
         )
         for m in _last_values(run)
-        if m.key in FIGURES
+        if _is_figure(m.key, run.data.metrics)
     ]  # fmt: skip
     if metrics:
         client.log_batch(run.info.run_id, metrics=metrics)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pas_trainer import AboutArchitecture, TaskConfig, build_compact, make_task
+from pas_trainer import AboutArchitecture, build_compact, task_of
 from search_space import Architecture
 
 ARCHITECTURE_FILE = "architecture.json"
@@ -181,7 +181,7 @@ def _serialised(
 
 def _check_memory(architecture: Architecture) -> None:
     """Refuse a document that promises a supernet larger than this machine's memory."""
-    task, about = make_task(TaskConfig(name=architecture.task)), AboutArchitecture(architecture)
+    task, about = task_of(architecture), AboutArchitecture(architecture)
     supernet = task.build(architecture.supernet, architecture.options, about, on_meta=True)
     need = sum(tensor.nbytes for tensor in supernet.state_dict().values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -59,7 +59,7 @@ def sweep(
         config, command = sweep_entrypoint(
             file, overrides or [], smoke=smoke, options=options, with_code=code
         )
-        folders = code_folders(config.supernet.name, config.task.name) if code else []
+        folders = code_folders(*config.imports) if code else []
         names = (config.sweep_id, config.name)
         server = JobServer(str(address))
         run_as_job(server, names, command, folders, detach=detach, as_json=as_json)
@@ -67,7 +67,7 @@ def sweep(
     config = load_sweep(file, overrides or [], smoke=smoke)
     home = Home.from_environment()
     plan = prepare(config, home, err, address=address, dry_run=dry_run, new=new)
-    folders = code_folders(config.supernet.name, config.task.name) if code else []
+    folders = code_folders(*config.imports) if code else []
     _run_plan(plan, home, address, folders, dry_run=dry_run, as_json=as_json)
 
 
@@ -107,7 +107,7 @@ def extend(
     added = [limit_of(limit) for limit in limits or []]
     config = extended(home, sweep, trials=trials, limits=added, strengths=strengths or [])
     plan = prepare(config, home, err, address=address, dry_run=dry_run)
-    folders = code_folders(config.supernet.name, config.task.name) if code else []
+    folders = code_folders(*config.imports) if code else []
     _run_plan(plan, home, address, folders, dry_run=dry_run, as_json=as_json)
 
 

@@ -322,6 +322,12 @@ class SweepConfig(_Section):
             )
         return task
 
+    @property
+    def imports(self) -> list[str]:
+        """What it names of the user's own code: ``import:package.module:name``."""
+        named = [self.supernet.name, self.task.name, *self.task.options.values()]
+        return [name for name in named if isinstance(name, str) and name.startswith("import:")]
+
     def deciding(self) -> dict[str, Any]:
         """Return what decides the result of a trial, as plain values.
 

@@ -202,7 +202,7 @@ def train_supernet_on_cluster(
                 "supernet: out of memory; raise optimizer.micro_batches or lower "
                 "optimizer.batch_size or data.image_size"
             ) from None
-        raise
+        raise SweepStoppedError(f"supernet: {type(cause).__name__}: {cause}") from error
     except ray.exceptions.RayActorError:
         raise SweepStoppedError(
             "the worker that trained the supernet died three times; see Ray's logs, "

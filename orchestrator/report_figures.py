@@ -104,6 +104,7 @@ def cells_figure(records: Sequence[TrialRecord]) -> go.Figure:
             textfont={"color": INK},
             xgap=3,
             ygap=3,
+            reversescale=bool(records) and not records[0].higher_is_better,
             colorbar={"tickformat": score_format(records), "thickness": 12, "outlinewidth": 0},
         )
     )

@@ -55,7 +55,9 @@ def plain(records: Sequence[TrialRecord]) -> dict[str, Any]:
 
 def show_csv(records: Sequence[TrialRecord]) -> None:
     """Print records as CSV: a column for each of their fields, what is nested as JSON."""
-    names = [field.name for field in dataclasses.fields(TrialRecord)]
+    metric = records[0].metric if records else "accuracy"
+    known = (field.name for field in dataclasses.fields(TrialRecord))
+    names = [{"score": metric, "test_score": f"test_{metric}"}.get(name, name) for name in known]
     writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
     for record in records:

@@ -71,7 +71,8 @@ def data_input(config: DataConfig, digest: str, images: dict[str, int]) -> DataI
 def _place(config: DataConfig) -> tuple[str, dict[str, Any]]:
     """Return the type of a source and what MLflow finds it by; see ``mlflow.data.get_source``."""
     if config.root is None:
-        return "code", {"tags": {"mlflow.source.name": _BUNDLED}}
+        source = _BUNDLED if config.name == "digits" else config.name
+        return "code", {"tags": {"mlflow.source.name": source}}
     if "://" not in config.root:
         return "local", {"uri": Path(config.root).absolute().as_uri()}
     parts = urlsplit(config.root)

@@ -62,6 +62,7 @@ from pas_trainer.tasks import (
     TaskData,
     logits_of,
     make_task,
+    task_of,
 )
 from pas_trainer.weights import fit_weights, load_weights, read_weights, weights_identity
 from pas_trainer.workers import is_first
@@ -135,6 +136,7 @@ __all__ = [
     "run_search",
     "set_place",
     "slice_channels",
+    "task_of",
     "trace_supernet",
     "train_supernet",
     "training_macs",

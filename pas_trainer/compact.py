@@ -7,7 +7,7 @@ from torch import nn
 
 from pas_trainer.fuse import reparameterize
 from pas_trainer.supernet import trace_supernet
-from pas_trainer.tasks import AboutArchitecture, TaskConfig, make_task
+from pas_trainer.tasks import AboutArchitecture, task_of
 from search_space import Architecture, slice_network
 
 
@@ -24,7 +24,7 @@ def build_compact(architecture: Architecture, *, deploy: bool = True) -> nn.Modu
     Raises:
         ValueError: the task or supernet is unknown, or ``open_channels`` does not fit it.
     """
-    task, about = make_task(TaskConfig(name=architecture.task)), AboutArchitecture(architecture)
+    task, about = task_of(architecture), AboutArchitecture(architecture)
     with torch.random.fork_rng(devices=[]):
         supernet = task.build(architecture.supernet, architecture.options, about)
         graph = trace_supernet(

@@ -165,7 +165,8 @@ class Trainer:
         self._network, self._run = data_parallel(self.model), self._gradients
         if self.companion is not None:
             self.companion.train()
-        if self.device.type == "cuda" and num_workers() == 1 and self.task.has_fixed_shapes:
+        alone = num_workers() == 1 and self.companion is None
+        if self.device.type == "cuda" and alone and self.task.has_fixed_shapes:
             size = min(self.recipe.batch_size, len(self.data.train))
             batch = next(iter(self.data.train.train_batches(size, seed=0)))
             inputs, targets = self.task.preparer(self.data, self.device)(batch)
@@ -203,11 +204,12 @@ class Trainer:
 
     def _backward_beside(self, loss: Tensor, companion: Companion, share: float) -> None:
         """Leave the gradients of the common loss, and of the critics' own."""
-        common = [*self.model.parameters(), *companion.partners.parameters()]
-        loss.backward(inputs=common)  # type: ignore[no-untyped-call]
-        with autocast(self.device):
-            own = companion.own_loss() * share
-        own.backward(inputs=list(companion.critics.parameters()))  # type: ignore[no-untyped-call]
+        trained = _trained(self.model, companion.partners)
+        loss.backward(inputs=trained)  # type: ignore[no-untyped-call]
+        if critics := _trained(companion.critics):
+            with autocast(self.device):
+                own = companion.own_loss() * share
+            own.backward(inputs=critics)  # type: ignore[no-untyped-call]
 
     def _parts(self, inputs: Any, targets: Any) -> Iterator[tuple[Any, Any]]:
         """Yield the micro-batches of a batch, equal in size up to one image."""
@@ -216,7 +218,8 @@ class Trainer:
 
     def _loss(self, inputs: Any, targets: Any, progress: Tensor) -> Tensor:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(autocast(self.device))
+            if self.task.takes_bfloat16:
+                stack.enter_context(autocast(self.device))
             if num_workers() > 1:
                 stack.enter_context(synced_norms())
             if self.device.type == "cpu":
@@ -229,6 +232,11 @@ class Trainer:
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(progress).to(loss.dtype)
         return loss
+
+
+def _trained(*modules: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are not frozen."""
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 def _split(items: Any, count: int) -> Sequence[Any]:
@@ -256,6 +264,7 @@ def recalibrate_norms(
     workers each does all of it.
     """
     prepare = task.preparer(data, device)
+    torch.manual_seed(seed)  # for what drops or samples at random
 
     def batches() -> Iterator[list[Any]]:
         for i, batch in enumerate(data.train.train_batches(batch_size, seed)):

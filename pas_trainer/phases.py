@@ -183,6 +183,7 @@ class TrialPhases:
         )
         architecture = Architecture(
             task=self.config.task.name,
+            task_options=dict(self.config.task.options),
             supernet=where.name,
             options=dict(where.options),
             scope=list(where.scope),
@@ -252,7 +253,7 @@ class TrialPhases:
             self._previews = dict(state.get("previews", {}))  # missing in earlier versions
             self.clock.resume(state.get("seconds", {}))  # missing in earlier versions
             if "told" in state:  # missing in earlier versions
-                self._tell(phase, start, num_epochs, state["told"], self.clock.lap())
+                self._tell(phase, start, num_epochs, _as_told_now(state["told"]), self.clock.lap())
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -303,3 +304,12 @@ class TrialPhases:
         self.report(
             EpochReport(phase=phase, epoch=epoch, num_epochs=num_epochs, seconds=seconds, **told)
         )
+
+
+def _as_told_now(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an epoch had to tell; earlier versions knew accuracies only."""
+    told = dict(told)
+    if "accuracy" in told:
+        told["score"] = told.pop("accuracy")
+        told["metrics"] = {"accuracy": told["score"]}
+    return told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 ARCHITECTURE_FORMAT = 2
@@ -18,6 +18,7 @@ class Architecture:
 
     Attributes:
         task: what it is for, see :class:`pas_trainer.TaskConfig`.
+        task_options: of the task.
         supernet: name of the supernet the search started from, see
             :func:`search_space.build_supernet`.
         options: the supernet's options.
@@ -42,6 +43,7 @@ class Architecture:
     classes: Sequence[str]
     open_channels: Mapping[str, Sequence[int]]
     task: str = "classification"
+    task_options: Mapping[str, Any] = field(default_factory=dict)
     format: int = ARCHITECTURE_FORMAT
 
     @property
@@ -67,7 +69,8 @@ class Architecture:
                 f"architecture format {document.get('format')!r} is not {ARCHITECTURE_FORMAT}, "
                 "the one this version reads; use the version that wrote it"
             )
-        document = {"task": "classification", **document}  # as all were in earlier versions
+        # As all were in earlier versions.
+        document = {"task": "classification", "task_options": {}, **document}
         if set(document) != fields:
             odd = sorted(set(document) ^ fields)
             raise ValueError(f"architecture document has missing or unknown fields: {odd}")
@@ -82,8 +85,8 @@ def _check_values(architecture: Architecture) -> None:
         value = getattr(architecture, name)
         if not (_is_int(value) and value >= 1):
             raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1")
-    if not isinstance(architecture.task, str):
-        raise ValueError("task must be a string")  # noqa: TRY004
+    if not (isinstance(architecture.task, str) and isinstance(architecture.task_options, dict)):
+        raise ValueError("task must be a string and task_options an object")  # noqa: TRY004
     if not (isinstance(architecture.supernet, str) and isinstance(architecture.options, dict)):
         raise ValueError("supernet must be a string and options an object")  # noqa: TRY004
     for name in ("scope", "pinned"):

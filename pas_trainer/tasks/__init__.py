@@ -3,7 +3,7 @@
 from pas_trainer.tasks.about import About, AboutArchitecture, Indexed, TaskData
 from pas_trainer.tasks.classification import Classification, logits_of
 from pas_trainer.tasks.companion import Companion
-from pas_trainer.tasks.config import TASKS, TaskConfig, make_task
+from pas_trainer.tasks.config import TASKS, TaskConfig, make_task, task_of
 from pas_trainer.tasks.metric import ACCURACY, Metric
 from pas_trainer.tasks.normalizer import Normalizer
 from pas_trainer.tasks.segmentation import InstanceSegmentation
@@ -28,4 +28,5 @@ __all__ = [
     "TaskData",
     "logits_of",
     "make_task",
+    "task_of",
 ]

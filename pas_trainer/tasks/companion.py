@@ -43,17 +43,22 @@ class Companion(ABC):
 
     def begin(self, learning_rate: float) -> None:
         """Begin a phase, with a new optimizer and this peak learning rate."""
-        self._optimizer = build_optimizer(self.modules, self._recipe, learning_rate)
+        has_any = any(True for _ in self.modules.parameters())
+        self._optimizer = (
+            build_optimizer(self.modules, self._recipe, learning_rate) if has_any else None
+        )
 
     def zero_grad(self) -> None:
         """Forget gradients."""
-        self._optimizer.zero_grad(set_to_none=True)
+        if self._optimizer is not None:
+            self._optimizer.zero_grad(set_to_none=True)
 
     def step(self, lr_factor: float) -> None:
         """Train on the gradients of both losses at a share of the peak learning rate."""
-        set_learning_rate(self._optimizer, lr_factor)
-        self._optimizer.step()
-        self.zero_grad()
+        if self._optimizer is not None:
+            set_learning_rate(self._optimizer, lr_factor)
+            self._optimizer.step()
+            self.zero_grad()
 
     def train(self) -> None:
         """Go to training mode."""
@@ -61,9 +66,11 @@ class Companion(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights and optimizer."""
-        return {"modules": self.modules.state_dict(), "optimizer": self._optimizer.state_dict()}
+        optimizer = {} if self._optimizer is None else self._optimizer.state_dict()
+        return {"modules": self.modules.state_dict(), "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.modules.load_state_dict(state["modules"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(state["optimizer"])

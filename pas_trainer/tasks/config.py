@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pas_trainer.tasks.classification import Classification
+from pas_trainer.tasks.metric import Metric
 from pas_trainer.tasks.segmentation import InstanceSegmentation
 from pas_trainer.tasks.task import Task
 from pas_trainer.tasks.translation import ImageTranslation
-from search_space import find_attribute
+from search_space import Architecture, find_attribute
 
 TASKS: Mapping[str, type[Task]] = {
     "classification": Classification,
@@ -44,6 +45,11 @@ class TaskConfig:
             )
 
 
+def task_of(architecture: Architecture) -> Task:
+    """Return the task that a searched network is for; errors as of :func:`make_task`."""
+    return make_task(TaskConfig(name=architecture.task, options=architecture.task_options))
+
+
 def make_task(config: TaskConfig) -> Task:
     """Return the task of a configuration.
 
@@ -60,4 +66,6 @@ def make_task(config: TaskConfig) -> Task:
         task: Task = kind(**config.options)
     except TypeError as error:
         raise ValueError(f"task {config.name} cannot be made with its options: {error}") from error
+    if not isinstance(getattr(task, "metric", None), Metric):
+        raise ValueError(f"task {config.name} has no metric; set it to a pas_trainer.Metric")  # noqa: TRY004
     return task

@@ -4,6 +4,51 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RESERVED = frozenset(
+    [
+        "trial_id",
+        "sweep_id",
+        "status",
+        "budget",
+        "strength",
+        "number",
+        "control",
+        "hyperparameters",
+        "micro_batches",
+        "macs",
+        "macs_ratio",
+        "num_params",
+        "activation_bytes",
+        "latency_ms",
+        "predicted_latency_ms",
+        "training_macs",
+        "saved_macs",
+        "search_seconds",
+        "finetune_seconds",
+        "control_seconds",
+        "cpu_seconds",
+        "gpu_seconds",
+        "seconds",
+        "price",
+        "metric",
+        "higher_is_better",
+        "score",
+        "test_score",
+        "metrics",
+        "widths",
+        "content_hash",
+        "error",
+        "run_id",
+        "on_front",
+        "loss",
+        "phase",
+        "hypervolume",
+    ]
+)
+"""What else is recorded of trials, under these names."""
+
+_BEGINNINGS = ("test_", "epoch_", "supernet_", "best_")
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -21,6 +66,11 @@ class Metric:
         """Check the name, which becomes a key."""
         if not (self.name.isidentifier() and self.name.islower()):
             raise ValueError(f"metric {self.name!r} is no name; write it like mask_map or psnr_db")
+        if self.name in RESERVED or self.name.startswith(_BEGINNINGS):
+            raise ValueError(
+                f"metric {self.name!r} has the name of something else that is recorded of a trial; "
+                "choose another one"
+            )
 
 
 ACCURACY = Metric("accuracy")

@@ -21,7 +21,6 @@ from pas_trainer.data import (
     open_instances,
 )
 from pas_trainer.data.batches import Split
-from pas_trainer.devices import autocast
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.previews import MIN_SCORE, instance_picture, outlined_picture
 from pas_trainer.segmentation_metrics import MaskPrecision
@@ -47,6 +46,7 @@ class InstanceSegmentation(Task):
     metric = Metric("mask_map")
     datasets = DATASETS["instance_segmentation"]
     scopes = DETECTOR_SCOPES
+    takes_bfloat16 = False  # anchors and boxes would be rounded to whole pixels and more
 
     def open_data(self, config: DataConfig) -> InstanceSources:
         """See :func:`pas_trainer.data.open_instances`."""
@@ -171,7 +171,6 @@ class InstanceSegmentation(Task):
         network.eval()
         prepare = self.preparer(data, device)
         for batch in split.eval_batches(batch_size):
-            with autocast(device):
-                found = network(prepare(batch)[0])
+            found = network(prepare(batch)[0])
             on_cpu = [{k: v.cpu() for k, v in each.items()} for each in found]
             yield list(batch[0]), list(batch[1]), on_cpu

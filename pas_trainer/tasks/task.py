@@ -44,6 +44,7 @@ class Task(ABC):
         datasets: names for ``data.name`` that it reads.
         has_fixed_shapes: whether every batch is two tensors of the same shapes, so that a GPU can
             replay a step.
+        takes_bfloat16: whether networks are trained in mixed precision on a GPU.
         shares_batches: whether several workers may train one network together.
         scopes: submodules to search in where ``supernet.scope`` names none; empty: everywhere.
     """
@@ -51,6 +52,7 @@ class Task(ABC):
     metric: Metric
     datasets: ClassVar[tuple[str, ...]] = ("custom",)
     has_fixed_shapes: ClassVar[bool] = False
+    takes_bfloat16: ClassVar[bool] = True
     shares_batches: ClassVar[bool] = False
     scopes: ClassVar[tuple[str, ...]] = ()
 

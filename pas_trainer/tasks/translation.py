@@ -41,6 +41,9 @@ METRICS = {
 }
 """What translations can be compared by, see :mod:`pas_trainer.translation_metrics`."""
 
+SMALLEST = 24
+"""Pixels; of less, nothing is left behind the layers of a critic."""
+
 _OF_PAIRS = ("psnr_db", "ssim")
 _WEIGHTS = tuple(field.name for field in dataclasses.fields(LossWeights))
 _EVAL_BATCH = 32
@@ -89,6 +92,11 @@ class ImageTranslation(Task):
     def check_data(self, config: DataConfig) -> None:
         """Check the data set, and that the metric does not want pairs where there are none."""
         super().check_data(config)
+        if config.image_size is not None and config.image_size < SMALLEST:
+            raise ValueError(
+                f"data.image_size is {config.image_size}, too small for the critics of this task; "
+                f"set it to at least {SMALLEST}"
+            )
         if config.name == "unpaired" and self.metric.name in _OF_PAIRS:
             others = [name for name in METRICS if name not in _OF_PAIRS]
             raise ValueError(

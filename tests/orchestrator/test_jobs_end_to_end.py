@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from ray_head import ray_head
@@ -74,6 +75,7 @@ def test_a_sweep_is_submitted_followed_stopped_and_run_to_its_end(pas, cluster_p
     assert not pas.home.exists()
 
 
+@pytest.mark.skipif("PAS_CHAOS_FAULTS" not in os.environ, reason="part of make chaos")
 def test_ray_client_is_another_way_there(pas, head, token):
     there = ["--address", head.client]
     endless = ["sweep", str(pas.file), *there, *QUICK, "--set", "finetune.epochs=100000"]
@@ -93,14 +95,10 @@ def test_ray_client_is_another_way_there(pas, head, token):
 
 def test_without_the_token_nothing_is_told(pas, head, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))  # without a token in ~/.ray
-    monkeypatch.setenv("RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S", "1")
-    monkeypatch.setenv("RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S", "1")
     for mode, value, address in (
         ("disabled", "", head.jobs),
         ("token", "", head.jobs),
         ("token", "0" * 64, head.jobs),
-        ("disabled", "", head.client),
-        ("token", "0" * 64, head.client),
     ):
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
         monkeypatch.setenv("RAY_AUTH_TOKEN", value)

@@ -8,6 +8,8 @@ import json
 import pytest
 
 from orchestrator.records import TrialRecord
+from pas_trainer import Metric
+from pas_trainer.tasks.metric import RESERVED
 
 ACCURATE = TrialRecord(
     trial_id="b0.5-s10-0",
@@ -45,6 +47,13 @@ def test_records_of_earlier_versions_are_of_accuracies():
     for name in ("metric", "higher_is_better", "metrics"):
         del document[name]
     assert TrialRecord.from_json(document) == ACCURATE
+
+
+def test_a_metric_cannot_have_the_name_of_something_else_in_a_record():
+    assert {field.name for field in dataclasses.fields(TrialRecord)} <= RESERVED
+    for name in ("price", "loss", "test_error", "epoch_error"):
+        with pytest.raises(ValueError, match="something else"):
+            Metric(name)
 
 
 def test_more_gain_is_always_better():
