@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from deploy import DeployedClassifier, load_package
+from deploy import deployed_network, load_package
 from orchestrator.home import Home
 from orchestrator.loading import parse_sweep
 from orchestrator.shipping import Wanted, export
@@ -141,7 +141,7 @@ def _expected(home: Home, tags: dict[str, str], count: int | None) -> Expected:
     way = resize_of(sources.test, sources, config)
     pixels = prepare_images(test.images, sources.image_size, sources.channels, way)
     images = pixels.float() / 255
-    network = DeployedClassifier(*load_package(home.trial(sweep_id, trial_id))).eval()
+    network = deployed_network(*load_package(home.trial(sweep_id, trial_id)))
     with torch.inference_mode():
         classes = torch.cat([network(part).argmax(dim=1) for part in images.split(_BATCH)])  # type: ignore[no-untyped-call]
     return Expected(

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploy.manifest import (
     MANIFEST_FILE,
     Manifest,
     ManifestError,
+    Preparation,
     describe_folder,
     verify_folder,
     write_manifest,
 )
 from deploy.model_card import CARD_FILE, Checks, model_card
 from deploy.onnx_export import describe, export_onnx, onnx_network, require_onnx
-from deploy.package import ARCHITECTURE_FILE, WEIGHTS_FILE, DeployedClassifier, load_package
-from deploy.parity import ParityError, compare_logits
+from deploy.package import (
+    ARCHITECTURE_FILE,
+    WEIGHTS_FILE,
+    PackageError,
+    deployed_network,
+    load_package,
+)
+from deploy.parity import CHUNK, Error, Form, ParityError, compare_answers, parts_of, repeated
 from deploy.quantization import quantize_onnx
 from deploy.torch_export import export_program
-from pas_trainer import Resize
+from pas_trainer import task_of
 from search_space import Architecture
 
 if TYPE_CHECKING:
@@ -39,10 +46,6 @@ BATCH_SIZES = (1, 2, 33)
 """Batches in which every exported file must agree with torch."""
 
 TOLERANCE = 1e-4
-_CHUNK = 64
-
-Form = Callable[[Tensor], Tensor]
-"""Takes float32 images (N, C, H, W) in [0, 1], returns logits (N, classes)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,18 +53,19 @@ class ExportImages:
     """Real images for an export.
 
     Attributes:
-        parity: float32 (N, C, H, W) in [0, 1], to compare the forms on.
+        parity: plain images, see :meth:`pas_trainer.Task.plain`, to compare the forms on.
         words: what these are.
         data: what the network was trained on, in words.
         resize: how images are prepared for the network.
-        calibration: uint8 (N, C, H, W), training images as evaluated; ``None`` without int8.
+        calibration: uint8 (N, C, H, W), training images as evaluated; ``None`` without int8,
+            which is for classifiers.
         validation: uint8 images and their labels; ``None`` without int8.
     """
 
-    parity: Tensor
+    parity: Any
     words: str
     data: str
-    resize: Resize
+    resize: Preparation
     calibration: Tensor | None = None
     validation: tuple[Tensor, Tensor] | None = None
 
@@ -92,7 +96,7 @@ def write_export(
         allow_import: see :func:`deploy.load_package`.
 
     Raises:
-        PackageError: the package is unusable.
+        PackageError: the package is unusable, or there can be no such form of its network.
         ParityError: an exported form disagrees with torch.
         OnnxMissingError: the extra ``onnx`` is not installed.
         ManifestError: ``out`` holds something.
@@ -101,17 +105,19 @@ def write_export(
     if "onnx" in formats:
         require_onnx()
     architecture, network = load_package(package, allow_import=allow_import)
-    classifier = DeployedClassifier(architecture, network).eval()
+    check_formats(architecture, formats)
+    network, error = deployed_network(architecture, network), task_of(architecture).error
     with draft_of(out) as draft:
         for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
             shutil.copyfile(package / name, draft / name)
-        forms = _write_forms(draft, registered, classifier, architecture, images.resize, formats)
+        forms = _write_forms(draft, registered, network, architecture, images.resize, formats)
         errors = {
-            name: check_forms(name, classifier, form, images.parity) for name, form in forms.items()
+            name: check_forms(name, network, form, images.parity, error)
+            for name, form in forms.items()
         }
         checks = Checks(
             images=images.words,
-            batch_sizes=BATCH_SIZES,
+            batch_sizes=BATCH_SIZES if isinstance(images.parity, Tensor) else (1,),
             errors=errors,
             accuracies=_write_int8(draft, forms, images),
             num_validation=len(images.validation[1]) if images.validation else 0,
@@ -127,15 +133,15 @@ def write_export(
 def _write_forms(
     draft: Path,
     registered: RegisteredVersion,
-    classifier: DeployedClassifier,
+    network: nn.Module,
     architecture: Architecture,
-    resize: Resize,
+    resize: Preparation,
     formats: Collection[str],
 ) -> dict[str, Form]:
     """Write the exported forms and return them, loaded, by file."""
     forms: dict[str, Form] = {}
     if "pt2" in formats:
-        export_program(classifier, architecture, draft / PROGRAM_FILE)
+        export_program(network, architecture, draft / PROGRAM_FILE)
         forms[PROGRAM_FILE] = torch.export.load(draft / PROGRAM_FILE).module()
     if "onnx" in formats:
         metadata = describe(
@@ -145,7 +151,7 @@ def _write_forms(
             content_hash=registered.content_hash,
             resize=resize,
         )
-        export_onnx(classifier, architecture, draft / ONNX_FILE, metadata)
+        export_onnx(network, architecture, draft / ONNX_FILE, metadata)
         forms[ONNX_FILE] = onnx_network(draft / ONNX_FILE)
     return forms
 
@@ -159,7 +165,7 @@ def _write_int8(draft: Path, forms: dict[str, Form], images: ExportImages) -> di
     return {name: accuracy(form, *images.validation) for name, form in both.items()}
 
 
-def _manifest(draft: Path, registered: RegisteredVersion, resize: Resize) -> Manifest:
+def _manifest(draft: Path, registered: RegisteredVersion, resize: Preparation) -> Manifest:
     return describe_folder(
         draft,
         model=registered.model,
@@ -169,20 +175,34 @@ def _manifest(draft: Path, registered: RegisteredVersion, resize: Resize) -> Man
     )
 
 
+def check_formats(architecture: Architecture, formats: Collection[str]) -> None:
+    """Check that a network can be had in these formats.
+
+    Raises:
+        PackageError: it cannot.
+    """
+    if "pt2" in formats and "pt2" not in formats_of(task_of(architecture).form):
+        raise PackageError(
+            f"a network for {architecture.task} takes steps that depend on what it sees, which "
+            "torch.export cannot express; take --format onnx"
+        )
+
+
+def formats_of(form: str) -> list[str]:
+    """Return those of :data:`FORMATS` that a network of a task's form can be had in."""
+    return ["onnx"] if form == "onnx" else list(FORMATS)
+
+
 @torch.inference_mode()
-def check_forms(
-    name: str,
-    classifier: Form,
-    form: Form,
-    images: Tensor,
-) -> float:
+def check_forms(name: str, network: Form, form: Form, images: Any, error: Error) -> float:
     """Compare a form with the torch network in batches of :data:`BATCH_SIZES`.
 
     Args:
         name: of the form's file, for errors.
-        classifier: the torch network.
+        network: in torch.
         form: what shall equal it.
-        images: float32 (N, C, H, W) in [0, 1]; repeated where a batch needs more.
+        images: plain; repeated where a batch needs more. Of a list, each by itself.
+        error: of answers.
 
     Returns:
         The largest error, see :func:`deploy.check_parity`.
@@ -191,12 +211,15 @@ def check_forms(
         ParityError: it is above :data:`TOLERANCE`; names the file and the batch size.
     """
     errors = []
-    for size in BATCH_SIZES:
-        batch = images[torch.arange(size) % len(images)]
+    if isinstance(images, Tensor):
+        batches = {f"in a batch of {size}": repeated(images, size) for size in BATCH_SIZES}
+    else:
+        batches = {f"on image {i} of {len(images)}": [images[i]] for i in range(len(images))}
+    for where, batch in batches.items():
         try:
-            errors.append(compare_logits(classifier(batch), form(batch), TOLERANCE))
-        except ParityError as error:
-            raise ParityError(f"{name}, in a batch of {size}: {error}") from None
+            errors.append(compare_answers(network(batch), form(batch), TOLERANCE, error))
+        except ParityError as refused:
+            raise ParityError(f"{name}, {where}: {refused}") from None
     return max(errors)
 
 
@@ -209,7 +232,7 @@ def accuracy(form: Form, images: Tensor, labels: Tensor) -> float:
         images: uint8 (N, C, H, W), N >= 1.
         labels: int64 (N,).
     """
-    predicted = [form(chunk.float() / 255).argmax(dim=1) for chunk in torch.split(images, _CHUNK)]
+    predicted = [form(part.float() / 255).argmax(dim=1) for part in parts_of(images, CHUNK)]
     return float((torch.cat(predicted) == labels).double().mean())
 
 

@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pas_trainer import ACCURACY, Metric
+
 STORED_TOLERANCE = 0.005
 """Accuracy that stored files may differ by from the trial's record: it may have been measured on
 another device. Three images are let through however few there are."""
+STORED_SHARE = 0.01
+"""The same of other scores, as a share of what was recorded, if that is more."""
 PARITY_TOLERANCE = 1e-4
-"""Largest relative error of logits, see :func:`deploy.check_parity`."""
+"""Largest relative error of answers, see :func:`deploy.check_parity`."""
 _STORED_IMAGES = 3
 _ROUNDING = 1e-9
 
@@ -25,7 +29,7 @@ class GateResult:
     """What one gate says.
 
     Attributes:
-        name: ``stored``, ``accuracy``, ``budget``, ``latency``, ``parity`` or ``robustness``.
+        name: ``stored``, that of the metric, ``budget``, ``latency``, ``parity`` or ``robustness``.
         passed: whether the candidate may pass.
         measured: the number it was judged by; ``None`` if it could not be measured.
         required: the bound it was held against; ``None``: reported without one.
@@ -56,20 +60,30 @@ def unreadable(reason: str) -> GateResult:
 
 
 def stored_gate(
-    *, recorded: float, deploy: float, exported: float, num_images: int, changed: str = ""
+    *,
+    metric: str,
+    recorded: float,
+    deploy: float,
+    exported: float,
+    num_images: int,
+    changed: str = "",
 ) -> GateResult:
     """Ask whether the stored files are what the trial has left.
 
     Args:
-        recorded: accuracy in the trial's record.
-        deploy, exported: accuracy of the files in deploy form and as an exported program.
+        metric: name of the score.
+        recorded: score in the trial's record.
+        deploy, exported: score of the files in deploy form and as they are exported.
         num_images: that these were measured on.
         changed: what else tells that the files are others, if anything does.
     """
-    tolerance = max(STORED_TOLERANCE, _STORED_IMAGES / num_images)
+    if metric == ACCURACY.name:
+        tolerance = max(STORED_TOLERANCE, _STORED_IMAGES / num_images)
+    else:
+        tolerance = max(STORED_TOLERANCE, STORED_SHARE * abs(recorded))
     error = max(abs(deploy - recorded), abs(exported - recorded))
     sentence = (
-        f"accuracy {deploy:.4f} in deploy form and {exported:.4f} exported, {recorded:.4f} recorded"
+        f"{metric} {deploy:.4f} in deploy form and {exported:.4f} exported, {recorded:.4f} recorded"
     )
     return GateResult(
         name="stored",
@@ -80,40 +94,43 @@ def stored_gate(
     )
 
 
-def accuracy_gate(
+def score_gate(
     *,
-    accuracy: float,
+    metric: Metric,
+    score: float,
     champion: float | None,
     against: str,
     tolerance: float = 0.0,
-    minimum: float | None = None,
+    worst: float | None = None,
     refuses: bool = True,
 ) -> GateResult:
-    """Ask whether the candidate is accurate enough.
+    """Ask whether the candidate is good enough.
 
     Args:
-        accuracy: of the candidate, in [0, 1].
-        champion: accuracy of the version it would replace on the same images; ``None`` if there
+        metric: what is measured; names the gate.
+        score: of the candidate.
+        champion: score of the version it would replace on the same images; ``None`` if there
             is nothing to compare with.
         against: what that version is, or why there is none.
-        tolerance: how much less accurate than that it may be.
-        minimum: lowest accuracy, whatever the champion has.
+        tolerance: how much worse than that it may be.
+        worst: score it must reach, whatever the champion has.
         refuses: whether to hold the candidate to the champion; else it is only reported.
     """
+    sign = 1 if metric.higher_is_better else -1
     compared = f"{against} has {champion:.4f}" if champion is not None else against
-    bounds = [] if minimum is None else [minimum]
+    bounds = [] if worst is None else [sign * worst]
     if champion is not None and refuses:
-        bounds.append(champion - tolerance)
+        bounds.append(sign * champion - tolerance)
         compared += f", tolerance {tolerance:g}" if tolerance else ""
     elif champion is not None:
         compared += ", which a challenger need not reach"
     required = max(bounds, default=None)
     return GateResult(
-        name="accuracy",
-        passed=required is None or accuracy >= required - _ROUNDING,
-        measured=accuracy,
-        required=required,
-        sentence=f"accuracy {accuracy:.4f}; {compared}",
+        name=metric.name,
+        passed=required is None or sign * score >= required - _ROUNDING,
+        measured=score,
+        required=None if required is None else sign * required,
+        sentence=f"{metric.name} {score:.4f}; {compared}",
     )
 
 
@@ -139,12 +156,13 @@ def latency_gate(*, latency_ms: float, limit_ms: float | None) -> GateResult:
     )
 
 
-def parity_gate(*, training_error: float, exported_error: float) -> GateResult:
-    """Ask whether training form, deploy form and exported program are one function.
+def parity_gate(*, answers: str, training_error: float, exported_error: float) -> GateResult:
+    """Ask whether training form, deploy form and exported form are one function.
 
     Args:
-        training_error: relative logit error of the deploy form against the training form.
-        exported_error: the same of the exported program against the deploy form.
+        answers: what the forms return, in a word.
+        training_error: relative error of the deploy form's answers against the training form's.
+        exported_error: the same of the exported form against the deploy form.
     """
     errors = (training_error, exported_error)
     passed = all(error <= PARITY_TOLERANCE for error in errors)  # NaN is not
@@ -154,32 +172,43 @@ def parity_gate(*, training_error: float, exported_error: float) -> GateResult:
         measured=next((e for e in errors if math.isnan(e)), max(errors)),
         required=PARITY_TOLERANCE,
         sentence=(
-            f"logits of the deploy form are off by {training_error:.2g} from the training form's, "
-            f"those of the exported program by {exported_error:.2g} from the deploy form's"
+            f"{answers} of the deploy form are off by {training_error:.2g} from the training "
+            f"form's, those of the exported form by {exported_error:.2g} from the deploy form's"
         ),
     )
 
 
-def robustness_gate(*, error: float, faults: Sequence[str], takes_infinity: bool) -> GateResult:
-    """Ask whether the exported program answers alike in every batch, and nothing to nonsense.
+def robustness_gate(
+    *,
+    answers: str,
+    one_image: bool,
+    error: float,
+    faults: Sequence[str],
+    takes_infinity: bool,
+) -> GateResult:
+    """Ask whether the exported form answers alike whatever the size, and nothing to nonsense.
 
     Args:
-        error: largest relative logit error over the batch sizes tried.
+        answers: what it returns, in a word.
+        one_image: it takes one image of any size, not batches of a fixed size.
+        error: largest relative error of answers over the sizes tried.
         faults: what else went wrong, a clause each.
-        takes_infinity: an infinite pixel gave finite logits. Some networks bound what they read
+        takes_infinity: an infinite pixel gave finite answers. Some networks bound what they read
             (ReLU6), so this is told but not refused.
     """
-    infinity = "is classified" if takes_infinity else "gives no finite logits"
-    checked = (
-        "NaN reaches the logits of its image alone, other shapes are refused, the signature is "
-        f"float32; an infinite pixel {infinity}; values outside [0, 1] are the server's to refuse"
-    )
+    infinity = "is answered" if takes_infinity else f"gives no finite {answers}"
+    checked = "other numbers of channels are refused, the signature is float32"
+    if not one_image:
+        checked = (
+            f"NaN reaches the {answers} of its image alone, other shapes are refused, the "
+            f"signature is float32; an infinite pixel {infinity}"
+        )
+    checked += "; values outside [0, 1] are the server's to refuse"
+    sizes = "on images of other sizes" if one_image else "between batch sizes"
     return GateResult(
         name="robustness",
         passed=error <= PARITY_TOLERANCE and not faults,
         measured=error,
         required=PARITY_TOLERANCE,
-        sentence="; ".join(
-            [f"logits differ by {error:.2g} between batch sizes", *(faults or [checked])]
-        ),
+        sentence="; ".join([f"{answers} differ by {error:.2g} {sizes}", *(faults or [checked])]),
     )

@@ -14,19 +14,22 @@ import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from deploy.package import ARCHITECTURE_FILE, WEIGHTS_FILE
-from pas_trainer import Resize
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA = 1
 """Version of the layout; raised when old manifests can no longer be read."""
 
+Preparation = Literal["whole", "centre", "longer"]
+"""How images are prepared: as :data:`pas_trainer.Resize` says; or, of detectors, ``longer``: the
+longer side is brought to the image size, and all of the image kept."""
+
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _MODEL_NAME = re.compile(r"[^\x00-\x1f\x7f/\\:.][^\x00-\x1f\x7f/\\:]{0,199}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_RESIZES = ("whole", "centre")
+_RESIZES = get_args(Preparation)
 
 
 class ManifestError(ValueError):
@@ -50,7 +53,7 @@ class Manifest:
         model: name in the registry.
         version: there.
         content_hash: :func:`deploy.content_hash` of architecture and weights.
-        resize: how images are prepared for it, see :data:`pas_trainer.Resize`.
+        resize: how images are prepared for it.
         files: in the order of their names.
         signature: HMAC-SHA256 (hexadecimal), or ``None``.
         schema: :data:`SCHEMA`.
@@ -59,7 +62,7 @@ class Manifest:
     model: str
     version: int
     content_hash: str
-    resize: Resize
+    resize: Preparation
     files: tuple[ManifestFile, ...]
     signature: str | None = None
     schema: int = SCHEMA
@@ -106,7 +109,7 @@ class Manifest:
 
 
 def describe_folder(
-    folder: Path, *, model: str, version: int, content_hash: str, resize: Resize
+    folder: Path, *, model: str, version: int, content_hash: str, resize: Preparation
 ) -> Manifest:
     """Return the manifest of a folder's files as they are; nothing is written.
 

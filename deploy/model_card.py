@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploy.manifest import ManifestFile
-from pas_trainer import Resize
+from deploy.manifest import ManifestFile, Preparation
+from deploy.onnx_export import IMAGE, INPUT, OBJECTS
+from pas_trainer import task_of
 from search_space import Architecture
 
 if TYPE_CHECKING:
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 
 CARD_FILE = "MODEL_CARD.md"
 
-_RESIZE_WORDS: Mapping[Resize, str] = {
+_RESIZE_WORDS: Mapping[Preparation, str] = {
     "whole": "the shorter side is brought to {size} pixels (bilinear), the middle of the longer "
     "one kept",
     "centre": "the shorter side is brought to {larger} pixels (bilinear), the middle {size} x "
     "{size} kept",
+    "longer": "the longer side is brought to {size} pixels (bilinear)",
 }
 
 _ONNX = """\
@@ -31,8 +33,8 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-images = np.zeros(({shape}), np.float32)
-logits = session.run(["logits"], {{"images": images}})[0]
+{given} = np.zeros(({shape}), np.float32)
+{answers} = session.run(None, {{"{given}": {given}}}){first}
 ```
 """
 
@@ -44,7 +46,7 @@ import torch
 
 network = torch.export.load("model.pt2").module()
 images = torch.zeros({shape})
-logits = network(images)
+{answers} = network(images)
 ```
 """
 
@@ -56,8 +58,8 @@ import mlflow
 import numpy as np
 
 network = mlflow.pyfunc.load_model("models:/{model}/{version}")
-images = np.zeros(({shape}), np.float32)
-logits = network.predict(images)
+{given} = np.zeros(({shape}), np.float32)
+{answers} = network.predict({given})
 ```
 """
 
@@ -69,8 +71,8 @@ class Checks:
     Attributes:
         images: which images they were compared on, in words.
         batch_sizes: in which batches.
-        errors: by file, the largest difference of its logits to torch's, relative to
-            ``max(1, largest absolute logit)``.
+        errors: by file, the largest difference of its answers to torch's, relative, see
+            :meth:`pas_trainer.Task.error`.
         accuracies: by file, in [0, 1] on validation images; empty without int8.
         num_validation: how many of these.
     """
@@ -85,7 +87,7 @@ class Checks:
 def model_card(
     registered: RegisteredVersion,
     architecture: Architecture,
-    resize: Resize,
+    resize: Preparation,
     data: str,
     checks: Checks,
     files: Sequence[ManifestFile],
@@ -103,19 +105,16 @@ def model_card(
     size = architecture.image_size
     names = {file.name for file in files}
     how = _RESIZE_WORDS[resize].format(size=size, larger=round(size * 256 / 224))
-    colours = "RGB" if architecture.in_channels == 3 else "grey"
-    shape = f"1, {architecture.in_channels}, {size}, {size}"
-    loading = [_ONNX.format(shape=shape)] * ("model.onnx" in names)
-    loading += [_TORCH.format(shape=shape)] * ("model.pt2" in names)
-    loading += [_MLFLOW.format(shape=shape, model=registered.model, version=registered.version)]
+    terms = _terms(architecture)
+    loading = [_ONNX.format(**terms)] * ("model.onnx" in names)
+    loading += [_TORCH.format(**terms)] * ("model.pt2" in names)
+    loading += [_MLFLOW.format(**terms, model=registered.model, version=registered.version)]
     parts = [
         f"# {registered.model}, version {registered.version}\n",
         _table(_facts(registered, architecture, data)),
         "## Input and output\n",
-        f"`images`: float32 (N, {architecture.in_channels}, {size}, {size}), any N, {colours} in "
-        f"[0, 1]; {how}. Normalisation is inside. `logits`: float32 (N, "
-        f"{len(architecture.classes)}), in this order:\n",
-        f"```json\n{json.dumps(list(architecture.classes), ensure_ascii=False)}\n```\n",
+        f"{_input(architecture)} in [0, 1]; {how}. Normalisation is inside. "
+        f"{_output(architecture)}\n",
         "## How to load it\n",
         *loading,
         "## Checks\n",
@@ -126,11 +125,50 @@ def model_card(
     return "\n".join(parts)
 
 
+def _terms(architecture: Architecture) -> dict[str, str]:
+    """Return what the lines on loading name."""
+    size, task = architecture.image_size, task_of(architecture)
+    one = task.form == "onnx"
+    return {
+        "given": IMAGE if one else INPUT,
+        "shape": f"{'' if one else '1, '}{architecture.in_channels}, {size}, {size}",
+        "answers": ", ".join(OBJECTS) if one else task.answers,
+        "first": "" if one else "[0]",
+    }
+
+
+def _input(architecture: Architecture) -> str:
+    channels, size = architecture.in_channels, architecture.image_size
+    colours = "RGB" if channels == 3 else "grey"
+    if task_of(architecture).form == "onnx":
+        return f"`{IMAGE}`: float32 ({channels}, h, w), one image of any size, {colours}"
+    return f"`{INPUT}`: float32 (N, {channels}, {size}, {size}), any N, {colours}"
+
+
+def _output(architecture: Architecture) -> str:
+    """Return what comes out, in words, and the names of classes where there are any."""
+    task, classes = task_of(architecture), list(architecture.classes)
+    named = f"\n\n```json\n{json.dumps(classes, ensure_ascii=False)}\n```"
+    if task.form == "onnx":
+        return (
+            "`boxes`: float32 (n, 4) of n objects, left, top, right, bottom in pixels of the "
+            "image; `labels`: int64 (n,), counted from 1 in the order below; `scores`: float32 "
+            "(n,), the best first; `masks`: float32 (n, 1, h, w), the object where above 0.5."
+            f"{named}"
+        )
+    if classes:
+        return f"`{task.answers}`: float32 (N, {len(classes)}), in this order:{named}"
+    if architecture.task == "image_translation":
+        return f"`{task.answers}`: such images, of the same size."
+    return f"`{task.answers}`: what the task `{architecture.task}` is about."
+
+
 def _facts(
     registered: RegisteredVersion, architecture: Architecture, data: str
 ) -> list[tuple[str, str]]:
     """Return what the promotion has told the registry, as far as it has."""
     tags = {key.removeprefix("pas."): value for key, value in registered.tags.items()}
+    metric = registered.metric
 
     def told(text: str, *names: str, kind: Callable[[str], object] = str) -> str:
         try:
@@ -147,8 +185,9 @@ def _facts(
         ("cost", told("{cost} {resource}", "cost", "resource")),
         ("MACs", figures("{macs:,.0f}, {macs_ratio:.4f} of the supernet's", "macs", "macs_ratio")),
         ("parameters", figures("{num_params:,.0f}", "num_params")),
-        ("accuracy, validation", figures("{accuracy:.4f}", "accuracy")),
-        ("accuracy, test", figures("{test_accuracy:.4f}", "test_accuracy")),
+        ("task", architecture.task),
+        (f"{metric}, validation", figures(f"{{{metric}:.4f}}", metric)),
+        (f"{metric}, test", figures(f"{{test_{metric}:.4f}}", f"test_{metric}")),
         (
             "latency",
             figures(
@@ -167,8 +206,8 @@ def _facts(
 def _checked(checks: Checks) -> str:
     sizes = ", ".join(str(size) for size in checks.batch_sizes)
     lines = [
-        f"Logits compared with those of the torch network, on {checks.images}, in batches of "
-        f"{sizes}; largest difference, relative to max(1, largest absolute logit):\n",
+        f"Answers compared with those of the torch network, on {checks.images}, in batches of "
+        f"{sizes}; largest difference, relative to max(1, largest absolute value):\n",
         _table([(f"`{name}`", f"{error:.1e}") for name, error in checks.errors.items()]),
     ]
     if checks.accuracies:

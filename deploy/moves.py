@@ -23,6 +23,7 @@ DONE_TAG = "pas.promoted."
 MAX_WHY_CHARS = 500
 """Of the reason given by a person: a record stays below the 5,000 characters of a tag's value that
 every MLflow server takes."""
+_ACCURACY = "accuracy"
 _TIME = "%Y%m%dT%H%M%S.%fZ"
 
 Kind = Literal["promotion", "rollback"]
@@ -44,7 +45,8 @@ class Move:
         why: as told by a person.
         sweep_id, trial_id, run_id: where the version comes from.
         content_hash: of its package, see :func:`deploy.content_hash`.
-        accuracy: of the version, in [0, 1], when it was promoted.
+        metric: what the version was judged by.
+        score: of the version, by that, when it was promoted.
         gates: by name, whether it passed, what was measured and what was required.
         done: the alias has moved; not part of the record.
     """
@@ -61,7 +63,8 @@ class Move:
     trial_id: str = ""
     run_id: str = ""
     content_hash: str = ""
-    accuracy: float | None = None
+    metric: str = _ACCURACY
+    score: float | None = None
     gates: Mapping[str, Any] = field(default_factory=dict)
     done: bool = False
 
@@ -78,6 +81,9 @@ class Move:
         """Return name and value of the tag that records it."""
         document = self.to_json()
         del document["done"], document["move_id"], document["to_version"]
+        if self.metric == _ACCURACY:  # as versions of this package that know no other metric
+            del document["metric"]
+            document[_ACCURACY] = document.pop("score")
         return MOVE_TAG + self.move_id, json.dumps(document, separators=(",", ":"))
 
 
@@ -95,7 +101,10 @@ def moves_among(tags: Mapping[str, str], version: int) -> list[Move]:
             continue
         done = DONE_TAG + move_id in tags
         try:
-            move = Move(**json.loads(value), move_id=move_id, to_version=version, done=done)
+            document = json.loads(value)
+            if _ACCURACY in document:
+                document["score"] = document.pop(_ACCURACY)
+            move = Move(**document, move_id=move_id, to_version=version, done=done)
             _ = move.time
         except (TypeError, ValueError):
             continue

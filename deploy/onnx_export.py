@@ -1,4 +1,4 @@
-"""A classifier as one ONNX file, and as something to call.
+"""A network as one ONNX file, and as something to call.
 
 ``onnx``, ``onnxscript`` and ``onnxruntime`` are an extra of the project: they are imported where
 they are used, after :func:`require_onnx` has told of what is missing.
@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploy.eval_mode import inference
-from deploy.package import DeployedClassifier
+from deploy.parity import Form
 from deploy.torch_export import example_images
+from pas_trainer import task_of
 from search_space import Architecture
 
 OPSET = 18
 """Of the standard operators; ONNX Runtime reads it from version 1.14 on."""
 
-INPUT, OUTPUT = "images", "logits"
-"""Names of the network's input, float32 (N, C, H, W) in [0, 1], and output (N, classes)."""
+INPUT = "images"
+"""Name of a network's input, float32 (N, C, H, W) in [0, 1]; its output has the name of the task's
+answers: ``logits`` (N, classes) of a classifier."""
+
+IMAGE, OBJECTS = "image", ("boxes", "labels", "scores", "masks")
+"""Names of a detector's input, one image (C, h, w) of any size, and of its outputs."""
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
+_ERRORS_ONLY = 3
 
 
 class OnnxMissingError(ImportError):
@@ -47,16 +55,16 @@ def require_onnx(*packages: str) -> None:
 
 
 def export_onnx(
-    classifier: DeployedClassifier,
+    network: nn.Module,
     architecture: Architecture,
     path: Path,
     metadata: Mapping[str, str],
 ) -> None:
-    """Write one ONNX file for any batch size, free of this machine's paths.
+    """Write one ONNX file, free of this machine's paths; of a detector for one image of any size.
 
     Args:
-        classifier: on the CPU; its training flags are restored.
-        architecture: gives the size of images.
+        network: as it is shipped, on the CPU; its training flags are restored.
+        architecture: names the task, gives the size of images.
         path: written; weights lie inside.
         metadata: of the model, see :func:`describe`.
 
@@ -64,23 +72,80 @@ def export_onnx(
         OnnxMissingError: the extra is not installed.
     """
     require_onnx("onnx", "onnxscript")
-    with inference(classifier):
-        program = torch.onnx.export(
-            classifier,
-            (example_images(architecture),),
-            dynamo=True,
-            verbose=False,
-            dynamic_shapes={"images": {0: "batch"}},
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-        )
+    task = task_of(architecture)
+    with inference(network):
+        if task.form == "onnx":
+            _export_detector(network, architecture, path)
+        else:
+            _export_program(network, architecture, path, task.answers)
+    _set_metadata(path, metadata)
+
+
+def _export_program(
+    network: nn.Module, architecture: Architecture, path: Path, answers: str
+) -> None:
+    """Write a network for any batch size."""
+    program = torch.onnx.export(
+        network,
+        (example_images(architecture),),
+        dynamo=True,
+        verbose=False,
+        dynamic_shapes={"images": {0: "batch"}},
+        input_names=[INPUT],
+        output_names=[answers],
+        opset_version=OPSET,
+    )
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, which name files of this machine
-    program.model.metadata_props.clear()
-    program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
+
+
+def _export_detector(network: nn.Module, architecture: Architecture, path: Path) -> None:
+    """Write a detector, by tracing: torch.export does not take steps that depend on values."""
+    size = architecture.image_size
+    # Noise, and not square: a detector finds something, so that all its parts are passed.
+    image = torch.rand(
+        (architecture.in_channels, size, size * 3 // 4), generator=torch.Generator().manual_seed(0)
+    )
+    sides = {1: "height", 2: "width"}
+    axes: dict[str, dict[int, str]] = {IMAGE: sides, **{name: {0: "objects"} for name in OBJECTS}}
+    axes["masks"] |= {2: "height", 3: "width"}
+    with warnings.catch_warnings():  # of constants that torchvision means to be some, and old age
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _OneImage(network),
+            (image,),
+            path,
+            dynamo=False,
+            input_names=[IMAGE],
+            output_names=list(OBJECTS),
+            dynamic_axes=axes,
+            opset_version=OPSET,
+        )
+
+
+class _OneImage(nn.Module):
+    """A detector of one image, whose answer is a tuple."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        (found,) = self.detector([image])
+        return tuple(found[name] for name in OBJECTS)
+
+
+def _set_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    import onnx
+
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(metadata))
+    for node in model.graph.node:
+        node.doc_string = ""
+    onnx.save(model, path)
 
 
 def describe(
@@ -88,6 +153,7 @@ def describe(
 ) -> dict[str, str]:
     """Return what an ONNX file says of itself (``custom_metadata_map`` in ONNX Runtime)."""
     return {
+        "task": architecture.task,
         "classes": json.dumps(list(architecture.classes)),
         "image_size": str(architecture.image_size),
         "channels": str(architecture.in_channels),
@@ -98,8 +164,8 @@ def describe(
     }
 
 
-def onnx_network(path: Path, num_threads: int | None = None) -> Callable[[Tensor], Tensor]:
-    """Return an ONNX file as a function from images to logits, on the CPU.
+def onnx_network(path: Path, num_threads: int | None = None) -> Form:
+    """Return an ONNX file as a function from images to answers, on the CPU.
 
     Args:
         path: the file.
@@ -113,9 +179,17 @@ def onnx_network(path: Path, num_threads: int | None = None) -> Callable[[Tensor
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = num_threads or torch.get_num_threads()
+    settings.log_severity_level = _ERRORS_ONLY
     session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
 
-    def logits(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
+    def run(images: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(out) for out in session.run(None, {given.name: images.numpy()})]
 
-    return logits
+    def answers(images: Tensor) -> Tensor:
+        return run(images)[0]
+
+    def objects(images: Any) -> list[dict[str, Tensor]]:
+        return [dict(zip(OBJECTS, run(image), strict=True)) for image in images]
+
+    return objects if given.name == IMAGE else answers

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -33,30 +32,16 @@ class PackageError(ValueError):
     """A package file is missing, corrupt, or does not fit the others."""
 
 
-class DeployedClassifier(nn.Module):
-    """A classifier that takes plain images: normalisation, then the network.
+def deployed_network(architecture: Architecture, network: nn.Module) -> nn.Module:
+    """Return a network as it is shipped, see :meth:`pas_trainer.Task.shipped`; in eval mode.
 
-    Input (N, C, H, W), float32 in [0, 1]; output logits (N, number of classes).
+    It takes plain images, float32 in [0, 1], and normalises them itself.
 
     Args:
-        architecture: gives the per-channel mean and standard deviation.
-        network: takes normalised images, returns logits.
+        architecture: names the task, gives mean and standard deviation.
+        network: of a package, in either form.
     """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, architecture: Architecture, network: nn.Module) -> None:
-        super().__init__()
-        for name, values in (("mean", architecture.mean), ("std", architecture.std)):
-            per_channel = torch.tensor(list(values), dtype=torch.float32).reshape(1, -1, 1, 1)
-            self.register_buffer(name, per_channel)
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits of shape (N, number of classes)."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
-        return logits
+    return task_of(architecture).shipped(network, architecture).eval()
 
 
 def save_package(
@@ -110,8 +95,8 @@ def load_package(
     """
     source = Path(folder)
     architecture = load_architecture(source)
-    for what, name in (("supernet", architecture.supernet), ("task", architecture.task)):
-        if name.startswith("import:") and not allow_import:
+    for what, name in imported_names(architecture).items():
+        if not allow_import:
             raise PackageError(
                 f"{source / ARCHITECTURE_FILE} names the {what} {name}, whose code would be run; "
                 "pass allow_import=True if you trust it"
@@ -149,6 +134,12 @@ def load_architecture(folder: str | os.PathLike[str]) -> Architecture:
     except ValueError as error:
         raise PackageError(f"{path} is not an architecture: {error}") from error
     return architecture
+
+
+def imported_names(architecture: Architecture) -> dict[str, str]:
+    """Return what runs the user's own code when a package is loaded: supernet, task, by name."""
+    both = {"supernet": architecture.supernet, "task": architecture.task}
+    return {what: name for what, name in both.items() if name.startswith("import:")}
 
 
 def content_hash(folder: str | os.PathLike[str]) -> str:

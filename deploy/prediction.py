@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from deploy.export_folder import ONNX_FILE, Form
+from deploy.export_folder import ONNX_FILE
 from deploy.manifest import verify_folder
 from deploy.onnx_export import onnx_network
-from deploy.package import DeployedClassifier, PackageError, load_architecture, load_package
+from deploy.package import PackageError, deployed_network, load_architecture, load_package
+from deploy.parity import Form
 from pas_trainer import IMAGE_SUFFIXES, DataError, Resize, prepare_images
 from pas_trainer.data import IMAGENET_MEAN, IMAGENET_STD
 from search_space import Architecture
@@ -102,14 +103,15 @@ def classifier_of_folder(
         OnnxMissingError: ONNX Runtime is not installed.
     """
     manifest = verify_folder(folder)
+    architecture = load_architecture(folder)
+    _check_classifies(architecture, folder)
+    assert manifest.resize != "longer"  # of detectors
     if engine == "torch":
         return classifier_of_package(folder, manifest.resize, allow_import=allow_import)
     if ONNX_FILE not in manifest.names:
         raise PackageError(
             f"{folder} holds no {ONNX_FILE}; take --engine torch, or export it again"
         )
-    architecture = load_architecture(folder)
-    _check_classifies(architecture, folder)
     form = onnx_network(folder / ONNX_FILE)
     return Classifier(architecture=architecture, resize=manifest.resize, form=form)
 
@@ -129,7 +131,7 @@ def classifier_of_package(
     """
     _check_classifies(load_architecture(folder), folder)
     architecture, network = load_package(folder, allow_import=allow_import)
-    form = DeployedClassifier(architecture, network).eval()
+    form = deployed_network(architecture, network)
     return Classifier(
         architecture=architecture, resize=resize or resize_of_architecture(architecture), form=form
     )

@@ -17,6 +17,10 @@ from deploy.mlflow_model import EXTRA_FILES_FOLDER
 from deploy.package import PackageError, content_hash
 from deploy.stored_versions import CONTENT_HASH_TAG
 
+TASK_TAG, METRIC_TAG, FORM_TAG = "pas.task", "pas.metric", "pas.form"
+"""Tags of a version: what it is for, what it is judged by, :attr:`pas_trainer.Task.form`. Of old
+versions, which have none of them: classification, accuracy, program."""
+
 _EXAMPLE_FILE = "input_example.json"
 
 
@@ -41,6 +45,21 @@ class RegisteredVersion:
     content_hash: str
     location: str
     tracking_uri: str
+
+    @property
+    def task(self) -> str:
+        """What the network is for."""
+        return self.tags.get(TASK_TAG, "classification")
+
+    @property
+    def metric(self) -> str:
+        """Name of what it is judged by."""
+        return self.tags.get(METRIC_TAG, "accuracy")
+
+    @property
+    def form(self) -> str:
+        """What the network is exported as."""
+        return self.tags.get(FORM_TAG, "program")
 
 
 def find_version(
@@ -95,14 +114,20 @@ def download_package(registered: RegisteredVersion, folder: Path) -> Path:
     return package
 
 
-def download_example(registered: RegisteredVersion, folder: Path) -> Tensor:
-    """Bring the version's input example, float32 (2, C, H, W) in [0, 1].
+def download_example(registered: RegisteredVersion, folder: Path) -> Tensor | list[Tensor]:
+    """Bring the version's input example: plain images, float32 in [0, 1].
+
+    Returns:
+        (2, C, H, W), or of a detector a list of one image (C, h, w).
 
     Raises:
         PackageError: it cannot be read.
     """
     path = _download(registered, _EXAMPLE_FILE, folder)
-    return torch.tensor(json.loads(path.read_text(encoding="utf-8")), dtype=torch.float32)
+    example = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(example, list):
+        return torch.tensor(example, dtype=torch.float32)
+    return [torch.tensor(image, dtype=torch.float32) for image in example.values()]
 
 
 def _download(registered: RegisteredVersion, name: str, folder: Path) -> Path:

@@ -14,7 +14,6 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from torch import Tensor
 
 from deploy.candidate import Candidate, check_forms, open_candidate
 from deploy.logged_models import log_network, name_version, upload_files
@@ -34,8 +33,8 @@ class PromotedModel:
         version: counts from 1 within the name.
         alias: what was moved to the version.
         in_force: it still points there: nobody else has moved it at the same time.
-        parity_error: largest logit difference of training form and deploy form, relative to
-            ``max(1, largest absolute logit)``.
+        parity_error: largest difference of the answers of training form and deploy form, relative,
+            see :meth:`pas_trainer.Task.error`.
     """
 
     name: str
@@ -57,7 +56,7 @@ def promote_package(
     model_name: str,
     alias: str,
     run_id: str,
-    images: Tensor,
+    images: Any,
     tags: Mapping[str, str],
     allow_import: bool = False,
 ) -> PromotedModel:
@@ -71,7 +70,7 @@ def promote_package(
         model_name: registered model, made if new.
         alias: for example ``champion``.
         run_id: the trial's run; its status and times stay as they are.
-        images: held-out images (N, C, H, W), float32 in [0, 1], for the parity check; the first
+        images: held-out plain images, see :meth:`pas_trainer.Task.plain`, for the parity check;
             two are stored with the model as its input example.
         tags: set on the version, besides :data:`CONTENT_HASH_TAG` and :data:`PARITY_ERROR_TAG`.
         allow_import: see :func:`deploy.load_package`.

@@ -50,7 +50,7 @@ def roll_back(
         target = _target(moves, current, to)
         check(target)
         before = next((m for m in reversed(moves) if m.to_version == target), None)
-        told = ("sweep_id", "trial_id", "run_id", "content_hash", "accuracy")
+        told = ("sweep_id", "trial_id", "run_id", "content_hash", "metric", "score")
         about = {name: getattr(before, name) for name in told} if before else {}
         try:
             return move_alias(

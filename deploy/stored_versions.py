@@ -10,14 +10,16 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
+from torch import nn
 
 from deploy.mlflow_model import EXTRA_FILES_FOLDER
 from deploy.package import (
     ARCHITECTURE_FILE,
     WEIGHTS_FILE,
-    DeployedClassifier,
     PackageError,
     content_hash,
+    deployed_network,
+    imported_names,
     load_architecture,
     load_package,
 )
@@ -36,13 +38,14 @@ class LoadedModel:
         name: registered model.
         version: the version the alias pointed to.
         architecture: image size, class names and the rest.
-        classifier: takes (N, C, H, W) float32 in [0, 1], returns logits; in eval mode, on the CPU.
+        network: as it is shipped: takes plain images, float32 in [0, 1], and gives the task's
+            answers; in eval mode, on the CPU.
     """
 
     name: str
     version: int
     architecture: Architecture
-    classifier: DeployedClassifier
+    network: nn.Module
 
 
 def load_promoted(
@@ -69,34 +72,35 @@ def load_version(
     version: int,
     *,
     allow_import: bool = False,
-    trusted: str = "",
+    trusted: Architecture | None = None,
 ) -> LoadedModel:
     """Load a version from its package files, without pickle and on any device.
 
     Only these are downloaded (``architecture.json`` and the weights); the network is rebuilt from
-    them. One that was made from an ``import:`` supernet is refused unless ``allow_import``, since
-    that runs the code it names, or unless that is the supernet ``trusted``.
+    them. One with an ``import:`` supernet or task is refused unless ``allow_import``, since that
+    runs the code it names, or unless the architecture ``trusted`` has the same ones.
 
     Raises:
         MlflowException: the version is unknown, or the store failed.
         PackageError: the stored files are unusable.
     """
     with _stored_package(client, model_name, version) as folder:
-        known = bool(trusted) and load_architecture(folder).supernet == trusted
+        imported = imported_names(load_architecture(folder))
+        known = trusted is not None and imported == imported_names(trusted)
         architecture, network = load_package(folder, allow_import=allow_import or known)
     return LoadedModel(
         name=model_name,
         version=version,
         architecture=architecture,
-        classifier=DeployedClassifier(architecture, network).eval(),
+        network=deployed_network(architecture, network),
     )
 
 
 def check_version(client: MlflowClient, model_name: str, version: int) -> None:
     """Check that a version's package is what was promoted, and loads.
 
-    One from an ``import:`` supernet is not rebuilt, which would run the code it names: equal
-    content must do.
+    One with an ``import:`` supernet or task is not rebuilt, which would run the code it names:
+    equal content must do.
 
     Raises:
         MlflowException: the version is unknown, or its files cannot be brought.
@@ -118,7 +122,7 @@ def check_version(client: MlflowClient, model_name: str, version: int) -> None:
                 f"the files of version {version} of {model_name!r} are not those that were "
                 "promoted: their content hash is another"
             )
-        if not load_architecture(folder).supernet.startswith("import:"):
+        if not imported_names(load_architecture(folder)):
             load_package(folder)
 
 

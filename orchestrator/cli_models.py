@@ -23,10 +23,13 @@ def promote(
     ] = None,
     alias: Annotated[str, typer.Option(help="Alias that moves to the new version.")] = "champion",
     tolerance: Annotated[
-        float, typer.Option(min=0, max=1, help="Accuracy it may have less than the champion.")
+        float, typer.Option(min=0, help="How much worse than the champion's its score may be.")
     ] = 0.0,
-    min_accuracy: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lowest accuracy, on the validation images.")
+    worst_score: Annotated[
+        float | None,
+        typer.Option(
+            "--worst-score", "--min-accuracy", help="It must reach, on validation images."
+        ),
     ] = None,
     max_latency_ms: Annotated[float | None, typer.Option(min=0, help=_LATENCY)] = None,
     why: Why = "",
@@ -49,7 +52,7 @@ def promote(
         limit=budget,
         trial=trial,
         tolerance=tolerance,
-        min_accuracy=min_accuracy,
+        worst_score=worst_score,
         max_latency_ms=max_latency_ms,
         why=why,
         dry_run=dry_run,

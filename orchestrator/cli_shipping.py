@@ -69,7 +69,7 @@ def export(
     from orchestrator import shipping
 
     wanted = _wanted(model, alias, version, tracking_uri, allow_import)
-    chosen = [f.value for f in formats or Format]
+    chosen = [f.value for f in formats] if formats else None
     with told("exported"), err.status("registry") as status:
         manifest, checks = shipping.export(
             wanted, out_folder, formats=chosen, int8=int8, tell=status.update
@@ -117,12 +117,12 @@ def predict(
 ) -> None:
     """Classify image files, and those below folders, prepared as in the sweep's evaluation.
 
-    MODEL may also be the folder of a trial of another task; what its network makes of each image
-    is then drawn.
+    What a network for another task makes of each image is drawn. MODEL may also be the folder of
+    a trial.
     """
     if as_json and as_csv:
         raise UserError("--json and --csv exclude each other; take one")
-    from deploy.prediction import image_files
+    from deploy.prediction import Classifier, image_files
     from orchestrator import shipping
 
     unreadable: list[str] = []
@@ -135,16 +135,14 @@ def predict(
         files = image_files(paths)
         with err.status("model") as status:
             wanted = _wanted(model, alias, version, tracking_uri, allow_import)
-            drawer = shipping.drawer_of(wanted)
-            if drawer is None:
-                classifier = shipping.classifier_of(wanted, engine.value, tell=status.update)
-        if drawer is None:
-            found = classifier.classify(files, top=top, batch_size=batch_size, unreadable=note)
+            network = shipping.predictor_of(wanted, engine.value, tell=status.update)
+        if isinstance(network, Classifier):
+            found = network.classify(files, top=top, batch_size=batch_size, unreadable=note)
             _print_predictions(found, as_json, as_csv)
         elif out_folder is None:
-            raise UserError(f"--out is missing; task {drawer.architecture.task} draws pictures")
+            raise UserError(f"--out is missing; task {network.architecture.task} draws pictures")
         else:
-            _print_drawn(drawer.draw(files, out_folder, unreadable=note), as_json)
+            _print_drawn(network.draw(files, out_folder, unreadable=note), as_json)
     if unreadable:
         err.print(f"{len(unreadable)} of {len(files)} images could not be read", highlight=False)
         raise typer.Exit(FAILED)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from deploy import PackageError
-from deploy.candidate import EVAL_CHUNK, Candidate, Measurements, measure_accuracy
+from deploy.candidate import Candidate
 from deploy.gates import (
     GateResult,
-    accuracy_gate,
     budget_gate,
     latency_gate,
     parity_gate,
     robustness_gate,
+    score_gate,
     stored_gate,
 )
+from deploy.measuring import Measurements, eval_batch, measure_score
 from deploy.promotions import aliases_of
 from deploy.stored_versions import load_version
 from orchestrator.choosing import absolute_limit
@@ -31,7 +35,7 @@ from orchestrator.model_cards import DATA_TAG
 from orchestrator.preflight import sweep_graph
 from orchestrator.records import TrialRecord
 from orchestrator.tracking_server import describe
-from pas_trainer import ClassificationData, load_data, open_sources
+from pas_trainer import ACCURACY, Metric, Task, TaskData, make_task
 from search_space import ChannelGraph, Limit
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -43,12 +47,12 @@ class Request:
 
     Attributes:
         model_name: registered model.
-        alias: what moves. The accuracy gate compares with the version it points to; a
+        alias: what moves. The score's gate compares with the version it points to; a
             ``challenger`` is compared with the ``champion``, and need not reach it.
-        limit: the most accurate member of the front within it is promoted; see :func:`choose`.
+        limit: the best member of the front within it is promoted; see :func:`choose`.
         trial: promoted instead, if given.
-        tolerance: how much less accurate than the champion it may be, in [0, 1].
-        min_accuracy: lowest accuracy, in [0, 1].
+        tolerance: how much worse than the champion it may be, in the unit of the metric.
+        worst_score: score that it must reach.
         max_latency_ms: longest time of one image on one CPU thread of this machine.
         why: kept with the promotion.
         dry_run: ask the gates, change nothing.
@@ -59,7 +63,7 @@ class Request:
     limit: Limit | None = None
     trial: str | None = None
     tolerance: float = 0.0
-    min_accuracy: float | None = None
+    worst_score: float | None = None
     max_latency_ms: float | None = None
     why: str = ""
     dry_run: bool = False
@@ -71,8 +75,18 @@ class SweepFacts:
 
     config: SweepConfig
     graph: ChannelGraph
-    data: ClassificationData
+    task: Task
+    data: TaskData
     fingerprint: str
+
+    @property
+    def metric(self) -> Metric:
+        """What its trials are compared by."""
+        return self.task.metric
+
+    def batches(self) -> Iterator[Any]:
+        """Yield its validation images, as many at a time as are measured at once."""
+        return self.data.validation.eval_batches(eval_batch(self.task))
 
     @property
     def resource(self) -> str:
@@ -100,17 +114,29 @@ def open_sweep(home: Home, sweep_id: str) -> SweepFacts:
         )
     recorded = json.loads(path.read_text())
     config = parse_sweep(recorded["config"], str(path))
-    if config.task.name != "classification":
-        raise UserError(
-            f"sweep {sweep_id} is of task {config.task.name}; only networks for classification can "
-            "be promoted so far, others are packages in the folders of their trials"
-        )
     graph = sweep_graph(config, recorded["plan"].get("data_version", ""))
     if config.budget.resource == "latency_ms":
         graph = latency_graph(graph, path.parent)
-    fingerprint = open_sources(config.data).fingerprint()
-    data = load_data(config.data)
-    return SweepFacts(config=config, graph=graph, data=data, fingerprint=fingerprint)
+    task = make_task(config.task)
+    return SweepFacts(
+        config=config,
+        graph=graph,
+        task=task,
+        data=task.load_data(config.data, torch.device("cpu")),
+        fingerprint=task.open_data(config.data).fingerprint(),
+    )
+
+
+def check_scores(request: Request, metric: Metric) -> None:
+    """Check what is asked of the score; accuracies are shares.
+
+    Raises:
+        UserError: it is out of range.
+    """
+    asked = {"--tolerance": request.tolerance, "--min-accuracy": request.worst_score}
+    for option, value in asked.items():
+        if metric == ACCURACY and value is not None and not 0 <= value <= 1:
+            raise UserError(f"{option} is {value:g}; accuracy is in 0..1")
 
 
 def judge(
@@ -138,18 +164,20 @@ def judge(
     champion, against = _champion(client, request, sweep, candidate)
     return (
         stored_gate(
+            metric=sweep.metric.name,
             recorded=record.score or 0.0,
-            deploy=measured.accuracy,
-            exported=measured.exported_accuracy,
+            deploy=measured.score,
+            exported=measured.exported_score,
             num_images=measured.num_images,
             changed=_changed(record, candidate),
         ),
-        accuracy_gate(
-            accuracy=measured.accuracy,
+        score_gate(
+            metric=sweep.metric,
+            score=measured.score,
             champion=champion,
             against=against,
             tolerance=request.tolerance,
-            minimum=request.min_accuracy,
+            worst=request.worst_score,
             refuses=request.alias != CHALLENGER,
         ),
         budget_gate(
@@ -160,9 +188,15 @@ def judge(
             else absolute_limit(limit, resource, sweep.graph.count(resource)),
         ),
         latency_gate(latency_ms=measured.latency_ms, limit_ms=request.max_latency_ms),
-        parity_gate(training_error=measured.training_error, exported_error=measured.exported_error),
+        parity_gate(
+            answers=sweep.task.answers,
+            training_error=measured.training_error,
+            exported_error=measured.exported_error,
+        ),
         robustness_gate(
-            error=measured.batch_error,
+            answers=sweep.task.answers,
+            one_image=sweep.task.form == "onnx",
+            error=measured.size_error,
             faults=measured.faults,
             takes_infinity=measured.takes_infinity,
         ),
@@ -181,7 +215,7 @@ def _changed(record: TrialRecord, candidate: Candidate) -> str:
 def _champion(
     client: MlflowClient, request: Request, sweep: SweepFacts, candidate: Candidate
 ) -> tuple[float | None, str]:
-    """Return the accuracy of the version to compare with, and what that is or why there is none."""
+    """Return the score of the version to compare with, and what that is or why there is none."""
     alias = CHAMPION if request.alias == CHALLENGER else request.alias
     version = aliases_of(client, request.model_name).get(alias)
     if version is None:
@@ -189,13 +223,15 @@ def _champion(
     what = f"the {alias} (version {version})"
     own = candidate.architecture
     try:
-        loaded = load_version(client, request.model_name, version, trusted=own.supernet)
+        loaded = load_version(client, request.model_name, version, trusted=own)
     except (PackageError, MlflowException, OSError) as error:
         raise UserError(
             f"{what} of model {request.model_name!r} cannot be compared with: {describe(error)}; "
             "go back to a version that can (pas rollback), or promote to another alias"
         ) from None
     theirs = loaded.architecture
+    if theirs.task != own.task:
+        return None, f"not compared with {what}, which is for {theirs.task}"
     if list(theirs.classes) != list(own.classes):
         return None, f"not compared with {what}, which has other classes"
     if (theirs.in_channels, theirs.image_size) != (own.in_channels, own.image_size):
@@ -203,5 +239,4 @@ def _champion(
     tags = client.get_model_version(request.model_name, str(version)).tags
     if tags.get(DATA_TAG, sweep.fingerprint) != sweep.fingerprint:
         return None, f"not compared with {what}, which was trained on other data"
-    batches = sweep.data.validation.eval_batches(EVAL_CHUNK)
-    return measure_accuracy(loaded.classifier, batches), what
+    return measure_score(loaded.network, sweep.task, sweep.data, sweep.batches()), what

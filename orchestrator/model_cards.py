@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deploy import PARITY_ERROR_TAG
-from deploy.candidate import Measurements
 from deploy.gates import GateResult
+from deploy.measuring import Measurements
+from deploy.registered import FORM_TAG, METRIC_TAG, TASK_TAG
 from orchestrator.records import TrialRecord
+from orchestrator.scores import figure, label
 from orchestrator.tracking_names import trial_name
 from orchestrator.tracking_note import count_text, widths_text
 
@@ -18,20 +20,16 @@ GATE_TAG = "pas.gate."
 
 
 def version_tags(
-    record: TrialRecord,
-    resource: str,
-    fingerprint: str,
-    gates: Sequence[GateResult],
-    measured: Measurements,
+    record: TrialRecord, task: str, form: str, resource: str, fingerprint: str
 ) -> dict[str, str]:
-    """Return the tags of a version.
+    """Return the tags of a version that say where it comes from; scores under their metric's name.
 
     Args:
         record: the trial's.
+        task: what its network is for.
+        form: what it is exported as.
         resource: what its sweep limits.
         fingerprint: of the sweep's data.
-        gates: what they said.
-        measured: what they went by.
     """
     tags = {
         "pas.sweep_id": record.sweep_id,
@@ -45,13 +43,20 @@ def version_tags(
         "pas.resource": resource,
         "pas.cost": record.cost(resource),
         "pas.latency_ms": record.latency_ms,
-        "pas.accuracy": record.score,
-        "pas.test_accuracy": record.test_score,
+        TASK_TAG: task,
+        METRIC_TAG: record.metric,
+        FORM_TAG: form,
+        f"pas.{record.metric}": record.score,
+        f"pas.test_{record.metric}": record.test_score,
         DATA_TAG: fingerprint,
-        PARITY_ERROR_TAG: f"{measured.training_error:.3g}",
     }
-    tags |= {GATE_TAG + gate.name: f"{_verdict(gate)}: {gate.sentence}" for gate in gates}
     return {name: str(value) for name, value in tags.items()}
+
+
+def gate_tags(gates: Sequence[GateResult], measured: Measurements) -> dict[str, str]:
+    """Return the tags of a version that say what the gates found, and its error of parity."""
+    said = {GATE_TAG + gate.name: f"{_verdict(gate)}: {gate.sentence}" for gate in gates}
+    return {PARITY_ERROR_TAG: f"{measured.training_error:.3g}", **said}
 
 
 def description(
@@ -67,10 +72,14 @@ def description(
     Arguments as above; ``data``: the data set's name, ``limit``: the trial's budget in units of
     the resource.
     """
+    metric = record.metric
     rows = {
         "sweep, trial": f"`{record.sweep_id}`, `{record.trial_id}`",
         "data": f"{data}, {measured.num_images} validation images",
-        "accuracy": f"{measured.accuracy:.4f} on these (test {record.test_score or 0:.4f})",
+        label(metric): (
+            f"{figure(metric, measured.score)} on these "
+            f"(test {figure(metric, record.test_score or 0)})"
+        ),
         "budget": f"{record.cost(resource):.12g} {resource} (limit {record.budget:g} in the sweep)",
         "MACs": f"{count_text(record.macs)}, {record.macs_ratio or 0:.4f} of the supernet's",
         "parameters": count_text(record.num_params),

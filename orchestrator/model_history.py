@@ -45,8 +45,10 @@ class History:
 
 
 def move_json(move: Move) -> dict[str, Any]:
-    """Return a move as plain JSON values."""
-    return {"time": move.time.isoformat(), **move.to_json()}
+    """Return a move as plain JSON values, the score under its metric's name."""
+    document = {"time": move.time.isoformat(), **move.to_json()}
+    document[move.metric] = document.pop("score")
+    return document
 
 
 def read_history(tracking_uri: str, model_name: str) -> History:

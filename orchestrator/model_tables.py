@@ -9,6 +9,7 @@ from rich.table import Table
 
 from deploy.gates import GateResult
 from orchestrator.model_history import History
+from orchestrator.scores import figure, label
 
 _IN_FORCE = "[yellow]★ in force[/yellow]"
 _STATES = {"in force": _IN_FORCE, "past": ""}
@@ -34,11 +35,13 @@ def gates_table(gates: Sequence[GateResult], title: str) -> Table:
 def history_table(history: History) -> Table:
     """Return one row per move, the oldest first; a star marks those in force."""
     table = Table(title=history.model_name, title_justify="left")
-    for name in ("when, who", "alias", "from", "to", "kind", "sweep, trial", "accuracy"):
+    for name in ("when, who", "alias", "from", "to", "kind", "sweep, trial", "score"):
         table.add_column(name, overflow="fold")
     table.add_column("why", overflow="fold", min_width=10)
     for move, state in history.moves:
-        accuracy = "" if move.accuracy is None else f"{move.accuracy:.4f}"
+        score = "" if move.score is None else figure(move.metric, move.score)
+        if move.metric != "accuracy" and score:
+            score = f"{label(move.metric)} {score}"
         table.add_row(
             f"{move.time.astimezone():%Y-%m-%d %H:%M}\n{escape(move.who)}",
             f"{move.alias}\n{_STATES.get(state, state)}",
@@ -46,7 +49,7 @@ def history_table(history: History) -> Table:
             _version(move.to_version),
             move.kind,
             escape(f"{move.sweep_id}\n{move.trial_id}"),
-            accuracy,
+            score,
             escape(move.why),
         )
     for alias, left in history.moved_by_others.items():

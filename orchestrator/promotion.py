@@ -11,15 +11,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from deploy import ARCHITECTURE_FILE, PromotedModel
-from deploy.candidate import (
-    EVAL_CHUNK,
-    Candidate,
-    Measurements,
-    as_input,
-    measure_candidate,
-    open_candidate,
-)
+from deploy.candidate import Candidate, open_candidate
 from deploy.gates import GateResult, unreadable
+from deploy.measuring import Measurements, measure_candidate
+from deploy.onnx_export import OnnxMissingError
 from deploy.promotions import (
     AliasMovedError,
     PromotionError,
@@ -31,8 +26,15 @@ from deploy.registry import register_candidate
 from orchestrator.choosing import choose, named
 from orchestrator.errors import UserError
 from orchestrator.home import Home
-from orchestrator.judging import CHAMPION, Request, SweepFacts, judge, open_sweep
-from orchestrator.model_cards import description, version_tags
+from orchestrator.judging import (
+    CHAMPION,
+    Request,
+    SweepFacts,
+    check_scores,
+    judge,
+    open_sweep,
+)
+from orchestrator.model_cards import description, gate_tags, version_tags
 from orchestrator.records import TrialRecord
 from orchestrator.sweep_files import WEIGHTS, files_of
 from orchestrator.tracking_server import TrackingError, describe, open_client
@@ -90,12 +92,13 @@ def promote(
             raise UserError("name what to promote: --budget LIMIT, or --trial TRIAL_ID")
         tell("data")
         sweep = open_sweep(home, records[0].sweep_id if records else "")
+        check_scores(request, sweep.metric)
         record = _pick(records, request, sweep)
         files = files_of(home, record.sweep_id, sweep.config.storage.uri)
         folder = stack.enter_context(stack.enter_context(files).package(record.trial_id))
         _check_kept(folder, record)
         tell(f"{record.trial_id}: exporting")
-        images = as_input(next(sweep.data.validation.eval_batches(EVAL_CHUNK))[0])
+        images, _ = sweep.task.plain(next(sweep.batches()))
         try:
             # the user's own sweep, which has run any code that it names already
             opened = open_candidate(folder, images, allow_import=True)
@@ -103,8 +106,7 @@ def promote(
         except ValueError as error:  # no package, or that of a network for other images
             return Outcome(record=record, gates=(unreadable(str(error)),))
         tell(f"{record.trial_id}: measuring")
-        batches = sweep.data.validation.eval_batches(EVAL_CHUNK)
-        measured = measure_candidate(candidate, batches, images)
+        measured = measure_candidate(candidate, sweep.data, sweep.batches(), images)
         client = open_client(tracking_uri)
         while True:
             tell(f"comparing with the {CHAMPION}")
@@ -117,7 +119,7 @@ def one_sentence(tracking_uri: str) -> Iterator[None]:
     """Turn what goes wrong with data, stores and the registry into errors of one sentence."""
     try:
         yield
-    except (DataError, PromotionError) as error:
+    except (DataError, OnnxMissingError, PromotionError) as error:
         raise UserError(str(error)) from None
     except (MlflowException, OSError) as error:
         raise TrackingError(f"the registry: {describe(error, tracking_uri)}") from None
@@ -166,7 +168,9 @@ def _to_registry(
     outcome = Outcome(record=record, gates=gates)
     if outcome.refused or request.dry_run:
         return outcome
-    tags = version_tags(record, sweep.resource, sweep.fingerprint, gates, measured)
+    task = sweep.config.task.name
+    tags = version_tags(record, task, sweep.task.form, sweep.resource, sweep.fingerprint)
+    tags |= gate_tags(gates, measured)
     limit = sweep.limits.get(record.budget)
     data = sweep.config.data.name
     text = description(record, sweep.resource, data, gates, measured, limit)
@@ -186,7 +190,8 @@ def _to_registry(
         trial_id=record.trial_id,
         run_id=run_id,
         content_hash=candidate.content_hash,
-        accuracy=measured.accuracy,
+        metric=sweep.metric.name,
+        score=measured.score,
         gates={gate.name: _short(gate) for gate in gates},
     )
     promoted = PromotedModel(

@@ -11,6 +11,7 @@ from pathlib import Path
 from deploy.export_folder import ONNX_FILE
 from deploy.manifest import Manifest, verify_folder
 from deploy.onnx_export import OnnxMissingError, require_onnx
+from deploy.package import load_architecture
 from deploy.serving_model import Pointer
 from orchestrator.errors import UserError
 from orchestrator.home import write_text
@@ -31,6 +32,8 @@ class Source:
     def __init__(self, wanted: Wanted, engine: str | None, folder: Path) -> None:
         self._wanted, self._engine, self._folder = wanted, engine, folder
         self._given = folder_named(wanted.model)
+        if self._given is not None:  # its files are verified when it is loaded
+            _check_task(load_architecture(self._given).task, wanted.model)
         self._exported: Path | None = None
         self._said = ""
         self.pointer: Pointer
@@ -51,6 +54,7 @@ class Source:
         if self._given is not None:
             return self._name(self._given.resolve(), None)
         found = self._wanted.find()
+        _check_task(found.task, f"version {found.version} of {found.model}")
         out = self._folder / f"{found.version}-{found.content_hash[:16]}"
         before = self._exported
         if out == before:
@@ -103,6 +107,14 @@ class Source:
         )
         write_text(pointer_file(self._folder), self.pointer.to_json())
         return True
+
+
+def _check_task(task: str, what: str) -> None:
+    if task != "classification":
+        raise UserError(
+            f"{what} is for {task}; pas serve answers classification alone, pas predict draws what "
+            "other networks make of images"
+        )
 
 
 def pointer_file(folder: Path) -> Path:

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from deploy.drawing import Drawer, drawer_of_package
 from deploy.export_folder import (
-    FORMATS,
     ONNX_FILE,
     file_names,
+    formats_of,
     held_export,
     write_export,
 )
-from deploy.manifest import MANIFEST_FILE, Manifest
+from deploy.manifest import MANIFEST_FILE, Manifest, verify_folder
 from deploy.model_card import Checks
 from deploy.onnx_export import describe, export_onnx, onnx_network
 from deploy.package import (
     ARCHITECTURE_FILE,
-    DeployedClassifier,
+    deployed_network,
     load_architecture,
     load_package,
 )
@@ -70,11 +70,18 @@ def export(
     wanted: Wanted,
     out: Path,
     *,
-    formats: Collection[str] = tuple(FORMATS),
+    formats: Collection[str] | None = None,
     int8: bool = False,
     tell: Tell = lambda _: None,
 ) -> tuple[Manifest, Checks | None]:
     """Write the folder of a version; see :func:`deploy.export_folder.write_export`.
+
+    Args:
+        wanted: which version.
+        out: the folder.
+        formats: which of :data:`deploy.export_folder.FORMATS`; by default all there can be.
+        int8: whether to add an ONNX network of 8 bits.
+        tell: for progress.
 
     Returns:
         Its manifest, and what was checked; ``None`` if the folder was there already.
@@ -83,9 +90,10 @@ def export(
         UserError: bad input, or int8 without the sweep's images.
         ValueError: of the kinds that :func:`deploy.export_folder.write_export` tells of.
     """
-    if int8 and "onnx" not in formats:
+    if int8 and formats is not None and "onnx" not in formats:
         raise UserError("--int8 is made from the ONNX network; add --format onnx")
     registered = wanted.find()
+    formats = formats_of(registered.form) if formats is None else formats
     held = held_export(
         out,
         content_hash=registered.content_hash,
@@ -135,49 +143,56 @@ def publish(wanted: Wanted, address: str, tell: Tell = lambda _: None) -> Publis
         return publish_folder(out, store, key)
 
 
-def drawer_of(wanted: Wanted) -> Drawer | None:
-    """Return the network of a trial's folder, if its task's answers are pictures.
-
-    Raises:
-        PackageError: the package is unusable.
-    """
-    folder = Path(wanted.model)
-    if (folder / MANIFEST_FILE).exists() or not (folder / ARCHITECTURE_FILE).exists():
-        return None  # what has been exported classifies
-    if load_architecture(folder).task == "classification":
-        return None
-    return drawer_of_package(folder, allow_import=wanted.allow_import)
-
-
-def classifier_of(wanted: Wanted, engine: str, tell: Tell = lambda _: None) -> Classifier:
-    """Return the network of an exported folder or of a version, ready to classify files.
+def predictor_of(wanted: Wanted, engine: str, tell: Tell = lambda _: None) -> Classifier | Drawer:
+    """Return a network ready for files: of an exported folder, a trial's folder or a version.
 
     Raises:
         UserError: bad input.
         ValueError: of the kinds that :func:`deploy.prediction.classifier_of_folder` tells of.
     """
-    if (folder := folder_named(wanted.model)) is not None:
-        return classifier_of_folder(folder, engine, allow_import=wanted.allow_import)
+    folder = Path(wanted.model)
+    if not (folder / MANIFEST_FILE).is_file() and (folder / ARCHITECTURE_FILE).is_file():
+        return _drawer_of(folder, wanted, engine)  # of a trial
+    if (exported := folder_named(wanted.model)) is not None:
+        if load_architecture(exported).task == "classification":
+            return classifier_of_folder(exported, engine, allow_import=wanted.allow_import)
+        verify_folder(exported)
+        return _drawer_of(exported, wanted, engine)
     registered = wanted.find()
     with tempfile.TemporaryDirectory() as temporary:
         package = download_package(registered, Path(temporary))
-        resize = resize_of_sweep(Home.from_environment(), registered, tell)
-        allow = wanted.allow_import
-        classifier = classifier_of_package(package, resize, allow_import=allow)
-        if engine == "torch":
-            return classifier
-        architecture, network = load_package(package, allow_import=allow)
-        path = Path(temporary) / ONNX_FILE
-        facts = describe(
-            architecture,
-            model=registered.model,
-            version=registered.version,
-            content_hash=registered.content_hash,
-            resize=classifier.resize,
-        )
-        export_onnx(DeployedClassifier(architecture, network), architecture, path, facts)
-        form = onnx_network(path)
-        return Classifier(architecture=architecture, resize=classifier.resize, form=form)
+        if registered.task != "classification":
+            return _drawer_of(package, wanted, engine)
+        return _classifier_of(registered, package, wanted, engine, tell)
+
+
+def _drawer_of(package: Path, wanted: Wanted, engine: str) -> Drawer:
+    if engine != "torch":
+        raise UserError(f"--engine {engine} is for classification; pictures are drawn by torch")
+    return drawer_of_package(package, allow_import=wanted.allow_import)
+
+
+def _classifier_of(
+    registered: RegisteredVersion, package: Path, wanted: Wanted, engine: str, tell: Tell
+) -> Classifier:
+    """Return the network of a version whose package lies in a folder, which may be written to."""
+    resize = resize_of_sweep(Home.from_environment(), registered, tell)
+    allow = wanted.allow_import
+    classifier = classifier_of_package(package, resize, allow_import=allow)
+    if engine == "torch":
+        return classifier
+    architecture, network = load_package(package, allow_import=allow)
+    path = package / ONNX_FILE
+    facts = describe(
+        architecture,
+        model=registered.model,
+        version=registered.version,
+        content_hash=registered.content_hash,
+        resize=classifier.resize,
+    )
+    export_onnx(deployed_network(architecture, network), architecture, path, facts)
+    form = onnx_network(path)
+    return Classifier(architecture=architecture, resize=classifier.resize, form=form)
 
 
 def folder_named(model: str) -> Path | None:

@@ -15,18 +15,31 @@ import torch
 from torch import Tensor
 
 from deploy.export_folder import BATCH_SIZES, ExportImages
+from deploy.manifest import Preparation
 from deploy.prediction import resize_of_architecture
 from deploy.registered import RegisteredVersion, download_example
 from orchestrator.errors import UserError
 from orchestrator.home import Home
 from orchestrator.loading import parse_sweep
 from orchestrator.staged_data import Tell, bring_data
-from pas_trainer import DataConfig, DataError, Resize, open_sources, prepare_images, resize_of
+from pas_trainer import (
+    DataConfig,
+    DataError,
+    Indexed,
+    Resize,
+    TaskData,
+    open_sources,
+    prepare_images,
+    resize_of,
+    task_of,
+)
 from pas_trainer.data.sources import Source, Sources
 from search_space import Architecture
 
 CALIBRATION_IMAGES = 512
 """Training images that int8 is calibrated with, at most."""
+TASK_IMAGES = 8
+"""Validation images that networks whose answers are no classes are compared on, at most."""
 VALIDATION_IMAGES = 2000
 """Validation images that accuracies of float and int8 are measured on, at most."""
 
@@ -54,8 +67,15 @@ def export_images(
         UserError: int8 without the sweep's images.
         PackageError: neither they nor the example can be read.
     """
+    if int8 and architecture.task != "classification":
+        raise UserError(
+            f"--int8 is for classification; {registered.model} is for {architecture.task}"
+        )
     try:
-        config, sources = _sources(home, registered, tell)
+        config = _data_config(home, registered, tell)
+        if architecture.task != "classification":
+            return _images_of_task(config, architecture)
+        sources = open_sources(config)
     except (DataError, UserError) as error:
         if int8:
             raise UserError(
@@ -65,7 +85,7 @@ def export_images(
             parity=download_example(registered, scratch),
             words=f"the input example stored with the model, since {error}",
             data="not recorded here",
-            resize=resize_of_architecture(architecture),
+            resize=_resize_concluded(architecture),
         )
     resize = resize_of(sources.test, sources, config)
     validation = _some(sources.validation, VALIDATION_IMAGES if int8 else max(BATCH_SIZES))
@@ -84,13 +104,34 @@ def export_images(
 def resize_of_sweep(home: Home, registered: RegisteredVersion, tell: Tell) -> Resize | None:
     """Return how the sweep prepares images for evaluation; ``None`` if it is not at hand."""
     try:
-        config, sources = _sources(home, registered, tell)
+        config = _data_config(home, registered, tell)
+        sources = open_sources(config)
     except (DataError, UserError):
         return None
     return resize_of(sources.test, sources, config)
 
 
-def _sources(home: Home, registered: RegisteredVersion, tell: Tell) -> tuple[DataConfig, Sources]:
+def _images_of_task(config: DataConfig, architecture: Architecture) -> ExportImages:
+    """Return validation images of a task whose answers are no classes."""
+    task = task_of(architecture)
+    data = task.load_data(config, torch.device("cpu"))
+    images, _ = task.plain(next(data.validation.eval_batches(TASK_IMAGES)))
+    return ExportImages(
+        parity=images,
+        words="validation images",
+        data=_words(config, data),
+        resize=_resize_concluded(architecture),
+    )
+
+
+def _resize_concluded(architecture: Architecture) -> Preparation:
+    """Conclude how images are prepared from what the network is for."""
+    if architecture.task == "classification":
+        return resize_of_architecture(architecture)
+    return "longer" if task_of(architecture).form == "onnx" else "whole"
+
+
+def _data_config(home: Home, registered: RegisteredVersion, tell: Tell) -> DataConfig:
     sweep_id = registered.tags.get("pas.sweep_id", "")
     path = home.sweep(sweep_id) / "sweep.json"
     if Path(sweep_id).name != sweep_id or not sweep_id or not path.is_file():
@@ -98,7 +139,7 @@ def _sources(home: Home, registered: RegisteredVersion, tell: Tell) -> tuple[Dat
     recorded: Mapping[str, Any] = json.loads(path.read_text())
     config = parse_sweep(recorded["config"], str(path)).data
     bring_data(config, recorded["plan"].get("data_version", ""), tell)
-    return config, open_sources(config)
+    return config
 
 
 def _some(source: Source, count: int) -> Source:
@@ -110,7 +151,7 @@ def _prepared(source: Source, sources: Sources, resize: Resize) -> Tensor:
     return prepare_images(source.images, sources.image_size, sources.channels, resize)
 
 
-def _words(config: DataConfig, sources: Sources) -> str:
+def _words(config: DataConfig, sources: Indexed | TaskData) -> str:
     place = "" if config.root is None else f" in {Path(config.root).name}"
     return (
         f"{config.name}{place}, {len(sources.train)} training, {len(sources.validation)} "

@@ -14,8 +14,8 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 on CUDA, nothing elsewhere."""
-    if device.type == "cuda":
+def autocast(device: torch.device, *, allowed: bool = True) -> AbstractContextManager[object]:
+    """bfloat16 on CUDA where it is allowed, nothing elsewhere."""
+    if allowed and device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()

@@ -77,3 +77,49 @@ class MaskPrecision:
         """Return the figures, in [0, 1]; 0 where there is no object to be found."""
         values = self._metric.compute()
         return {name: max(0.0, float(values[key])) for name, key in _NAMES.items()}
+
+
+def detection_error(
+    expected: Sequence[Mapping[str, Tensor]], found: Sequence[Mapping[str, Tensor]]
+) -> float:
+    """Return how far the objects found by two forms of a detector are apart.
+
+    The objects that count are those whose score is at least half of their image's best: those
+    below, one form may keep where the other drops them, though their scores differ by no more than
+    rounding. Each is held against the nearest object of its class that the other form has found:
+    by its box, relative to the largest coordinate of all, its score, and its mask's mean
+    difference.
+
+    Args:
+        expected: of one form; per image as :meth:`MaskPrecision.update` takes them.
+        found: of the other, for the same images.
+
+    Returns:
+        The largest of all differences; infinite where the other form has found no such object.
+    """
+    errors = [
+        _farthest(one, other)
+        for pair in zip(expected, found, strict=True)
+        for one, other in (pair, pair[::-1])
+    ]
+    return max(errors, default=0.0)
+
+
+def _farthest(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """Return the distance of the sure object of one answer that is farthest from all of another."""
+    scores = one["scores"].double()
+    sure = scores >= scores.max() / 2 if len(scores) else scores
+    farthest = 0.0
+    for i in sure.nonzero().flatten():
+        alike = (other["labels"] == one["labels"][i]).nonzero().flatten()
+        if len(alike) == 0:
+            return float("inf")
+        boxes = (other["boxes"][alike].double() - one["boxes"][i].double()).abs().amax(dim=1)
+        nearest = alike[boxes.argmin()]
+        differences = (
+            boxes.min() / one["boxes"].abs().max().clamp_min(1.0),
+            (other["scores"][nearest].double() - scores[i]).abs(),
+            (other["masks"][nearest].double() - one["masks"][i].double()).abs().mean(),
+        )
+        farthest = max(farthest, *(float(difference) for difference in differences))
+    return farthest

@@ -9,17 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pas_trainer.data import DATASETS, ClassificationData, DataConfig, load_data, open_sources
-from pas_trainer.data.batches import Batch, Split
+from pas_trainer.data.batches import Batch
 from pas_trainer.data.sources import Sources
-from pas_trainer.devices import autocast
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.tasks.about import About, TaskData
 from pas_trainer.tasks.metric import ACCURACY
 from pas_trainer.tasks.normalizer import Normalizer
 from pas_trainer.tasks.task import Prepare, Task, check_images_pass
-from pas_trainer.workers import own_share, sum_over_workers
-
-EVAL_BATCH = 512
+from pas_trainer.workers import sum_over_workers
 
 
 class Classification(Task):
@@ -29,6 +26,8 @@ class Classification(Task):
     datasets = DATASETS["classification"]
     has_fixed_shapes = True
     shares_batches = True
+    eval_batch = 512
+    answers = "logits"
 
     def open_data(self, config: DataConfig) -> Sources:
         """See :func:`pas_trainer.open_sources`."""
@@ -52,20 +51,9 @@ class Classification(Task):
         """Return the cross-entropy with smoothed labels."""
         return F.cross_entropy(logits_of(outputs), targets, label_smoothing=recipe.label_smoothing)
 
-    @torch.inference_mode()
-    def evaluate(
-        self, network: nn.Module, split: Split, data: TaskData, device: torch.device
-    ) -> dict[str, float]:
-        """Return the share of images in ``split`` that are classified correctly, in [0, 1]."""
-        network.eval()
-        prepare = self.preparer(data, device)
-        correct = torch.zeros((), dtype=torch.long, device=device)
-        for batch in split.eval_batches(EVAL_BATCH, own_share()):
-            images, labels = prepare(batch)
-            with autocast(device):
-                predicted = logits_of(network(images)).argmax(dim=1)
-            correct += (predicted == labels).sum()
-        return {"accuracy": int(sum_over_workers(correct)) / len(split)}
+    def judge(self, about: About, device: torch.device) -> Accuracy:  # noqa: ARG002
+        """Return what counts the images that are classified correctly."""
+        return Accuracy(device)
 
     def check_network(self, network: nn.Module, about: About) -> None:
         """Check that a batch of images gives one logit per class."""
@@ -75,6 +63,29 @@ class Classification(Task):
                 f"{type(network).__name__} returns shape {tuple(logits.shape)} for 2 images; it "
                 f"must return one logit for each of the {num_classes} classes"
             )
+
+
+class Accuracy:
+    """The share of images that are classified correctly, by all workers together.
+
+    Args:
+        device: where logits and labels are; nothing is waited for before the end.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._correct = torch.zeros((), dtype=torch.long, device=device)
+        self._total = 0
+
+    def update(self, answers: Any, targets: Tensor) -> None:
+        """Add logits (N, classes), or what has them, and labels (N,)."""
+        self._correct += (logits_of(answers).argmax(dim=1) == targets).sum()
+        self._total += len(targets)
+
+    def compute(self) -> dict[str, float]:
+        """Return ``accuracy``, in [0, 1]."""
+        counted = torch.stack([self._correct, torch.full_like(self._correct, self._total)])
+        correct, total = sum_over_workers(counted).tolist()
+        return {"accuracy": correct / total}
 
 
 def logits_of(output: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,14 @@ from pas_trainer.data import (
     load_instances,
     open_instances,
 )
-from pas_trainer.data.batches import Split
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.previews import MIN_SCORE, instance_picture, outlined_picture
-from pas_trainer.segmentation_metrics import MaskPrecision
+from pas_trainer.segmentation_metrics import MaskPrecision, detection_error
 from pas_trainer.tasks.about import About, TaskData
 from pas_trainer.tasks.metric import Metric
 from pas_trainer.tasks.task import Prepare, Task
 from search_space import DETECTOR_SCOPES, Architecture, detector_calls
 
-_EVAL_BATCH = 4
 _SHOWN = 4
 _SIZES = ("min_size", "max_size")
 """A detector's own arguments: what it resizes images to."""
@@ -46,6 +44,9 @@ class InstanceSegmentation(Task):
     metric = Metric("mask_map")
     datasets = DATASETS["instance_segmentation"]
     scopes = DETECTOR_SCOPES
+    eval_batch = 1  # in a batch, smaller images are padded, which changes answers
+    answers = "objects"
+    form = "onnx"
     takes_bfloat16 = False  # anchors and boxes would be rounded to whole pixels and more
 
     def open_data(self, config: DataConfig) -> InstanceSources:
@@ -115,23 +116,33 @@ class InstanceSegmentation(Task):
         """Check that it is a detector; what it returns depends on what it sees."""
         detector_calls(network)
 
-    @torch.inference_mode()
-    def evaluate(
-        self, network: nn.Module, split: Split, data: TaskData, device: torch.device
-    ) -> dict[str, float]:
-        """Return mean average precision of masks and boxes, see :class:`MaskPrecision`."""
-        precision = MaskPrecision()
-        for _, targets, found in self._found(network, split, data, device, _EVAL_BATCH):
-            precision.update(found, targets)
-        return precision.compute()
+    def judge(self, about: About, device: torch.device) -> MaskPrecision:  # noqa: ARG002
+        """Return what counts mean average precision of masks and boxes."""
+        return MaskPrecision()
+
+    def shipped(self, network: nn.Module, architecture: Architecture) -> nn.Module:  # noqa: ARG002
+        """Return the detector, which normalises images itself."""
+        return network
+
+    def plain(self, batch: InstanceBatch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """Return images, float32 (3, h, w) in [0, 1], and what is on each."""
+        images = [image.cpu().float() / 255 for image in batch[0]]
+        return images, [{k: v.cpu() for k, v in each.items()} for each in batch[1]]
+
+    def error(self, expected: Any, found: Any) -> float:
+        """See :func:`pas_trainer.segmentation_metrics.detection_error`."""
+        return detection_error(expected, found)
 
     @torch.inference_mode()
     def preview(
         self, network: nn.Module, data: TaskData, device: torch.device
     ) -> NDArray[np.uint8]:
         """Return some validation images with what is there and what is found."""
-        first = next(self._found(network, data.validation, data, device, _SHOWN))
-        return instance_picture(*first, data.classes)
+        network.eval()
+        batch = next(data.validation.eval_batches(_SHOWN))
+        found = network(self.preparer(data, device)(batch)[0])
+        on_cpu = [{k: v.cpu() for k, v in each.items()} for each in found]
+        return instance_picture(list(batch[0]), list(batch[1]), on_cpu, data.classes)
 
     def draw(
         self, network: nn.Module, image: Image.Image, architecture: Architecture
@@ -158,19 +169,3 @@ class InstanceSegmentation(Task):
             )
         ]
         return outlined_picture(pixels, found, architecture.classes), {"objects": objects}
-
-    def _found(
-        self,
-        network: nn.Module,
-        split: Split,
-        data: TaskData,
-        device: torch.device,
-        batch_size: int,
-    ) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]], list[dict[str, Tensor]]]]:
-        """Yield images, what is there, and what is found, on the CPU."""
-        network.eval()
-        prepare = self.preparer(data, device)
-        for batch in split.eval_batches(batch_size):
-            found = network(prepare(batch)[0])
-            on_cpu = [{k: v.cpu() for k, v in each.items()} for each in found]
-            yield list(batch[0]), list(batch[1]), on_cpu

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from pas_trainer.data.batches import Split
 from pas_trainer.data.config import DataConfig
+from pas_trainer.devices import autocast
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.tasks.about import About, Indexed, TaskData
 from pas_trainer.tasks.companion import Companion
 from pas_trainer.tasks.metric import Metric
+from pas_trainer.tasks.shipped import Judge, PlainNetwork, relative_error
+from pas_trainer.workers import own_share
 from search_space import (
     Architecture,
     SupernetConfig,
@@ -47,6 +50,12 @@ class Task(ABC):
         takes_bfloat16: whether networks are trained in mixed precision on a GPU.
         shares_batches: whether several workers may train one network together.
         scopes: submodules to search in where ``supernet.scope`` names none; empty: everywhere.
+        eval_batch: images per forward pass where networks are measured.
+        answers: what a shipped network returns, in a word, which also names the output of an ONNX
+            file; not ``images``, which names the input.
+        form: what a shipped network is registered and exported as: a program of ``torch.export``
+            for batches of images, (``program``); or, where its steps depend on what it sees, an
+            ONNX file for one image of any size (``onnx``), see :func:`deploy.onnx_export`.
     """
 
     metric: Metric
@@ -55,6 +64,9 @@ class Task(ABC):
     takes_bfloat16: ClassVar[bool] = True
     shares_batches: ClassVar[bool] = False
     scopes: ClassVar[tuple[str, ...]] = ()
+    eval_batch: ClassVar[int] = 64
+    answers: ClassVar[str] = "outputs"
+    form: ClassVar[Literal["program", "onnx"]] = "program"
 
     def __init__(self, **options: Any) -> None:
         if options:
@@ -94,10 +106,15 @@ class Task(ABC):
         """Return the mean loss of a batch (0-d) from what :meth:`forward` returned."""
 
     @abstractmethod
-    def evaluate(
-        self, network: nn.Module, split: Split, data: TaskData, device: torch.device
-    ) -> dict[str, float]:
-        """Return the figures of a network on a split by name; :attr:`metric` is among them."""
+    def judge(self, about: About, device: torch.device) -> Judge:
+        """Return what measures answers against targets; :attr:`metric` is among its figures.
+
+        It is shown both what :meth:`evaluate` sees and what shipped networks answer.
+
+        Args:
+            about: the images.
+            device: where the answers are.
+        """
 
     @abstractmethod
     def preparer(self, data: TaskData, device: torch.device) -> Prepare:
@@ -105,6 +122,39 @@ class Task(ABC):
 
         Both are tensors (N, ...) or lists of N items.
         """
+
+    @torch.inference_mode()
+    def evaluate(
+        self, network: nn.Module, split: Split, data: TaskData, device: torch.device
+    ) -> dict[str, float]:
+        """Return the figures of a network on a split by name, as its judge says."""
+        network.eval()
+        prepare, judge = self.preparer(data, device), self.judge(data, device)
+        for batch in split.eval_batches(self.eval_batch, own_share()):
+            inputs, targets = prepare(batch)
+            with autocast(device, allowed=self.takes_bfloat16):
+                outputs = network(inputs)
+            judge.update(outputs, targets)
+        return judge.compute()
+
+    def shipped(self, network: nn.Module, architecture: Architecture) -> nn.Module:
+        """Return a network as it is shipped: it takes the plain images of :meth:`plain`."""
+        return PlainNetwork(network, architecture)
+
+    def plain(self, batch: Any) -> tuple[Any, Any]:
+        """Return what shipped networks read of a batch of a split, and targets for their judge.
+
+        Images are float32 in [0, 1] on the CPU, (N, C, H, W), or a list of (C, h, w).
+        """
+        images, targets = batch
+        return images.cpu().contiguous().to(torch.float32) / 255, targets.cpu()
+
+    def error(self, expected: Any, found: Any) -> float:
+        """Return how far two forms of a shipped network are apart in their answers to images.
+
+        Relative; 0 if they agree, NaN if an answer is not a number.
+        """
+        return relative_error(expected, found)
 
     def forward(self, network: nn.Module, inputs: Any, targets: Any) -> Any:  # noqa: ARG002
         """Pass a training batch through a network, in training mode."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from pas_trainer.tasks.adversaries import LossWeights, PairedAdversary, Unpaired
 from pas_trainer.tasks.companion import Companion
 from pas_trainer.tasks.metric import Metric
 from pas_trainer.tasks.normalizer import Normalizer
+from pas_trainer.tasks.shipped import Judge, PlainGenerator
 from pas_trainer.tasks.task import Prepare, Task, check_images_pass
 from pas_trainer.translation_metrics import ImageQuality, KernelDistance, PatchDistance
 from search_space import Architecture, SupernetConfig, find_attribute
@@ -46,7 +48,6 @@ SMALLEST = 24
 
 _OF_PAIRS = ("psnr_db", "ssim")
 _WEIGHTS = tuple(field.name for field in dataclasses.fields(LossWeights))
-_EVAL_BATCH = 32
 _SHOWN = 4
 
 
@@ -65,6 +66,8 @@ class ImageTranslation(Task):
     """
 
     datasets = DATASETS["image_translation"]
+    eval_batch = 32
+    answers = "pictures"
 
     def __init__(
         self,
@@ -143,15 +146,29 @@ class ImageTranslation(Task):
         self, network: nn.Module, split: Split, data: TaskData, device: torch.device
     ) -> dict[str, float]:
         """Return ``psnr_db`` and ``ssim`` of pairs, else ``swd``; ``kid`` if there are features."""
-        paired = getattr(data, "paired", True)
-        judges: list[Any] = [ImageQuality()] if paired else [PatchDistance()]
+        judge = self.judge(data, device)
+        for _, made, targets in self._made(network, split, data, device, self.eval_batch):
+            judge.update(made, targets)
+        return judge.compute()
+
+    def judge(self, about: About, device: torch.device) -> Judge:
+        """Return what compares images in [0, 1] with their targets, or with those of the domain."""
+        judges: list[Judge] = [
+            ImageQuality() if getattr(about, "paired", True) else PatchDistance()
+        ]
         if self._features is not None:
             features = find_attribute(self._features, "task.options.features")()
             judges.append(KernelDistance(features.to(device).eval()))
-        for _, made, targets in self._made(network, split, data, device, _EVAL_BATCH):
-            for judge in judges:
-                judge.update(made, targets)
-        return {name: value for judge in judges for name, value in judge.compute().items()}
+        return _Together(judges)
+
+    def shipped(self, network: nn.Module, architecture: Architecture) -> nn.Module:
+        """Return a generator from images in [0, 1] to such images."""
+        return PlainGenerator(network, architecture)
+
+    def plain(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return both images of a pair, float32 (N, C, H, W) in [0, 1]."""
+        inputs, targets = (each.cpu().contiguous().float() / 255 for each in batch)
+        return inputs, targets
 
     def check_network(self, network: nn.Module, about: About) -> None:
         """Check that an image comes out as one of the same size."""
@@ -204,3 +221,17 @@ class ImageTranslation(Task):
             with autocast(device):
                 made = network(inputs)
             yield tuple((t.float() * std + mean).clamp(0, 1) for t in (inputs, made, targets))
+
+
+class _Together:
+    """Several judges of the same answers."""
+
+    def __init__(self, judges: Sequence[Judge]) -> None:
+        self._judges = judges
+
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        for judge in self._judges:
+            judge.update(answers, targets)
+
+    def compute(self) -> dict[str, float]:
+        return {name: value for judge in self._judges for name, value in judge.compute().items()}

@@ -13,7 +13,7 @@ import torch
 from exported import CLASSES, digits, export_images, registered, small_package
 
 import deploy.export_folder
-from deploy import DeployedClassifier, PackageError, ParityError, load_package
+from deploy import PackageError, ParityError, deployed_network, load_package
 from deploy.export_folder import (
     BATCH_SIZES,
     accuracy,
@@ -25,6 +25,7 @@ from deploy.export_folder import (
 from deploy.manifest import ManifestError, verify_folder
 from deploy.onnx_export import OnnxMissingError, onnx_network, require_onnx
 from deploy.quantization import quantize_onnx
+from pas_trainer import relative_error
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +37,14 @@ def written(tmp_path_factory):
     version = registered(package, **{"pas.accuracy": "0.5"})
     manifest, checks = write_export(out, version, package, export_images(int8=True))
     architecture, network = load_package(package)
-    classifier = DeployedClassifier(architecture, network).eval()
+    network = deployed_network(architecture, network)
     return SimpleNamespace(
         out=out,
         package=package,
         registered=version,
         manifest=manifest,
         checks=checks,
-        classifier=classifier,
+        network=network,
     )
 
 
@@ -57,7 +58,7 @@ def test_the_folder_holds_all_forms_and_they_equal_torch(written) -> None:
     program = torch.export.load(written.out / "model.pt2").module()
     for n in (1, 2, 7, 65):
         with torch.inference_mode():
-            expected = written.classifier(images[:n])
+            expected = written.network(images[:n])
             assert torch.allclose(program(images[:n]), expected, atol=1e-5)
         (found,) = session.run(["logits"], {"images": images[:n].numpy()})
         assert np.allclose(found, expected, atol=1e-4)
@@ -138,10 +139,10 @@ def test_only_the_chosen_form_is_written(written, tmp_path) -> None:
 def test_a_form_that_differs_is_refused_and_nothing_is_left(written, tmp_path, monkeypatch):
     real = deploy.export_folder.export_program
 
-    def wrong(classifier, architecture, path):
-        classifier = DeployedClassifier(architecture, classifier.network)
-        classifier.mean += 0.01
-        real(classifier.eval(), architecture, path)
+    def wrong(network, architecture, path):
+        other = deployed_network(architecture, network.network)
+        other.mean += 0.01
+        real(other, architecture, path)
 
     monkeypatch.setattr(deploy.export_folder, "export_program", wrong)
     images = export_images(int8=False)
@@ -159,9 +160,9 @@ def test_every_batch_size_is_compared(wrong_at) -> None:
         return right(images) + 0.01 * (len(images) == wrong_at)
 
     images = torch.rand(5, 1, 2, 2)
-    assert check_forms("f", right, right, images) == 0
+    assert check_forms("f", right, right, images, relative_error) == 0
     with pytest.raises(ParityError, match=f"f, in a batch of {wrong_at}: "):
-        check_forms("f", right, wrong, images)
+        check_forms("f", right, wrong, images, relative_error)
 
 
 def test_accuracy_is_the_share_of_right_answers() -> None:

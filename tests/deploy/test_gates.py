@@ -9,20 +9,27 @@ from hypothesis import strategies as st
 
 from deploy.gates import (
     GateResult,
-    accuracy_gate,
     budget_gate,
     latency_gate,
     parity_gate,
     robustness_gate,
+    score_gate,
     stored_gate,
     unreadable,
 )
+from pas_trainer import ACCURACY, Metric
 
 SHARES = st.integers(0, 360).map(lambda correct: correct / 360)
 
 
 def accuracy(candidate: float, champion: float | None, **asked) -> GateResult:
-    return accuracy_gate(accuracy=candidate, champion=champion, against="the champion", **asked)
+    return score_gate(
+        metric=ACCURACY, score=candidate, champion=champion, against="the champion", **asked
+    )
+
+
+def robust(**found) -> GateResult:
+    return robustness_gate(answers="logits", one_image=False, **found)
 
 
 @given(SHARES, SHARES, st.sampled_from([0.0, 0.01, 0.5]))
@@ -39,19 +46,38 @@ def test_a_challenger_is_compared_but_held_to_the_minimum_alone(candidate, champ
     assert gate.passed
     assert gate.required is None
     assert f"{champion:.4f}" in gate.sentence
-    assert accuracy(candidate, champion, refuses=False, minimum=0.5).passed == (candidate >= 0.5)
+    assert accuracy(candidate, champion, refuses=False, worst=0.5).passed == (candidate >= 0.5)
 
 
 def test_without_a_champion_only_the_minimum_counts():
-    gate = accuracy_gate(accuracy=0.4, champion=None, against="there is no champion")
+    gate = score_gate(metric=ACCURACY, score=0.4, champion=None, against="there is no champion")
     assert (gate.passed, gate.required) == (True, None)
     assert "there is no champion" in gate.sentence
-    assert not accuracy(0.4, None, minimum=0.5).passed
+    assert not accuracy(0.4, None, worst=0.5).passed
 
 
 def test_the_higher_of_minimum_and_champion_is_required():
-    assert accuracy(0.8, 0.7, minimum=0.75).required == 0.75
-    assert accuracy(0.8, 0.9, minimum=0.75).required == 0.9
+    assert accuracy(0.8, 0.7, worst=0.75).required == 0.75
+    assert accuracy(0.8, 0.9, worst=0.75).required == 0.9
+
+
+@given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 10))
+def test_where_less_is_better_the_bounds_are_turned_round(candidate, champion, allowed):
+    """As of the metric's negative, of which more is better."""
+    distance, closeness = Metric("swd", higher_is_better=False), Metric("closeness")
+    asked = {"against": "the champion", "tolerance": allowed}
+    gate = score_gate(metric=distance, score=candidate, champion=champion, **asked)
+    turned = score_gate(metric=closeness, score=-candidate, champion=-champion, **asked)
+    assert (gate.name, gate.passed, gate.required) == ("swd", turned.passed, -turned.required)
+    worst = score_gate(metric=distance, score=candidate, champion=None, against="", worst=champion)
+    assert worst.passed == (candidate <= champion + 1e-9)
+
+
+@pytest.mark.parametrize(("score", "passed"), [(20.1, True), (20.19, True), (20.3, False)])
+def test_other_scores_may_differ_by_a_hundredth(score, passed):
+    gate = stored_gate(metric="psnr_db", recorded=20.0, deploy=score, exported=20.0, num_images=5)
+    assert (gate.passed, gate.required) == (passed, pytest.approx(0.2))
+    assert "psnr_db" in gate.sentence
 
 
 @pytest.mark.parametrize(
@@ -62,14 +88,22 @@ def test_the_higher_of_minimum_and_champion_is_required():
     ],
 )
 def test_stored_files_are_as_accurate_as_recorded(deploy, exported, num_images, passed):
-    gate = stored_gate(recorded=0.9, deploy=deploy, exported=exported, num_images=num_images)
+    gate = stored_gate(
+        metric="accuracy", recorded=0.9, deploy=deploy, exported=exported, num_images=num_images
+    )
     assert gate.passed == passed
     assert gate.measured == pytest.approx(max(abs(deploy - 0.9), abs(exported - 0.9)))
 
 
 def test_files_that_are_known_to_be_others_are_refused_however_accurate():
-    arguments = {"recorded": 0.9, "deploy": 0.9, "exported": 0.9, "num_images": 360}
-    gate = stored_gate(**arguments, changed="the files are others")
+    arguments = {
+        "metric": "accuracy",
+        "recorded": 0.9,
+        "deploy": 0.9,
+        "exported": 0.9,
+        "num_images": 360,
+    }
+    gate = stored_gate(metric="accuracy", **arguments, changed="the files are others")
     assert not gate.passed
     assert gate.sentence.startswith("the files are others; accuracy")
 
@@ -91,7 +125,7 @@ def test_limits_are_kept_exactly_and_only_where_asked_for():
     ],
 )
 def test_parity_holds_for_every_form_and_never_for_nan(training, exported, passed):
-    gate = parity_gate(training_error=training, exported_error=exported)
+    gate = parity_gate(answers="logits", training_error=training, exported_error=exported)
     assert gate.passed == passed
     document = gate.to_json()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
@@ -99,14 +133,35 @@ def test_parity_holds_for_every_form_and_never_for_nan(training, exported, passe
 
 
 def test_any_fault_is_refused_and_infinity_is_told():
-    clean = robustness_gate(error=0.0, faults=(), takes_infinity=True)
+    clean = robustness_gate(
+        answers="logits", one_image=False, error=0.0, faults=(), takes_infinity=True
+    )
     assert clean.passed
-    assert "an infinite pixel is classified" in clean.sentence
-    gate = robustness_gate(error=0.0, faults=["a NaN is classified"], takes_infinity=False)
+    assert "an infinite pixel is answered" in clean.sentence
+    gate = robustness_gate(
+        answers="logits",
+        one_image=False,
+        error=0.0,
+        faults=["a NaN is classified"],
+        takes_infinity=False,
+    )
     assert not gate.passed
     assert gate.sentence.endswith("a NaN is classified")
-    assert not robustness_gate(error=2e-4, faults=(), takes_infinity=False).passed
-    assert not robustness_gate(error=math.nan, faults=(), takes_infinity=False).passed
+    assert not robustness_gate(
+        answers="logits", one_image=False, error=2e-4, faults=(), takes_infinity=False
+    ).passed
+    assert not robustness_gate(
+        answers="logits", one_image=False, error=math.nan, faults=(), takes_infinity=False
+    ).passed
+
+
+def test_a_detector_is_asked_about_sizes_of_images():
+    gate = robustness_gate(
+        answers="objects", one_image=True, error=1e-6, faults=(), takes_infinity=False
+    )
+    assert gate.passed
+    assert "objects differ by 1e-06 on images of other sizes" in gate.sentence
+    assert "infinite" not in gate.sentence
 
 
 def test_files_that_cannot_be_read_are_refused_by_the_stored_gate():

@@ -43,7 +43,7 @@ def test_a_record_survives_its_tag_and_fits_it_whatever_is_said():
         trial_id="t" * 200,
         run_id="r" * 32,
         content_hash="c" * 64,
-        accuracy=0.987654321987,
+        score=0.987654321987,
         gates={f"robustness{i}": [True, 1.234567890123e-07, 0.0001] for i in range(10)},
     )
     name, value = full.tag()
@@ -52,6 +52,17 @@ def test_a_record_survives_its_tag_and_fits_it_whatever_is_said():
     assert moves_among({name: value}, 2) == [dataclasses.replace(full, done=False)]
     assert moves_among({name: value, DONE_TAG + full.move_id: "now"}, 2) == [full]
     assert json.loads(json.dumps(full.to_json()))["to_version"] == 2
+
+
+def test_accuracies_are_recorded_as_before_there_were_other_metrics():
+    """So that older versions of this package read what newer ones write, and the other way."""
+    _, value = move(1, None, 1, score=0.9).tag()
+    assert json.loads(value)["accuracy"] == 0.9
+    assert not {"score", "metric"} & set(json.loads(value))
+    other = move(1, None, 1, metric="psnr_db", score=20.5)
+    name, value = other.tag()
+    (read,) = moves_among({name: value}, 1)
+    assert (read.metric, read.score) == ("psnr_db", 20.5)
 
 
 def test_what_is_no_record_is_left_out():

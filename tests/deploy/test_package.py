@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from deploy import (
-    DeployedClassifier,
     PackageError,
     content_hash,
+    deployed_network,
     load_architecture,
     load_package,
     save_package,
@@ -58,7 +58,7 @@ def test_loading_leaves_the_random_state(package: Path) -> None:
 def test_classifier_normalises_images(
     architecture: Architecture, deploy_network: nn.Module, images: Tensor
 ) -> None:
-    classifier = DeployedClassifier(architecture, deploy_network).eval()
+    classifier = deployed_network(architecture, deploy_network)
     assert torch.equal(classifier(images), deploy_network((images - 0.3) / 0.35))
     assert {name for name, _ in classifier.named_buffers() if "." not in name} == {"mean", "std"}
 

@@ -65,13 +65,13 @@ def model(tracking_uri: str) -> Model:
 
 
 def test_every_move_is_recorded_and_each_alias_has_its_own(model):
-    first, in_force = model.promote(1, why="good", accuracy=0.9, gates={"parity": [True, 0, 1]})
+    first, in_force = model.promote(1, why="good", score=0.9, gates={"parity": [True, 0, 1]})
     assert in_force
     model.promote(3, alias="challenger")
     model.promote(2)
     assert aliases_of(model.client, model.name) == {"champion": 2, "challenger": 3}
     one, two = model.moves()
-    assert (one.from_version, one.to_version, one.why, one.accuracy) == (None, 1, "good", 0.9)
+    assert (one.from_version, one.to_version, one.why, one.score) == (None, 1, "good", 0.9)
     assert one.gates == {"parity": [True, 0, 1]}
     assert one.move_id == first.move_id
     assert (two.from_version, two.to_version) == (1, 2)

@@ -25,11 +25,11 @@ from torch import Tensor
 from deploy import (
     CONTENT_HASH_TAG,
     PARITY_ERROR_TAG,
-    DeployedClassifier,
     PackageError,
     ParityError,
     PromotedModel,
     content_hash,
+    deployed_network,
     load_package,
     load_promoted,
     promote_package,
@@ -118,7 +118,7 @@ def predict_elsewhere(uri: str, images: Tensor, folder: Path) -> np.ndarray:
 
 
 def expected_logits(package: Path, images: Tensor) -> Tensor:
-    classifier = DeployedClassifier(*load_package(package)).eval()
+    classifier = deployed_network(*load_package(package))
     with torch.inference_mode():
         return classifier(images)
 
@@ -273,8 +273,8 @@ def test_a_users_own_network_is_rebuilt_from_the_registry_only_when_allowed(
         load_promoted(tracking_uri, "digits", "champion")
     loaded = load_promoted(tracking_uri, "digits", "champion", allow_import=True)
     _, network = load_package(package, allow_import=True)
-    expected = DeployedClassifier(loaded.architecture, network).eval()(images)
-    assert torch.equal(loaded.classifier(images), expected)
+    expected = deployed_network(loaded.architecture, network)(images)
+    assert torch.equal(loaded.network(images), expected)
 
 
 def test_disagreeing_forms_register_nothing(
@@ -413,6 +413,6 @@ def test_through_a_real_server(
     assert loaded.architecture.classes == [str(digit) for digit in range(10)]
     expected = expected_logits(package, images[:64])
     with torch.inference_mode():
-        assert torch.equal(loaded.classifier(images[:64]), expected)
+        assert torch.equal(loaded.network(images[:64]), expected)
     logits = predict_elsewhere(server_uri, images[:64], tmp_path)
     np.testing.assert_allclose(logits, expected, atol=1e-5)

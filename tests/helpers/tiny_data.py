@@ -70,11 +70,15 @@ def write_pairs(root: Path, **counts: int) -> Path:
     return root
 
 
-def write_domains(root: Path, **counts: int) -> Path:
-    """Write images of a single grey each: the i-th of A is 10 i, of B 10 i + 5."""
+def write_domains(root: Path, *, grain: int = 0, **counts: int) -> Path:
+    """Write images of a single grey each: the i-th of A is 10 i, of B 10 i + 5.
+
+    With ``grain`` pixels are brighter by up to that. What instance norm makes of a single grey is
+    rounding, made large.
+    """
+    rng = np.random.default_rng(2)
     for name, count in counts.items():
         for i in range(count):
-            save(
-                root / name / f"{i:02d}.png", np.full((16, 20, 3), 10 * i + 5 * name.endswith("B"))
-            )
+            grey = 10 * i + 5 * name.endswith("B")
+            save(root / name / f"{i:02d}.png", grey + rng.integers(0, grain + 1, (16, 20, 3)))
     return root

@@ -36,7 +36,7 @@ def paired(root: Path) -> TrialConfig:
 
 def unpaired(root: Path) -> TrialConfig:
     """CycleGAN, of two folders."""
-    write_domains(root, trainA=5, trainB=6, testA=2, testB=3)
+    write_domains(root, grain=90, trainA=5, trainB=6, testA=2, testB=3)
     return _trial(
         TaskConfig(name="image_translation", options={"critic_width": 4, "metric": "swd"}),
         DataConfig(name="unpaired", root=str(root), image_size=32, validation=0.4),

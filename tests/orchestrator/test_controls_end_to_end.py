@@ -13,7 +13,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from deploy import DeployedClassifier, load_package
+from deploy import deployed_network, load_package
 from orchestrator.home import Home
 from orchestrator.tracking_reader import load_records
 from pas_trainer import DataConfig, open_sources
@@ -128,7 +128,7 @@ def test_packages_of_controls_classify_as_they_measured(controlled):
     images = np.stack([np.asarray(i, np.float32).transpose(2, 0, 1) for i in test.images]) / 255
     for control in controlled.second["controls"]:
         folder = Home(controlled.pas.home).trial(control["sweep_id"], control["trial_id"])
-        network = DeployedClassifier(*load_package(folder)).eval()
+        network = deployed_network(*load_package(folder))
         with torch.no_grad():
             predicted = network(torch.from_numpy(images)).argmax(dim=1)
         accuracy = (predicted == torch.tensor(test.labels)).double().mean().item()

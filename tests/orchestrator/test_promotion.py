@@ -48,10 +48,10 @@ def _once(tmp_path_factory):
     """A package is exported once, and copied; a sweep is opened once. Each takes a second."""
     kept, export = tmp_path_factory.mktemp("exported"), candidate.save_mlflow_model
 
-    def save(folder, classifier, package, images):
+    def save(folder, network, architecture, package, images):
         first = kept / content_hash(package)
         if not first.exists():
-            export(first, classifier, package, images)
+            export(first, network, architecture, package, images)
         shutil.copytree(first, folder)
         return Model.load(folder)
 
@@ -186,7 +186,7 @@ def test_gates_in_turn(made):
     challenger = made.promote("poor", "life", alias="challenger")
     assert (challenger.refused, challenger.promoted.version) == ([], 1)  # no second version
     assert aliases_of(made.client, "life") == {"champion": 2, "challenger": 1}
-    tolerated = made.promote("poor", "life", tolerance=1.0, min_accuracy=0.99)
+    tolerated = made.promote("poor", "life", tolerance=1.0, worst_score=0.99)
     assert tolerated.refused == ["accuracy"]
     assert made.promote("poor", "life", tolerance=1.0).promoted.version == 1
     assert aliases_of(made.client, "life") == {"champion": 1, "challenger": 1}
@@ -290,7 +290,7 @@ def test_files_that_are_not_the_trials_are_refused(sweep, spoil, hashed, refused
     spoil(sweep.folder("good"))
     if not hashed:
         sweep.records = [dataclasses.replace(r, content_hash=None) for r in sweep.records]
-    outcome = sweep.promote("good", "spoiled", min_accuracy=0.5 if len(refused) > 1 else None)
+    outcome = sweep.promote("good", "spoiled", worst_score=0.5 if len(refused) > 1 else None)
     assert outcome.refused == refused
     assert len(outcome.gates) == (1 if spoil in {truncate, other_images} else 6)
     assert sweep.versions("spoiled") == 0

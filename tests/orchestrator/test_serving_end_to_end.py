@@ -24,7 +24,7 @@ import torch
 from serving import file_of
 from tracking_servers import free_port
 
-from deploy import DeployedClassifier, load_package
+from deploy import deployed_network, load_package
 from pas_trainer import DataConfig, open_sources
 
 pytestmark = pytest.mark.slow
@@ -117,7 +117,7 @@ def predicted(pas, promoted, images) -> list[str]:
     trial = promoted["trial"]
     folder = pas.home / "sweeps" / trial["sweep_id"] / "trials" / trial["trial_id"]
     architecture, network = load_package(folder)
-    classifier = DeployedClassifier(architecture, network).eval()
+    classifier = deployed_network(architecture, network)
     with torch.inference_mode():
         found = classifier(torch.from_numpy(images)[:, None].float() / 255).argmax(dim=1)
     return [architecture.classes[i] for i in found]

@@ -16,7 +16,7 @@ import torch
 from object_stores import files_in
 from PIL import Image
 
-from deploy import DeployedClassifier, load_package
+from deploy import deployed_network, load_package
 from deploy.manifest import verify_folder
 from pas_trainer import DataConfig, open_sources
 
@@ -59,7 +59,7 @@ def shipped(finished, tmp_path_factory):
     trial = promoted["trial"]
     folder = finished.home / "sweeps" / trial["sweep_id"] / "trials" / trial["trial_id"]
     images = np.stack([np.asarray(i, np.float32).transpose(2, 0, 1) for i in test.images]) / 255
-    network = DeployedClassifier(*load_package(folder)).eval()
+    network = deployed_network(*load_package(folder))
     with torch.inference_mode():
         predicted = network(torch.from_numpy(images)).argmax(dim=1).numpy()
     assert (predicted == test.labels).mean() == pytest.approx(trial["test_accuracy"], abs=1e-9)

@@ -199,7 +199,7 @@ def test_the_ui_is_served_on_loopback_only(finished):
 
 def test_predictions_survive_the_journey(finished):
     """Reported test accuracy equals what the stored package classifies."""
-    from deploy import DeployedClassifier, load_package
+    from deploy import deployed_network, load_package
     from pas_trainer import DataConfig, open_sources
 
     test = open_sources(DataConfig(name="digits", validation=0.25)).test
@@ -208,7 +208,7 @@ def test_predictions_survive_the_journey(finished):
 
     for trial in finished.json("pareto", "tiny")["trials"]:
         folder = finished.home / "sweeps" / trial["sweep_id"] / "trials" / trial["trial_id"]
-        network = DeployedClassifier(*load_package(folder)).eval()
+        network = deployed_network(*load_package(folder))
         with torch.no_grad():
             predicted = network(torch.from_numpy(images)).argmax(dim=1)
         accuracy = (predicted == torch.tensor(test.labels)).double().mean().item()

@@ -33,7 +33,7 @@ scheduler: {{name: asha, grace_epochs: 1, reduction_factor: 2}}
 def swept(tmp_path_factory, make_pas):
     """A sweep of generators, of whose metric less is better: its command line and its outcome."""
     folder = tmp_path_factory.mktemp("swept")
-    root = write_domains(folder / "data", trainA=5, trainB=6, testA=2, testB=3)
+    root = write_domains(folder / "data", grain=90, trainA=5, trainB=6, testA=2, testB=3)
     pas = make_pas(folder)
     pas.file.write_text(SWEEP.format(root=root))
     return pas, pas.json("sweep", str(pas.file))
@@ -89,8 +89,42 @@ def test_what_it_makes_of_images_is_drawn(swept, tmp_path):
     assert "--out is missing" in refused.stderr
 
 
-def test_it_cannot_be_promoted_and_says_so(swept):
-    pas, _ = swept
-    refused = pas.here("promote", "greys", "--budget", "0.5", "--model", "greys")
-    assert refused.returncode == 2
-    assert "only networks for classification can be promoted so far" in refused.stderr
+def test_it_is_promoted_by_its_metric_exported_and_drawn_from_the_registry(swept, tmp_path):
+    pas, outcome = swept
+    kept = pas.here("promote", "greys", "--budget", "0.5", "--model", "greys", "--worst-score", "0")
+    assert kept.returncode == 1
+    assert "refused by: swd" in kept.stderr
+    best = min((t for t in outcome["trials"] if t["status"] == "FINISHED"), key=lambda t: t["swd"])
+    done = pas.json("promote", "greys", "--budget", "0.5", "--model", "greys")
+    assert (done["version"], done["trial"]["trial_id"]) == (1, best["trial_id"])
+    gates = {gate["name"]: gate for gate in done["gates"]}
+    assert list(gates) == ["stored", "swd", "budget", "latency", "parity", "robustness"]
+    assert gates["swd"]["measured"] == pytest.approx(best["swd"], rel=1e-4)
+    again = pas.json("promote", "greys", "--budget", "0.5", "--model", "greys", "--dry-run")
+    assert "the champion (version 1) has" in again["gates"][1]["sentence"]
+    (move,) = pas.json("history", "greys")["moves"]
+    assert (move["metric"], move["swd"]) == ("swd", gates["swd"]["measured"])
+
+    image, out, drawn = tmp_path / "a.png", tmp_path / "export", tmp_path / "drawn"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 32, 3), np.uint8)).save(image)
+    exported = pas.json("export", "greys", "--out", str(out))
+    assert exported["compared_on"] == "validation images"
+    assert exported["parity_errors"].keys() == {"model.onnx", "model.pt2"}
+    pictures = []
+    for model in ("greys", str(out)):
+        folder = drawn / str(len(pictures))
+        shown = pas.here("predict", model, str(image), "--out", str(folder), "--json")
+        assert shown.returncode == 0, shown.stderr
+        pictures.append(np.asarray(Image.open(json.loads(shown.stdout)["picture"])))
+    assert pictures[0].shape == (32, 32, 3)
+    assert (pictures[0] == pictures[1]).all()
+    for refused, words in (
+        (("export", "greys", "--out", str(tmp_path / "8"), "--int8"), "int8 is for classification"),
+        (("predict", "greys", str(image), "--out", str(drawn), "--engine", "onnx"), "by torch"),
+        (("serve", "greys"), "pas serve answers classification alone"),
+        (("serve", str(out)), "pas serve answers classification alone"),
+    ):
+        said = pas.here(*refused)
+        assert said.returncode == 2, refused
+        assert words in said.stderr
