@@ -2,7 +2,8 @@
 
 The first network is searched and fine-tuned at the loosest budget, exactly as by
 :func:`pas_trainer.run_search`. Every further one is searched in the network before it, which is
-trained already and costs less to run, so :data:`FURTHER_SHARE` of the epochs do.
+trained already and costs less to run, so :data:`FURTHER_SHARE` of the epochs do. What is trained
+beside the networks, such as critics, goes on as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pas_trainer.keys import state_key
 from pas_trainer.loop import EpochReport, derive_seed
 from pas_trainer.phases import TrialResult
 from pas_trainer.search import SearchTrial, Start
+from pas_trainer.tasks import Companion
 from search_space import Budget, ChannelGraph
 
 FURTHER_SHARE = 0.4
@@ -98,6 +100,7 @@ def run_annealed(
     state = checkpoint.load()
     first = 0 if state is None else state["step"]
     start: Start | None = None
+    companion: Companion | None = None
     for step in range(first, len(config.budgets)):
 
         def report_step(epoch: EpochReport, step: int = step) -> None:
@@ -109,11 +112,14 @@ def run_annealed(
             start = trial.sliced_start(state["kept"], state["spent"])
         elif start is None:
             start = trial.supernet_start()
+        else:
+            trial.go_on_beside(companion)
         keep = {"step": step, "kept": start.kept, "spent": start.spent}
         result = trial.run(start, state, **keep)
         found(step, result)
         kept = result.architecture.open_channels
         start, state = Start(result.training_network, kept, result.training_macs), None
+        companion = trial.companion
 
 
 def _check_order(config: AnnealedConfig, graph: ChannelGraph) -> None:

@@ -143,6 +143,11 @@ class TrialPhases:
             companion.take_teacher(self.supernet, self.device)
         return companion
 
+    def go_on_beside(self, companion: Companion | None) -> None:
+        """Take over the weights of what was trained beside an earlier network."""
+        if self.companion is not None and companion is not None:
+            self.companion.modules.load_state_dict(companion.modules.state_dict())
+
     def recalibrate(self, compact: nn.Module) -> None:
         """Move a freshly sliced network to the device and recalibrate its batch-norm."""
         config = self.config

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 
 import pytest
+import tiny_trials
 import torch
 from digits_trial import DATA, RECIPE, TRIAL, train_digits_supernet
 from latency_tables import write_product_table
@@ -18,8 +20,10 @@ from pas_trainer import (
     read_supernet_result,
     run_annealed,
     run_search,
+    train_supernet,
 )
 from pas_trainer.compute import images_per_epoch
+from pas_trainer.search import SearchTrial
 from search_space import Budget, GroupRules, WidthRules
 
 CONFIG = AnnealedConfig(
@@ -176,3 +180,37 @@ def test_budgets_must_go_from_loose_to_tight(supernet):
 def test_budgets_must_limit_the_same():
     with pytest.raises(ValueError, match="limit different resources"):
         dataclasses.replace(CONFIG, further=(Budget(resource="num_params", limit=0.2),))
+
+
+def test_critics_go_on_from_budget_to_budget_also_after_a_kill(tmp_path, monkeypatch):
+    trial = tiny_trials.unpaired(tmp_path / "data")
+    train_supernet(tiny_trials.pretraining(trial), tmp_path / "supernet")
+    config = AnnealedConfig(
+        trial=dataclasses.replace(trial, budget=Budget(limit=0.7)), further=(Budget(limit=0.4),)
+    )
+    seen = []
+    real = SearchTrial.run
+
+    def run(self, *args, **keep):
+        seen.append(copy.deepcopy(self.companion.modules.state_dict()))
+        result = real(self, *args, **keep)
+        seen.append(copy.deepcopy(self.companion.modules.state_dict()))
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchTrial, "run", run)
+        undisturbed = front_of(config, tmp_path / "supernet")
+    first, trained, second, _ = seen
+    assert all(torch.equal(second[name], tensor) for name, tensor in trained.items())
+    assert not all(torch.equal(first[name], tensor) for name, tensor in trained.items())
+
+    def kill(step, epoch):
+        if (step, epoch.phase) == (1, "search"):
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        front_of(config, tmp_path / "supernet", checkpoint_folder=folder, report=kill)
+    resumed = front_of(config, tmp_path / "supernet", checkpoint_folder=folder)
+    assert same(resumed[-1], undisturbed[-1])
