@@ -45,9 +45,20 @@ class Measurements:
     latency_ms: float
 
 
+FEW = 8
+"""Images that a form for one image is compared on, where not all are."""
+
+
 def eval_batch(task: Task) -> int:
     """Return how many images the forms of a network are measured on at a time."""
     return min(CHUNK, task.eval_batch)
+
+
+def sample_of(task: Task, data: TaskData) -> Any:
+    """Return some plain validation images, to compare forms on."""
+    size = FEW if task.form == "onnx" else eval_batch(task)
+    images, _ = task.plain(next(data.validation.eval_batches(size)))
+    return images
 
 
 @torch.inference_mode()
@@ -89,7 +100,10 @@ def measure_candidate(
         exported_error = _worse(exported_error, task.error(*answers))
         total += len(inputs)
     score, exported_score = (judge.compute()[task.metric.name] for judge in judges)
-    training_error = task.error(candidate.training_network(images), candidate.network(images))
+    training_error = 0.0
+    for part in parts_of(images, eval_batch(task)):
+        answers = candidate.training_network(part), candidate.network(part)
+        training_error = _worse(training_error, task.error(*answers))
     faults, takes_infinity = _taken(candidate, images), False
     if task.form == "onnx":
         size_error = _image_size_error(candidate, images)

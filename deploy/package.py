@@ -94,13 +94,7 @@ def load_package(
         PackageError: a file is missing, corrupt, or does not fit the others; names the file.
     """
     source = Path(folder)
-    architecture = load_architecture(source)
-    for what, name in imported_names(architecture).items():
-        if not allow_import:
-            raise PackageError(
-                f"{source / ARCHITECTURE_FILE} names the {what} {name}, whose code would be run; "
-                "pass allow_import=True if you trust it"
-            )
+    architecture = load_trusted(source, allow_import=allow_import)
     try:
         _check_memory(architecture)
         network = build_compact(architecture, deploy=deploy)
@@ -112,6 +106,23 @@ def load_package(
     _check_fit(state, network, path)
     network.load_state_dict(state)
     return architecture, network.eval()
+
+
+def load_trusted(folder: str | os.PathLike[str], *, allow_import: bool = False) -> Architecture:
+    """Read only ``architecture.json`` of a package whose task and supernet may then be made.
+
+    Raises:
+        PackageError: as by :func:`load_architecture`, or that would run code which it names,
+            without ``allow_import``.
+    """
+    architecture = load_architecture(folder)
+    for what, name in imported_names(architecture).items():
+        if not allow_import:
+            raise PackageError(
+                f"{Path(folder) / ARCHITECTURE_FILE} names the {what} {name}, whose code would be "
+                "run; pass allow_import=True if you trust it"
+            )
+    return architecture
 
 
 def load_architecture(folder: str | os.PathLike[str]) -> Architecture:

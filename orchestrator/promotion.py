@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from deploy import ARCHITECTURE_FILE, PromotedModel
 from deploy.candidate import Candidate, open_candidate
 from deploy.gates import GateResult, unreadable
-from deploy.measuring import Measurements, measure_candidate
+from deploy.measuring import Measurements, measure_candidate, sample_of
 from deploy.onnx_export import OnnxMissingError
 from deploy.promotions import (
     AliasMovedError,
@@ -98,7 +98,7 @@ def promote(
         folder = stack.enter_context(stack.enter_context(files).package(record.trial_id))
         _check_kept(folder, record)
         tell(f"{record.trial_id}: exporting")
-        images, _ = sweep.task.plain(next(sweep.batches()))
+        images = sample_of(sweep.task, sweep.data)
         try:
             # the user's own sweep, which has run any code that it names already
             opened = open_candidate(folder, images, allow_import=True)

@@ -32,8 +32,6 @@ class Source:
     def __init__(self, wanted: Wanted, engine: str | None, folder: Path) -> None:
         self._wanted, self._engine, self._folder = wanted, engine, folder
         self._given = folder_named(wanted.model)
-        if self._given is not None:  # its files are verified when it is loaded
-            _check_task(load_architecture(self._given).task, wanted.model)
         self._exported: Path | None = None
         self._said = ""
         self.pointer: Pointer
@@ -97,6 +95,7 @@ class Source:
     def _name(self, folder: Path, accuracy: float | None) -> bool:
         """Name a folder in the pointer file."""
         manifest = verify_folder(folder)
+        _check_task(load_architecture(folder).task, str(folder))
         has_form = ONNX_FILE in manifest.names and has_onnx()
         self.manifest = manifest
         self.pointer = Pointer(

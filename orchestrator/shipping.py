@@ -24,6 +24,7 @@ from deploy.package import (
     deployed_network,
     load_architecture,
     load_package,
+    load_trusted,
 )
 from deploy.prediction import Classifier, classifier_of_folder, classifier_of_package
 from deploy.publishing import Published, find_published, move_pointer, open_models, publish_folder
@@ -107,7 +108,7 @@ def export(
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         package = download_package(registered, scratch)
-        architecture = load_architecture(package)
+        architecture = load_trusted(package, allow_import=wanted.allow_import)
         tell("data")
         images = export_images(home, registered, architecture, scratch, int8=int8, tell=tell)
         tell(f"exporting version {registered.version} of {registered.model}")
@@ -154,9 +155,9 @@ def predictor_of(wanted: Wanted, engine: str, tell: Tell = lambda _: None) -> Cl
     if not (folder / MANIFEST_FILE).is_file() and (folder / ARCHITECTURE_FILE).is_file():
         return _drawer_of(folder, wanted, engine)  # of a trial
     if (exported := folder_named(wanted.model)) is not None:
+        verify_folder(exported)
         if load_architecture(exported).task == "classification":
             return classifier_of_folder(exported, engine, allow_import=wanted.allow_import)
-        verify_folder(exported)
         return _drawer_of(exported, wanted, engine)
     registered = wanted.find()
     with tempfile.TemporaryDirectory() as temporary:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deploy.export_folder import BATCH_SIZES, ExportImages
 from deploy.manifest import Preparation
+from deploy.measuring import sample_of
 from deploy.prediction import resize_of_architecture
 from deploy.registered import RegisteredVersion, download_example
 from orchestrator.errors import UserError
@@ -38,8 +39,6 @@ from search_space import Architecture
 
 CALIBRATION_IMAGES = 512
 """Training images that int8 is calibrated with, at most."""
-TASK_IMAGES = 8
-"""Validation images that networks whose answers are no classes are compared on, at most."""
 VALIDATION_IMAGES = 2000
 """Validation images that accuracies of float and int8 are measured on, at most."""
 
@@ -115,9 +114,8 @@ def _images_of_task(config: DataConfig, architecture: Architecture) -> ExportIma
     """Return validation images of a task whose answers are no classes."""
     task = task_of(architecture)
     data = task.load_data(config, torch.device("cpu"))
-    images, _ = task.plain(next(data.validation.eval_batches(TASK_IMAGES)))
     return ExportImages(
-        parity=images,
+        parity=sample_of(task, data),
         words="validation images",
         data=_words(config, data),
         resize=_resize_concluded(architecture),

@@ -29,7 +29,7 @@ from deploy.candidate import check_forms, open_candidate
 from deploy.drawing import drawer_of_package
 from deploy.export_folder import ExportImages, write_export
 from deploy.manifest import verify_folder
-from deploy.measuring import measure_candidate, measure_score
+from deploy.measuring import measure_candidate, measure_score, sample_of
 from deploy.registered import download_example, find_version
 from pas_trainer import make_task, run_search, train_supernet
 
@@ -46,7 +46,6 @@ def made(request, tmp_path_factory):
     save_package(root / "package", result.architecture, result.network, result.training_network)
     task = make_task(trial.task)
     data = task.load_data(trial.data, CPU)
-    batch = next(data.validation.eval_batches(4))
     return SimpleNamespace(
         kind=request.param,
         root=root,
@@ -54,7 +53,7 @@ def made(request, tmp_path_factory):
         result=result,
         task=task,
         data=data,
-        images=task.plain(batch)[0],
+        images=sample_of(task, data),
     )
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
 from command_line import run_here
-from exported import fake_export
+from exported import fake_export, small_package
+from mlflow import MlflowClient
+from PIL import Image
+
+from deploy import CONTENT_HASH_TAG, content_hash
+from deploy.registered import TASK_TAG
 
 
 @pytest.fixture
@@ -59,3 +65,24 @@ def test_a_missing_bucket_and_a_missing_version_are_told(run, object_store, tmp_
     odd = run("fetch", uri, "--out", "o", "--version", "9")
     assert (odd.code, "no version 9; there are: 3" in odd.err) == (2, True)
     assert run("fetch", uri, "--out", "o").code == 0
+
+
+@pytest.mark.parametrize("command", ["export m --out o", "predict m a.png", "publish m {store}"])
+def test_no_code_is_run_that_a_strangers_package_names(run, tmp_path, object_store, command):
+    """Whoever can write to a registry could name any function that is installed here."""
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    package = small_package(tmp_path / "files" / "extra_files")
+    path = package / "architecture.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"task": "import:evil:Task"}))
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.create_registered_model("m")
+    tags = {CONTENT_HASH_TAG: content_hash(package), TASK_TAG: "import:evil:Task"}
+    client.create_model_version("m", source=(tmp_path / "files").as_uri(), tags=tags)
+    client.set_registered_model_alias("m", "champion", "1")
+    arguments = command.format(store=object_store.upload({})).split()
+    done = run(*arguments, "--tracking-uri", uri, *(["--out", "o"] if "predict" in command else []))
+    assert done.code == 2, done.err
+    assert "names the task import:evil:Task, whose code would be run" in done.err
+    assert not (tmp_path / "executed").exists()
