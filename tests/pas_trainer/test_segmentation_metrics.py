@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from pas_trainer.segmentation_metrics import MaskPrecision
+from pas_trainer.segmentation_metrics import MaskPrecision, detection_error
 
 SIZE = (40, 60)
 
@@ -97,3 +99,49 @@ def test_batches_and_their_order_do_not_matter():
     apart, whole = metric.compute(), precision(outputs, targets)
     assert apart == pytest.approx(whole)
     assert 0 < whole["mask_map"] < whole["mask_map_50"] < 1
+
+
+def detections(*found: tuple[float, int, float], size: int = 20) -> dict[str, torch.Tensor]:
+    """Objects of one image, each by its left edge, label and score."""
+    boxes = torch.tensor([[x, 2.0, x + 4, 8.0] for x, _, _ in found]).reshape(-1, 4)
+    masks = torch.zeros(len(found), 1, size, size)
+    for mask, (x, _, _) in zip(masks, found, strict=True):
+        mask[0, 2:8, int(x) : int(x) + 4] = 1.0
+    return {
+        "boxes": boxes,
+        "labels": torch.tensor([label for _, label, _ in found], dtype=torch.long),
+        "scores": torch.tensor([score for *_, score in found]),
+        "masks": masks,
+    }
+
+
+TWO = ((1.0, 1, 0.9), (11.0, 2, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("found", "error"),
+    [
+        (TWO, 0.0),
+        (TWO[::-1], 0.0),  # the order does not count
+        ((*TWO, (5.0, 1, 0.3)), 0.0),  # nor does an object that is not sure
+        (((1.0, 1, 0.9), (11.0, 2, 0.7)), 0.1),
+        (((1.0, 1, 0.9), (11.5, 2, 0.8)), 0.5 / 15),  # of 15 and 15.5; the mask is the same
+        (TWO[:1], math.inf),
+        (((1.0, 1, 0.9), (11.0, 1, 0.8)), math.inf),  # of another class
+        ((), math.inf),
+        ((*TWO, (5.0, 3, 0.6)), math.inf),
+    ],
+)
+def test_two_forms_of_a_detector_are_compared_object_by_object(found, error):
+    expected, other = [detections(*TWO)], [detections(*found)]
+    assert detection_error(expected, other) == pytest.approx(error, abs=1e-6)
+    assert detection_error(other, expected) == pytest.approx(error, abs=1e-6)
+
+
+def test_masks_and_every_image_count():
+    moved = detections(*TWO)
+    moved["masks"] = moved["masks"].clone()
+    moved["masks"][0, 0, :10] = 0.5  # of 200 pixels 24 were 1
+    expected = [detections(), detections(*TWO)]
+    assert detection_error(expected, [detections(), moved]) == pytest.approx(100 / 400)
+    assert detection_error([detections()], [detections()]) == 0.0
