@@ -37,6 +37,8 @@ class MaskRCNNVariant:
         "head_channels",
         "min_size",
         "max_size",
+        "rpn_post_nms_top_n_train",
+        "box_batch_size_per_image",
         "rpn_post_nms_top_n_test",
         "box_detections_per_img",
     )
@@ -52,6 +54,10 @@ class MaskRCNNVariant:
     """Pixels to which the shorter side of an image is resized. Anchors are in proportion."""
     max_size: int | None = None
     """Pixels that the longer side does not exceed, before ``min_size``; ``None``: 5/3 of it."""
+    rpn_post_nms_top_n_train: int = 2000
+    """Regions per image that objects are looked for among in training."""
+    box_batch_size_per_image: int = 512
+    """Regions per image that the box head is trained on: most of what a step costs."""
     rpn_post_nms_top_n_test: int = 300
     """Regions per image that the box head sees in evaluation."""
     box_detections_per_img: int = 100
@@ -93,7 +99,9 @@ def mask_rcnn(variant: MaskRCNNVariant, num_classes: int, in_channels: int = 3) 
         min_size=variant.min_size,
         max_size=variant.max_size or variant.min_size * 5 // 3,
         rpn_anchor_generator=AnchorGenerator(sizes, ratios),
+        rpn_post_nms_top_n_train=variant.rpn_post_nms_top_n_train,
         rpn_post_nms_top_n_test=variant.rpn_post_nms_top_n_test,
+        box_batch_size_per_image=variant.box_batch_size_per_image,
         box_head=TwoMLPHead(channels * 7**2, 4 * hidden),
         box_predictor=FastRCNNPredictor(4 * hidden, num_classes),
         box_detections_per_img=variant.box_detections_per_img,

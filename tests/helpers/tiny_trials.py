@@ -53,7 +53,11 @@ def outlined(root: Path) -> TrialConfig:
         DataConfig(name="penn_fudan", root=str(root), image_size=64, train_images=8, test_images=4),
         SupernetConfig(
             name="maskrcnn_resnet18_fpn",
-            options={"width": 0.0625, "fpn_channels": 8, "head_channels": 8},
+            options={
+                **{"width": 0.0625, "fpn_channels": 8, "head_channels": 8},
+                **{"rpn_post_nms_top_n_train": 50, "box_batch_size_per_image": 16},
+                **{"rpn_post_nms_top_n_test": 20, "box_detections_per_img": 10},
+            },
         ),
         OptimizerConfig(learning_rate=1e-3, batch_size=2, warmup_epochs=0),
     )
