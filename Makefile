@@ -30,7 +30,7 @@ types: $(STAMP)     ## mypy, strict
 	$(BIN)/mypy
 
 unit: $(STAMP)      ## the test suite, two files at a time (JOBS=0: one after the other)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 5
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 60 --durations-min 2
 
 chaos: $(STAMP)     ## the long forms: twenty kills and outages at random moments, eight trials over two nodes
 	PAS_CHAOS_FAULTS=20 $(BIN)/python -m pytest -s tests/orchestrator/test_chaos_end_to_end.py tests/orchestrator/test_cluster_end_to_end.py tests/orchestrator/test_jobs_end_to_end.py

@@ -22,7 +22,7 @@ from pas_trainer.phase_clock import PhaseClock
 from pas_trainer.tasks import About, Companion, Task, TaskData, make_task
 from pas_trainer.weights import load_weights
 from pas_trainer.workers import from_first, is_first
-from search_space import ChannelGraph, SupernetConfig, trace_channels
+from search_space import ChannelGraph, SupernetConfig
 
 _COMPANION = "companion."
 """Before the names of what is trained beside a supernet, in its file."""
@@ -70,11 +70,7 @@ def trace_supernet(
     Raises:
         ValueError: nothing can be searched, see :func:`search_space.trace_channels`.
     """
-    scopes = tuple(scope) or task.scopes
-    example = (task.example(about),)
-    return trace_channels(
-        network, example, scope=scopes, pinned=pinned, calls=task.calls(network, scopes)
-    )
+    return task.trace(network, about, tuple(scope) or task.scopes, pinned)
 
 
 def train_supernet(

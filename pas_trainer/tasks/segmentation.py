@@ -26,7 +26,13 @@ from pas_trainer.segmentation_metrics import MaskPrecision, detection_error
 from pas_trainer.tasks.about import About, TaskData
 from pas_trainer.tasks.metric import Metric
 from pas_trainer.tasks.task import Prepare, Task
-from search_space import DETECTOR_SCOPES, Architecture, detector_calls
+from search_space import (
+    DETECTOR_SCOPES,
+    Architecture,
+    ChannelGraph,
+    detector_calls,
+    trace_detector,
+)
 
 _SHOWN = 4
 _SIZES = ("min_size", "max_size")
@@ -108,9 +114,12 @@ class InstanceSegmentation(Task):
         """Return a list of one square image."""
         return [torch.zeros((about.channels, about.image_size, about.image_size))]
 
-    def calls(self, network: nn.Module, scopes: Sequence[str]) -> Mapping[str, int]:
-        """Return how many regions of an image reach the heads."""
-        return detector_calls(network, scopes)
+    def trace(
+        self, network: nn.Module, about: About, scopes: Sequence[str], pinned: Sequence[str]
+    ) -> ChannelGraph:
+        """See :func:`search_space.trace_detector`; the heads count once per region."""
+        shape = (about.channels, about.image_size, about.image_size)
+        return trace_detector(network, shape, scope=scopes, pinned=pinned)
 
     def check_network(self, network: nn.Module, about: About) -> None:  # noqa: ARG002
         """Check that it is a detector; what it returns depends on what it sees."""

@@ -23,9 +23,11 @@ from pas_trainer.tasks.shipped import Judge, PlainNetwork, relative_error
 from pas_trainer.workers import own_share
 from search_space import (
     Architecture,
+    ChannelGraph,
     SupernetConfig,
     build_supernet,
     build_supernet_on_meta,
+    trace_channels,
 )
 
 Prepare = Callable[[Any], tuple[Any, Any]]
@@ -172,9 +174,21 @@ class Task(ABC):
         """Return one batch of one image, of zeros, as the network in evaluation mode takes it."""
         return torch.zeros((1, about.channels, about.image_size, about.image_size))
 
-    def calls(self, network: nn.Module, scopes: Sequence[str]) -> Mapping[str, int]:  # noqa: ARG002
-        """Return how many samples reach each of the scopes per image, where that is not one."""
-        return {}
+    def trace(
+        self, network: nn.Module, about: About, scopes: Sequence[str], pinned: Sequence[str]
+    ) -> ChannelGraph:
+        """Return the channel graph of a network; it may be on the meta device.
+
+        Args:
+            network: for these images.
+            about: the images.
+            scopes: submodules to search in; none: everywhere.
+            pinned: what keeps its channels.
+
+        Raises:
+            ValueError: nothing can be searched, see :func:`search_space.trace_channels`.
+        """
+        return trace_channels(network, (self.example(about),), scope=scopes, pinned=pinned)
 
     def check_network(self, network: nn.Module, about: About) -> None:  # noqa: B027
         """Check what a network returns; it is on the meta device if it can be built there.
