@@ -59,7 +59,7 @@ import numpy as np
 
 network = mlflow.pyfunc.load_model("models:/{model}/{version}")
 {given} = np.zeros(({shape}), np.float32)
-{answers} = network.predict({given})
+{predicted} = network.predict({given})
 ```
 """
 
@@ -133,6 +133,7 @@ def _terms(architecture: Architecture) -> dict[str, str]:
         "given": IMAGE if one else INPUT,
         "shape": f"{'' if one else '1, '}{architecture.in_channels}, {size}, {size}",
         "answers": ", ".join(OBJECTS) if one else task.answers,
+        "predicted": "found" if one else task.answers,  # MLflow gives several outputs by name
         "first": "" if one else "[0]",
     }
 
