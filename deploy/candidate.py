@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from deploy.gates import PARITY_TOLERANCE
 from deploy.mlflow_model import load_form, save_mlflow_model
 from deploy.package import content_hash, deployed_network, load_package
-from deploy.parity import CHUNK, Form, check_parity, compare_answers, parts_of
+from deploy.parity import (
+    CHUNK,
+    Form,
+    check_parity,
+    compare_answers,
+    eval_batch,
+    parts_of,
+)
 from pas_trainer import Task, task_of
 from search_space import Architecture
 
@@ -96,7 +103,7 @@ def check_forms(candidate: Candidate, images: Any) -> float:
     error = candidate.task.error
     found = check_parity(candidate.training_network, candidate.network, images, error=error)
     with torch.inference_mode():
-        for batch in (images[:1], *parts_of(images[:CHUNK], min(CHUNK, candidate.task.eval_batch))):
+        for batch in (images[:1], *parts_of(images[:CHUNK], eval_batch(candidate.task))):
             answers = candidate.network(batch), candidate.exported(batch)
             compare_answers(*answers, PARITY_TOLERANCE, error)
     return found

@@ -74,7 +74,9 @@ def drawer_of_package(folder: Path, *, allow_import: bool = False) -> Drawer:
     """
     architecture, network = load_package(folder, allow_import=allow_import)
     if not task_of(architecture).draws_answers:
-        raise PackageError(f"{folder}: task {architecture.task} draws no pictures of its answers")
+        raise PackageError(
+            f"task {architecture.task} draws no pictures of its networks' answers (Task.draw)"
+        )
     return Drawer(architecture=architecture, network=network)
 
 

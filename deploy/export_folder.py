@@ -23,7 +23,13 @@ from deploy.manifest import (
     write_manifest,
 )
 from deploy.model_card import CARD_FILE, Checks, model_card
-from deploy.onnx_export import describe, export_onnx, onnx_network, require_onnx
+from deploy.onnx_export import (
+    OnnxMissingError,
+    describe,
+    export_onnx,
+    onnx_network,
+    require_onnx,
+)
 from deploy.package import (
     ARCHITECTURE_FILE,
     WEIGHTS_FILE,
@@ -141,7 +147,8 @@ def _write_forms(
     """Write the exported forms and return them, loaded, by file."""
     forms: dict[str, Form] = {}
     if "pt2" in formats:
-        export_program(network, architecture, draft / PROGRAM_FILE)
+        with _exporting(PROGRAM_FILE):
+            export_program(network, architecture, draft / PROGRAM_FILE)
         forms[PROGRAM_FILE] = torch.export.load(draft / PROGRAM_FILE).module()
     if "onnx" in formats:
         metadata = describe(
@@ -151,9 +158,24 @@ def _write_forms(
             content_hash=registered.content_hash,
             resize=resize,
         )
-        export_onnx(network, architecture, draft / ONNX_FILE, metadata)
+        with _exporting(ONNX_FILE):
+            export_onnx(network, architecture, draft / ONNX_FILE, metadata)
         forms[ONNX_FILE] = onnx_network(draft / ONNX_FILE)
     return forms
+
+
+@contextmanager
+def _exporting(name: str) -> Iterator[None]:
+    """Tell in one sentence why a network cannot be had in a form."""
+    try:
+        yield
+    except (OSError, OnnxMissingError):
+        raise
+    except Exception as error:  # what torch's exporters raise is of many kinds
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PackageError(
+            f"no {name} can be made of the network ({first}); leave that --format out"
+        ) from error
 
 
 def _write_int8(draft: Path, forms: dict[str, Form], images: ExportImages) -> dict[str, float]:

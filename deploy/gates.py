@@ -81,14 +81,14 @@ def stored_gate(
         tolerance = max(STORED_TOLERANCE, _STORED_IMAGES / num_images)
     else:
         tolerance = max(STORED_TOLERANCE, STORED_SHARE * abs(recorded))
-    error = max(abs(deploy - recorded), abs(exported - recorded))
+    errors = (abs(deploy - recorded), abs(exported - recorded))
     sentence = (
         f"{metric} {deploy:.4f} in deploy form and {exported:.4f} exported, {recorded:.4f} recorded"
     )
     return GateResult(
         name="stored",
-        passed=not changed and error <= tolerance + _ROUNDING,
-        measured=error,
+        passed=not changed and all(error <= tolerance + _ROUNDING for error in errors),
+        measured=_largest(errors),
         required=tolerance,
         sentence=f"{changed}; {sentence}" if changed else sentence,
     )
@@ -134,6 +134,11 @@ def score_gate(
     )
 
 
+def _largest(errors: Sequence[float]) -> float:
+    """Return the largest; one that is not a number is the worst."""
+    return next((error for error in errors if math.isnan(error)), max(errors))
+
+
 def budget_gate(*, resource: str, cost: float, limit: float | None) -> GateResult:
     """Ask whether the stored network's cost is within the limit asked for, if any is."""
     return GateResult(
@@ -169,7 +174,7 @@ def parity_gate(*, answers: str, training_error: float, exported_error: float) -
     return GateResult(
         name="parity",
         passed=passed,
-        measured=next((e for e in errors if math.isnan(e)), max(errors)),
+        measured=_largest(errors),
         required=PARITY_TOLERANCE,
         sentence=(
             f"{answers} of the deploy form are off by {training_error:.2g} from the training "

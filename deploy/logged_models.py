@@ -35,7 +35,7 @@ FIGURES = (
 
 _TRIAL_TAGS = ("pas.sweep_id", "pas.trial_id")
 _VERSIONS_TAG = "mlflow.modelVersions"
-_UNNAMED = "deployed_classifier"
+_UNNAMED = "deployed_network"
 
 
 def log_network(

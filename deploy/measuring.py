@@ -14,7 +14,7 @@ from torch import Tensor
 from deploy.candidate import Candidate
 from deploy.gates import PARITY_TOLERANCE
 from deploy.latency import median_pass_ms
-from deploy.parity import CHUNK, Form, parts_of, repeated
+from deploy.parity import Form, eval_batch, parts_of, repeated
 from pas_trainer import Judge, Task, TaskData
 
 
@@ -47,11 +47,6 @@ class Measurements:
 
 FEW = 8
 """Images that a form for one image is compared on, where not all are."""
-
-
-def eval_batch(task: Task) -> int:
-    """Return how many images the forms of a network are measured on at a time."""
-    return min(CHUNK, task.eval_batch)
 
 
 def sample_of(task: Task, data: TaskData) -> Any:
@@ -107,6 +102,8 @@ def measure_candidate(
     faults, takes_infinity = _taken(candidate, images), False
     if task.form == "onnx":
         size_error = _image_size_error(candidate, images)
+        if not any(len(found["scores"]) for found in candidate.exported(images)):
+            faults.append(f"nothing is found on {len(images)} images, so no answers were compared")
     else:
         size_error = _batch_size_error(candidate, images)
         more, takes_infinity = _faults(candidate, images)
@@ -141,7 +138,10 @@ def _batch_size_error(candidate: Candidate, images: Tensor) -> float:
     expected = torch.cat([candidate.network(part) for part in parts_of(many, chunk)])
     error = 0.0
     for size in (1, 2, odd):
-        found = candidate.exported(many[:size])
+        try:
+            found = candidate.exported(many[:size])
+        except (AssertionError, RuntimeError):  # a guard: it was exported for one size of batches
+            return math.inf
         error = _worse(error, candidate.task.error(expected[:size], found))
     return error
 

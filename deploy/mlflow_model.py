@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
-from deploy.onnx_export import IMAGE, export_onnx, onnx_network, require_onnx
+from deploy.onnx_export import (
+    IMAGE,
+    OnnxMissingError,
+    export_onnx,
+    onnx_network,
+    require_onnx,
+)
 from deploy.package import ARCHITECTURE_FILE, WEIGHTS_FILE, PackageError
 from deploy.parity import Form
 from pas_trainer import task_of
@@ -65,7 +71,7 @@ def save_mlflow_model(
             model = _save_onnx(Path(folder), network, architecture, images)
         else:
             model = _save_program(Path(folder), network, images)
-    except (OSError, ImportError, MlflowException):
+    except (OSError, OnnxMissingError, PackageError, MlflowException):
         raise
     except Exception as error:  # what torch's exporters raise is of many kinds
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -98,7 +104,12 @@ def _save_program(folder: Path, network: nn.Module, images: Tensor) -> Model:
     # torch.export takes a batch of one for a constant, so the example has two images.
     example = images[[0, min(1, len(images) - 1)]].contiguous().numpy()
     with torch.inference_mode():
-        shape = network(images[:1]).shape[1:]
+        answers = network(images[:1])
+    if not isinstance(answers, Tensor):
+        raise PackageError(
+            f"the network answers with a {type(answers).__name__}, not one tensor (N, ...); let "
+            "Task.shipped make one of it"
+        )
     model = Model()
     mlflow.pytorch.save_model(
         network,
@@ -106,7 +117,7 @@ def _save_program(folder: Path, network: nn.Module, images: Tensor) -> Model:
         mlflow_model=model,
         signature=ModelSignature(
             inputs=Schema([TensorSpec(_FLOAT32, (-1, *images.shape[1:]))]),
-            outputs=Schema([TensorSpec(_FLOAT32, (-1, *shape))]),
+            outputs=Schema([TensorSpec(_FLOAT32, (-1, *answers.shape[1:]))]),
         ),
         input_example=example,
         serialization_format="pt2",
@@ -162,4 +173,5 @@ def _forget_source_paths(data_folder: Path) -> None:
 
 def _pinned(*packages: str) -> list[str]:
     """Exact public versions: a local part such as ``+cpu`` is on no package index."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in packages]
+    versions = {name: str(import_module(name).__version__) for name in packages}
+    return [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deploy.manifest import ManifestFile, Preparation
 from deploy.onnx_export import IMAGE, INPUT, OBJECTS
-from pas_trainer import task_of
+from pas_trainer import Classification, task_of
 from search_space import Architecture
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ def model_card(
     """
     size = architecture.image_size
     names = {file.name for file in files}
-    how = _RESIZE_WORDS[resize].format(size=size, larger=round(size * 256 / 224))
+    how = f"; {_RESIZE_WORDS[resize]}".format(size=size, larger=round(size * 256 / 224))
+    if architecture.task.startswith("import:"):  # whose images only its own code knows
+        how = ""
     terms = _terms(architecture)
     loading = [_ONNX.format(**terms)] * ("model.onnx" in names)
     loading += [_TORCH.format(**terms)] * ("model.pt2" in names)
@@ -113,12 +115,12 @@ def model_card(
         f"# {registered.model}, version {registered.version}\n",
         _table(_facts(registered, architecture, data)),
         "## Input and output\n",
-        f"{_input(architecture)} in [0, 1]; {how}. Normalisation is inside. "
+        f"{_input(architecture)} in [0, 1]{how}. Normalisation is inside. "
         f"{_output(architecture)}\n",
         "## How to load it\n",
         *loading,
         "## Checks\n",
-        _checked(checks),
+        _checked(checks, architecture),
         "## Files\n",
         _table([(f"`{f.name}`", f"{f.size} bytes, SHA-256 `{f.sha256}`") for f in files]),
     ]
@@ -157,7 +159,7 @@ def _output(architecture: Architecture) -> str:
             "(n,), the best first; `masks`: float32 (n, 1, h, w), the object where above 0.5."
             f"{named}"
         )
-    if classes:
+    if isinstance(task, Classification):
         return f"`{task.answers}`: float32 (N, {len(classes)}), in this order:{named}"
     if architecture.task == "image_translation":
         return f"`{task.answers}`: such images, of the same size."
@@ -204,11 +206,17 @@ def _facts(
     ]
 
 
-def _checked(checks: Checks) -> str:
+def _checked(checks: Checks, architecture: Architecture) -> str:
     sizes = ", ".join(str(size) for size in checks.batch_sizes)
+    error = "relative to max(1, largest absolute value)"
+    if task_of(architecture).form == "onnx":
+        error = (
+            "of boxes (relative to the largest coordinate), scores and masks (on average), of the "
+            "objects with at least half of an image's best score"
+        )
     lines = [
         f"Answers compared with those of the torch network, on {checks.images}, in batches of "
-        f"{sizes}; largest difference, relative to max(1, largest absolute value):\n",
+        f"{sizes}; largest difference, {error}:\n",
         _table([(f"`{name}`", f"{error:.1e}") for name, error in checks.errors.items()]),
     ]
     if checks.accuracies:

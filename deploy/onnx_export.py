@@ -90,7 +90,7 @@ def _export_program(
         (example_images(architecture),),
         dynamo=True,
         verbose=False,
-        dynamic_shapes={"images": {0: "batch"}},
+        dynamic_shapes=({0: "batch"},),
         input_names=[INPUT],
         output_names=[answers],
         opset_version=OPSET,
@@ -104,7 +104,7 @@ def _export_program(
 def _export_detector(network: nn.Module, architecture: Architecture, path: Path) -> None:
     """Write a detector, by tracing: torch.export does not take steps that depend on values."""
     size = architecture.image_size
-    # Noise, and not square: a detector finds something, so that all its parts are passed.
+    # Noise, on which more is found than on a black image, and not square.
     image = torch.rand(
         (architecture.in_channels, size, size * 3 // 4), generator=torch.Generator().manual_seed(0)
     )

@@ -120,7 +120,7 @@ def load_trusted(folder: str | os.PathLike[str], *, allow_import: bool = False) 
         if not allow_import:
             raise PackageError(
                 f"{Path(folder) / ARCHITECTURE_FILE} names the {what} {name}, whose code would be "
-                "run; pass allow_import=True if you trust it"
+                "run; pass allow_import=True (--allow-import) if you trust it"
             )
     return architecture
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.eval_mode import inference
-from pas_trainer import relative_error
+from pas_trainer import Task, relative_error
 
 Form = Callable[[Any], Any]
 """A network in one of its forms: takes plain images, a tensor (N, C, H, W) or a list of (C, h, w),
@@ -78,6 +78,11 @@ def compare_answers(
             f"the answers of the two forms differ by {size:.3g} (relative), more than {tolerance:g}"
         )
     return size
+
+
+def eval_batch(task: Task) -> int:
+    """Return how many images the forms of a network are measured on at a time."""
+    return min(CHUNK, task.eval_batch)
 
 
 def parts_of(images: Any, size: int) -> list[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from deploy.export_folder import ONNX_FILE
-from deploy.manifest import verify_folder
+from deploy.manifest import ManifestError, verify_folder
 from deploy.onnx_export import onnx_network
 from deploy.package import PackageError, deployed_network, load_architecture, load_package
 from deploy.parity import Form
@@ -103,15 +103,19 @@ def classifier_of_folder(
         OnnxMissingError: ONNX Runtime is not installed.
     """
     manifest = verify_folder(folder)
-    architecture = load_architecture(folder)
-    _check_classifies(architecture, folder)
-    assert manifest.resize != "longer"  # of detectors
-    if engine == "torch":
-        return classifier_of_package(folder, manifest.resize, allow_import=allow_import)
-    if ONNX_FILE not in manifest.names:
+    if engine == "onnx" and ONNX_FILE not in manifest.names:
         raise PackageError(
             f"{folder} holds no {ONNX_FILE}; take --engine torch, or export it again"
         )
+    architecture = load_architecture(folder)
+    _check_classifies(architecture, folder)
+    if manifest.resize == "longer":
+        raise ManifestError(
+            f"the manifest of {folder} prepares images as for detectors, but its network "
+            "classifies; do not use it"
+        )
+    if engine == "torch":
+        return classifier_of_package(folder, manifest.resize, allow_import=allow_import)
     form = onnx_network(folder / ONNX_FILE)
     return Classifier(architecture=architecture, resize=manifest.resize, form=form)
 

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from deploy.candidate import Candidate, check_forms, open_candidate
 from deploy.logged_models import log_network, name_version, upload_files
 from deploy.promotions import aliases_of, move_alias
+from deploy.registered import FORM_TAG, METRIC_TAG, TASK_TAG
 from deploy.stored_versions import CONTENT_HASH_TAG, registry_client
 
 PARITY_ERROR_TAG = "pas.parity_error"
@@ -115,7 +116,13 @@ def register_candidate(
         MlflowException: the run is unknown, a name is not allowed, or the store failed.
     """
     run = client.get_run(run_id)
-    all_tags = {**tags, CONTENT_HASH_TAG: candidate.content_hash}
+    all_tags = {
+        **tags,
+        CONTENT_HASH_TAG: candidate.content_hash,
+        TASK_TAG: candidate.architecture.task,
+        METRIC_TAG: candidate.task.metric.name,
+        FORM_TAG: candidate.task.form,
+    }
     version = _find_version(client, model_name, run_id, candidate.content_hash)
     if version is None:
         return _register(client, model_name, run, candidate, all_tags, description)

@@ -72,22 +72,19 @@ def load_version(
     version: int,
     *,
     allow_import: bool = False,
-    trusted: Architecture | None = None,
 ) -> LoadedModel:
     """Load a version from its package files, without pickle and on any device.
 
     Only these are downloaded (``architecture.json`` and the weights); the network is rebuilt from
     them. One with an ``import:`` supernet or task is refused unless ``allow_import``, since that
-    runs the code it names, or unless the architecture ``trusted`` has the same ones.
+    runs the code it names.
 
     Raises:
         MlflowException: the version is unknown, or the store failed.
         PackageError: the stored files are unusable.
     """
-    with _stored_package(client, model_name, version) as folder:
-        imported = imported_names(load_architecture(folder))
-        known = trusted is not None and imported == imported_names(trusted)
-        architecture, network = load_package(folder, allow_import=allow_import or known)
+    with stored_package(client, model_name, version) as folder:
+        architecture, network = load_package(folder, allow_import=allow_import)
     return LoadedModel(
         name=model_name,
         version=version,
@@ -113,7 +110,7 @@ def check_version(client: MlflowClient, model_name: str, version: int) -> None:
             f"version {version} of {model_name!r} has no tag {CONTENT_HASH_TAG}: it was not "
             "promoted by this package"
         )
-    with _stored_package(client, model_name, version) as folder:
+    with stored_package(client, model_name, version) as folder:
         for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise PromotionError(f"version {version} of {model_name!r} has no {name} any more")
@@ -135,8 +132,12 @@ def registry_client(client_or_tracking_uri: MlflowClient | str) -> MlflowClient:
 
 
 @contextmanager
-def _stored_package(client: MlflowClient, model_name: str, version: int) -> Iterator[Path]:
-    """Give a folder with the package files of a version, until the end."""
+def stored_package(client: MlflowClient, model_name: str, version: int) -> Iterator[Path]:
+    """Give a folder with the package files of a version, until the end.
+
+    Raises:
+        MlflowException: the version is unknown, or the store failed.
+    """
     location = client.get_model_version_download_uri(model_name, str(version))
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(

@@ -28,7 +28,7 @@ def export_program(network: nn.Module, architecture: Architecture, path: Path) -
     batch = torch.export.Dim("batch", min=1)
     with inference(network):
         program = torch.export.export(
-            network, (example_images(architecture),), dynamic_shapes={"images": {0: batch}}
+            network, (example_images(architecture),), dynamic_shapes=({0: batch},)
         )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)

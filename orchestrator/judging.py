@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from deploy import PackageError
+from deploy import PackageError, deployed_network, load_architecture, load_package
 from deploy.candidate import Candidate
 from deploy.gates import (
     GateResult,
@@ -22,9 +23,11 @@ from deploy.gates import (
     score_gate,
     stored_gate,
 )
-from deploy.measuring import Measurements, eval_batch, measure_score
+from deploy.measuring import Measurements, measure_score
+from deploy.package import imported_names
+from deploy.parity import eval_batch
 from deploy.promotions import aliases_of
-from deploy.stored_versions import load_version
+from deploy.stored_versions import stored_package
 from orchestrator.choosing import absolute_limit
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
@@ -36,7 +39,7 @@ from orchestrator.preflight import sweep_graph
 from orchestrator.records import TrialRecord
 from orchestrator.tracking_server import describe
 from pas_trainer import ACCURACY, Metric, Task, TaskData, make_task
-from search_space import ChannelGraph, Limit
+from search_space import Architecture, ChannelGraph, Limit
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 
@@ -133,9 +136,16 @@ def check_scores(request: Request, metric: Metric) -> None:
     Raises:
         UserError: it is out of range.
     """
-    asked = {"--tolerance": request.tolerance, "--min-accuracy": request.worst_score}
+    asked = {
+        "--tolerance": request.tolerance,
+        "--worst-score (--min-accuracy)": request.worst_score,
+    }
     for option, value in asked.items():
-        if metric == ACCURACY and value is not None and not 0 <= value <= 1:
+        if value is None:
+            continue
+        if not math.isfinite(value):
+            raise UserError(f"{option} is {value}; it must be a finite number")
+        if metric == ACCURACY and not 0 <= value <= 1:
             raise UserError(f"{option} is {value:g}; accuracy is in 0..1")
 
 
@@ -221,22 +231,32 @@ def _champion(
     if version is None:
         return None, f"there is no {alias} to compare with"
     what = f"the {alias} (version {version})"
-    own = candidate.architecture
+    tags = client.get_model_version(request.model_name, str(version)).tags
     try:
-        loaded = load_version(client, request.model_name, version, trusted=own)
+        with stored_package(client, request.model_name, version) as folder:
+            theirs = load_architecture(folder)
+            difference = _difference(theirs, candidate.architecture)
+            if tags.get(DATA_TAG, sweep.fingerprint) != sweep.fingerprint:
+                difference = difference or "was trained on other data"
+            if difference:
+                return None, f"not compared with {what}, which {difference}"
+            # code that the candidate, of the user's own sweep, names has been run already
+            known = imported_names(theirs).items() <= imported_names(candidate.architecture).items()
+            network = deployed_network(*load_package(folder, allow_import=known))
     except (PackageError, MlflowException, OSError) as error:
         raise UserError(
             f"{what} of model {request.model_name!r} cannot be compared with: {describe(error)}; "
             "go back to a version that can (pas rollback), or promote to another alias"
         ) from None
-    theirs = loaded.architecture
+    return measure_score(network, sweep.task, sweep.data, sweep.batches()), what
+
+
+def _difference(theirs: Architecture, own: Architecture) -> str:
+    """Return why networks cannot be compared; empty if they can."""
     if theirs.task != own.task:
-        return None, f"not compared with {what}, which is for {theirs.task}"
+        return f"is for {theirs.task}"
     if list(theirs.classes) != list(own.classes):
-        return None, f"not compared with {what}, which has other classes"
+        return "has other classes"
     if (theirs.in_channels, theirs.image_size) != (own.in_channels, own.image_size):
-        return None, f"not compared with {what}, which takes images of another shape"
-    tags = client.get_model_version(request.model_name, str(version)).tags
-    if tags.get(DATA_TAG, sweep.fingerprint) != sweep.fingerprint:
-        return None, f"not compared with {what}, which was trained on other data"
-    return measure_score(loaded.network, sweep.task, sweep.data, sweep.batches()), what
+        return "takes images of another shape"
+    return ""

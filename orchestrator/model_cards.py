@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from deploy import PARITY_ERROR_TAG
 from deploy.gates import GateResult
 from deploy.measuring import Measurements
-from deploy.registered import FORM_TAG, METRIC_TAG, TASK_TAG
 from orchestrator.records import TrialRecord
 from orchestrator.scores import figure, label
 from orchestrator.tracking_names import trial_name
@@ -19,15 +18,11 @@ GATE_TAG = "pas.gate."
 """Begins the tag that says what a gate found; its name follows."""
 
 
-def version_tags(
-    record: TrialRecord, task: str, form: str, resource: str, fingerprint: str
-) -> dict[str, str]:
+def version_tags(record: TrialRecord, resource: str, fingerprint: str) -> dict[str, str]:
     """Return the tags of a version that say where it comes from; scores under their metric's name.
 
     Args:
         record: the trial's.
-        task: what its network is for.
-        form: what it is exported as.
         resource: what its sweep limits.
         fingerprint: of the sweep's data.
     """
@@ -43,9 +38,6 @@ def version_tags(
         "pas.resource": resource,
         "pas.cost": record.cost(resource),
         "pas.latency_ms": record.latency_ms,
-        TASK_TAG: task,
-        METRIC_TAG: record.metric,
-        FORM_TAG: form,
         f"pas.{record.metric}": record.score,
         f"pas.test_{record.metric}": record.test_score,
         DATA_TAG: fingerprint,

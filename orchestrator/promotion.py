@@ -98,7 +98,10 @@ def promote(
         folder = stack.enter_context(stack.enter_context(files).package(record.trial_id))
         _check_kept(folder, record)
         tell(f"{record.trial_id}: exporting")
-        images = sample_of(sweep.task, sweep.data)
+        try:
+            images = sample_of(sweep.task, sweep.data)
+        except ValueError as error:
+            raise UserError(f"task {sweep.config.task.name}: {error}") from None
         try:
             # the user's own sweep, which has run any code that it names already
             opened = open_candidate(folder, images, allow_import=True)
@@ -168,9 +171,7 @@ def _to_registry(
     outcome = Outcome(record=record, gates=gates)
     if outcome.refused or request.dry_run:
         return outcome
-    task = sweep.config.task.name
-    tags = version_tags(record, task, sweep.task.form, sweep.resource, sweep.fingerprint)
-    tags |= gate_tags(gates, measured)
+    tags = version_tags(record, sweep.resource, sweep.fingerprint) | gate_tags(gates, measured)
     limit = sweep.limits.get(record.budget)
     data = sweep.config.data.name
     text = description(record, sweep.resource, data, gates, measured, limit)

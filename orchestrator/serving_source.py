@@ -11,7 +11,7 @@ from pathlib import Path
 from deploy.export_folder import ONNX_FILE
 from deploy.manifest import Manifest, verify_folder
 from deploy.onnx_export import OnnxMissingError, require_onnx
-from deploy.package import load_architecture
+from deploy.package import PackageError, load_architecture
 from deploy.serving_model import Pointer
 from orchestrator.errors import UserError
 from orchestrator.home import write_text
@@ -83,13 +83,10 @@ class Source:
             return
         try:
             export(wanted, out, formats=["onnx"], tell=tell)
-        except RuntimeError as error:
+        except PackageError as error:
             if self._engine == "onnx":
-                raise UserError(
-                    f"no ONNX network can be made of {wanted.model} ({type(error).__name__}); "
-                    "take --engine torch"
-                ) from error
-            tell(f"no ONNX network can be made ({type(error).__name__}); torch computes")
+                raise UserError(f"{wanted.model}: {error}; take --engine torch") from error
+            tell(f"{error}; torch computes")
             export(wanted, out, formats=[], tell=tell)
 
     def _name(self, folder: Path, accuracy: float | None) -> bool:

@@ -47,7 +47,7 @@ class Wanted:
         alias: what points to the version, unless ``version`` is given.
         version: its number.
         tracking_uri: of the store; ``None``: the home folder's.
-        allow_import: whether the code that an ``import:`` supernet names may be run.
+        allow_import: whether the code that an ``import:`` supernet or task names may be run.
     """
 
     model: str
@@ -153,7 +153,7 @@ def predictor_of(wanted: Wanted, engine: str, tell: Tell = lambda _: None) -> Cl
     """
     folder = Path(wanted.model)
     if not (folder / MANIFEST_FILE).is_file() and (folder / ARCHITECTURE_FILE).is_file():
-        return _drawer_of(folder, wanted, engine)  # of a trial
+        return _of_trial(folder, wanted, engine)
     if (exported := folder_named(wanted.model)) is not None:
         verify_folder(exported)
         if load_architecture(exported).task == "classification":
@@ -162,9 +162,17 @@ def predictor_of(wanted: Wanted, engine: str, tell: Tell = lambda _: None) -> Cl
     registered = wanted.find()
     with tempfile.TemporaryDirectory() as temporary:
         package = download_package(registered, Path(temporary))
-        if registered.task != "classification":
+        if load_architecture(package).task != "classification":
             return _drawer_of(package, wanted, engine)
         return _classifier_of(registered, package, wanted, engine, tell)
+
+
+def _of_trial(folder: Path, wanted: Wanted, engine: str) -> Classifier | Drawer:
+    if load_architecture(folder).task != "classification":
+        return _drawer_of(folder, wanted, engine)
+    if engine != "torch":
+        raise UserError(f"--engine {engine}: a trial's folder has no such form; pas export has it")
+    return classifier_of_package(folder, allow_import=wanted.allow_import)
 
 
 def _drawer_of(package: Path, wanted: Wanted, engine: str) -> Drawer:

@@ -1,6 +1,6 @@
 """Images of the sweep that a registered model comes from: to check its exported forms with.
 
-Only the images that are needed are decoded, spread evenly over the classes of a split.
+Of a classifier's only those that are needed are decoded, spread evenly over the classes.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 MASK_THRESHOLD = 0.5
@@ -95,31 +96,36 @@ def detection_error(
         found: of the other, for the same images.
 
     Returns:
-        The largest of all differences; infinite where the other form has found no such object.
+        The largest of all differences; infinite where the other form has found no such object, NaN
+        where one is not a number.
     """
     errors = [
         _farthest(one, other)
         for pair in zip(expected, found, strict=True)
         for one, other in (pair, pair[::-1])
     ]
-    return max(errors, default=0.0)
+    return _largest(errors)
+
+
+def _largest(errors: Sequence[float]) -> float:
+    """Return the largest; one that is not a number is the worst."""
+    return float(torch.tensor([0.0, *errors], dtype=torch.float64).max())
 
 
 def _farthest(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     """Return the distance of the sure object of one answer that is farthest from all of another."""
     scores = one["scores"].double()
     sure = scores >= scores.max() / 2 if len(scores) else scores
-    farthest = 0.0
+    differences: list[float] = []
     for i in sure.nonzero().flatten():
         alike = (other["labels"] == one["labels"][i]).nonzero().flatten()
         if len(alike) == 0:
             return float("inf")
         boxes = (other["boxes"][alike].double() - one["boxes"][i].double()).abs().amax(dim=1)
         nearest = alike[boxes.argmin()]
-        differences = (
-            boxes.min() / one["boxes"].abs().max().clamp_min(1.0),
-            (other["scores"][nearest].double() - scores[i]).abs(),
-            (other["masks"][nearest].double() - one["masks"][i].double()).abs().mean(),
-        )
-        farthest = max(farthest, *(float(difference) for difference in differences))
-    return farthest
+        differences += [
+            float(boxes.min() / one["boxes"].abs().max().clamp_min(1.0)),
+            float((other["scores"][nearest].double() - scores[i]).abs()),
+            float((other["masks"][nearest].double() - one["masks"][i].double()).abs().mean()),
+        ]
+    return _largest(differences)

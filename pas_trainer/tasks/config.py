@@ -62,6 +62,8 @@ def make_task(config: TaskConfig) -> Task:
         kind = find_attribute(config.name, "task")
         if not (inspect.isclass(kind) and issubclass(kind, Task)):
             raise ValueError(f"task {config.name} is no subclass of pas_trainer.Task")
+    if missing := sorted(kind.__abstractmethods__):
+        raise ValueError(f"task {config.name} lacks {', '.join(missing)}; see pas_trainer.Task")
     try:
         task: Task = kind(**config.options)
     except TypeError as error:

@@ -43,9 +43,33 @@ RESERVED = frozenset(
         "loss",
         "phase",
         "hypervolume",
+        # of a registered version, and of the moves of an alias
+        "task",
+        "form",
+        "data",
+        "resource",
+        "cost",
+        "parity_error",
+        "stored",
+        "latency",
+        "parity",
+        "robustness",
+        "time",
+        "kind",
+        "alias",
+        "from_version",
+        "to_version",
+        "move_id",
+        "who",
+        "why",
+        "gates",
+        "done",
+        "state",
+        "model",
+        "in_force",
     ]
 )
-"""What else is recorded of trials, under these names."""
+"""What else is recorded of trials and of what becomes of them, under these names."""
 
 _BEGINNINGS = ("test_", "epoch_", "supernet_", "best_")
 

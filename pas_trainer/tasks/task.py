@@ -56,8 +56,8 @@ class Task(ABC):
         answers: what a shipped network returns, in a word, which also names the output of an ONNX
             file; not ``images``, which names the input.
         form: what a shipped network is registered and exported as: a program of ``torch.export``
-            for batches of images, (``program``); or, where its steps depend on what it sees, an
-            ONNX file for one image of any size (``onnx``), see :func:`deploy.onnx_export`.
+            from a batch of images to one tensor (N, ...) (``program``); or, of detectors with
+            masks as torchvision has them, an ONNX file for one image of any size (``onnx``).
     """
 
     metric: Metric
@@ -129,7 +129,10 @@ class Task(ABC):
     def evaluate(
         self, network: nn.Module, split: Split, data: TaskData, device: torch.device
     ) -> dict[str, float]:
-        """Return the figures of a network on a split by name, as its judge says."""
+        """Return the figures of a network on a split by name, as its judge says.
+
+        Trials go by this; promotion goes by :meth:`judge`, :meth:`shipped` and :meth:`plain`.
+        """
         network.eval()
         prepare, judge = self.preparer(data, device), self.judge(data, device)
         for batch in split.eval_batches(self.eval_batch, own_share()):
@@ -146,9 +149,21 @@ class Task(ABC):
     def plain(self, batch: Any) -> tuple[Any, Any]:
         """Return what shipped networks read of a batch of a split, and targets for their judge.
 
-        Images are float32 in [0, 1] on the CPU, (N, C, H, W), or a list of (C, h, w).
+        Images are float32 in [0, 1] on the CPU, (N, C, H, W), or a list of (C, h, w). Without an
+        override, a batch is images in uint8 and a tensor of targets.
+
+        Raises:
+            ValueError: it is something else.
         """
         images, targets = batch
+        if not (
+            isinstance(images, Tensor)
+            and images.dtype == torch.uint8
+            and isinstance(targets, Tensor)
+        ):
+            raise ValueError(
+                "its batches are not images in uint8 and a tensor of targets; override Task.plain"
+            )
         return images.cpu().contiguous().to(torch.float32) / 255, targets.cpu()
 
     def error(self, expected: Any, found: Any) -> float:

@@ -151,6 +151,23 @@ def test_a_form_that_differs_is_refused_and_nothing_is_left(written, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("name", "file"), [("onnx", "model.onnx"), ("pt2", "model.pt2")])
+def test_a_network_that_a_form_cannot_express_is_told_of_in_one_sentence(
+    written, tmp_path, monkeypatch, name, file
+):
+    class DependsOnValues(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+    other = DependsOnValues().eval()
+    monkeypatch.setattr(deploy.export_folder, "deployed_network", lambda *_: other)
+    images = export_images(int8=False)
+    with pytest.raises(PackageError, match=rf"no {file} can be made of the network \(") as caught:
+        write_export(tmp_path / "out", written.registered, written.package, images, formats=[name])
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("wrong_at", BATCH_SIZES)
 def test_every_batch_size_is_compared(wrong_at) -> None:
     def right(images):

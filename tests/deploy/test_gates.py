@@ -95,6 +95,15 @@ def test_stored_files_are_as_accurate_as_recorded(deploy, exported, num_images, 
     assert gate.measured == pytest.approx(max(abs(deploy - 0.9), abs(exported - 0.9)))
 
 
+@pytest.mark.parametrize(("deploy", "exported"), [(math.nan, 0.9), (0.9, math.nan)])
+def test_a_score_that_is_no_number_is_not_the_recorded_one(deploy, exported):
+    gate = stored_gate(
+        metric="psnr_db", recorded=0.9, deploy=deploy, exported=exported, num_images=360
+    )
+    assert not gate.passed
+    assert gate.to_json()["measured"] is None
+
+
 def test_files_that_are_known_to_be_others_are_refused_however_accurate():
     arguments = {
         "metric": "accuracy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -327,6 +328,37 @@ def test_the_champion_is_measured_from_its_files_if_it_is_of_the_same_data(made)
     truncate(Path(location.removeprefix("file:")) / "extra_files")
     with pytest.raises(UserError, match=r"\(version 1\) of model 'held' cannot be compared"):
         made.promote("poor", "held")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"task": "import:evil:Task"}, "which is for import:evil:Task"),
+        ({"classes": list("ten digits")}, "which has other classes"),
+    ],
+)
+def test_a_champion_that_cannot_be_compared_with_is_not_loaded(made, change, words):
+    model = "other" + next(iter(change))
+    assert made.promote("good", model).promoted.version == 1
+    location = made.client.get_model_version_download_uri(model, "1")
+    path = Path(location.removeprefix("file:")) / "extra_files" / "architecture.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    outcome = made.promote("poor", model, dry_run=True)
+    assert (outcome.refused, outcome.gates[1].required) == ([], None)
+    assert f"not compared with the champion (version 1), {words}" in outcome.gates[1].sentence
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"tolerance": math.inf}, "--tolerance is inf; it must be a finite number"),
+        ({"worst_score": math.nan}, "it must be a finite number"),
+        ({"worst_score": 1.5}, r"--worst-score \(--min-accuracy\) is 1.5; accuracy is in 0..1"),
+    ],
+)
+def test_bounds_that_mean_nothing_are_refused(made, asked, words):
+    with pytest.raises(UserError, match=words):
+        made.promote("good", "bounds", **asked)
 
 
 def test_a_champion_that_changes_during_a_promotion_is_compared_anew(made, monkeypatch):

@@ -138,6 +138,14 @@ def test_two_forms_of_a_detector_are_compared_object_by_object(found, error):
     assert detection_error(other, expected) == pytest.approx(error, abs=1e-6)
 
 
+@pytest.mark.parametrize("spoiled", ["boxes", "masks"])
+def test_what_is_no_number_is_the_worst(spoiled):
+    broken = detections(*TWO)
+    broken[spoiled] = broken[spoiled] * math.nan
+    for pair in (([detections(*TWO)], [broken]), ([broken], [detections(*TWO)])):
+        assert math.isnan(detection_error(*pair))
+
+
 def test_masks_and_every_image_count():
     moved = detections(*TWO)
     moved["masks"] = moved["masks"].clone()

@@ -133,6 +133,7 @@ def test_a_network_for_another_task_is_refused(trial):
         ({"name": "import:nowhere"}, "import:package.module:Name"),
         ({"name": "import:no_such_module:Task"}, "task import:no_such_module:Task: there is no"),
         ({"name": "import:math:sqrt"}, "is no subclass of pas_trainer.Task"),
+        ({"name": "import:pas_trainer:Task"}, "lacks judge, load_data, loss, open_data, preparer"),
         ({"name": "classification", "options": {"speed": 1}}, "unknown option 'speed'"),
         ({"name": "image_translation", "options": {"metric": "fid"}}, "known: psnr_db"),
         ({"name": "image_translation", "options": {"metric": "kid"}}, "option features is missing"),
@@ -177,3 +178,14 @@ def test_a_task_of_the_users_own_is_searched(tmp_path, monkeypatch):
     assert 0.97 * 0.5 <= result.macs_ratio <= 0.5
     assert result.score == result.metrics["mean_error"] < 2.5  # of guessing 4.5 always
     assert result.previews == {}
+
+
+def test_batches_that_only_their_task_understands_want_its_own_plain():
+    task = make_task(TaskConfig())
+    images, labels = torch.full((2, 1, 3, 3), 255, dtype=torch.uint8), torch.arange(2)
+    plain, targets = task.plain((images, labels))
+    assert (plain == 1).all()
+    assert torch.equal(targets, labels)
+    for batch in ((images.float(), labels), (images, {"labels": labels}), ([images], labels)):
+        with pytest.raises(ValueError, match=r"override Task\.plain"):
+            task.plain(batch)
