@@ -75,6 +75,7 @@ def test_an_onnx_file_is_one_file_that_says_what_it_is(written, name) -> None:
     found = session.get_modelmeta().custom_metadata_map
     assert json.loads(found.pop("classes")) == CLASSES
     assert found == {
+        "task": "classification",
         "image_size": "8",
         "channels": "1",
         "resize": "whole",

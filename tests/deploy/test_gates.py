@@ -105,13 +105,7 @@ def test_a_score_that_is_no_number_is_not_the_recorded_one(deploy, exported):
 
 
 def test_files_that_are_known_to_be_others_are_refused_however_accurate():
-    arguments = {
-        "metric": "accuracy",
-        "recorded": 0.9,
-        "deploy": 0.9,
-        "exported": 0.9,
-        "num_images": 360,
-    }
+    arguments = {"recorded": 0.9, "deploy": 0.9, "exported": 0.9, "num_images": 360}
     gate = stored_gate(metric="accuracy", **arguments, changed="the files are others")
     assert not gate.passed
     assert gate.sentence.startswith("the files are others; accuracy")
