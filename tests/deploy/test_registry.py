@@ -151,6 +151,7 @@ def test_promoted_model_runs_on_plain_mlflow(
         "budget": "macs 0.5",
         CONTENT_HASH_TAG: content_hash(package),
         PARITY_ERROR_TAG: f"{promoted.parity_error:.3g}",
+        **{"pas.task": "classification", "pas.metric": "accuracy", "pas.form": "program"},
     }
     assert_run_untouched(client, run)
     assert mlflow.get_tracking_uri() == global_uri
