@@ -173,9 +173,7 @@ def _exporting(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # what torch's exporters raise is of many kinds
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PackageError(
-            f"no {name} can be made of the network ({first}); leave that --format out"
-        ) from error
+        raise PackageError(f"no {name} can be made of the network ({first})") from error
 
 
 def _write_int8(draft: Path, forms: dict[str, Form], images: ExportImages) -> dict[str, float]:
