@@ -1,8 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile("suite", max_examples=60, deadline=None, print_blob=True)
 settings.register_profile("long", max_examples=500, deadline=None, print_blob=True)
@@ -10,6 +12,30 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 # Ray gives way to every other process of the machine, another test file's among them.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+READ_FINISHED = (
+    "test_chaos_end_to_end",
+    "test_cli_results",
+    "test_report",
+    "test_serving_end_to_end",
+    "test_shipping_end_to_end",
+    "test_sweep_end_to_end",
+    "test_tracking_sqlite",
+)
+"""Files that read the sweep ``finished``, which runs once per worker."""
+
+
+class FilesOnWorkers(LoadFileScheduling):
+    """Gives a worker a whole file at a time, and one worker all of READ_FINISHED."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "finished" if Path(file).stem in READ_FINISHED else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FilesOnWorkers:
+    return FilesOnWorkers(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,10 +23,20 @@ def _no_pickle_and_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-@pytest.fixture
-def architecture() -> Architecture:
+@dataclass(frozen=True)
+class Trial:
+    """What a trial leaves; building its network takes longer than most tests."""
+
+    architecture: Architecture
+    training_network: nn.Module
+    package: Path
+
+
+@pytest.fixture(scope="session")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """Random weights, and batch-norm statistics that make every branch count."""
     sizes = {"stages.0.0": 16, "stages.1.0": 32, "stages.1.1": 32, "stages.2.0": 64}
-    return Architecture(
+    architecture = Architecture(
         supernet="repvgg_tiny",
         options={},
         in_channels=1,
@@ -36,11 +49,6 @@ def architecture() -> Architecture:
             "stages.2.1": list(range(5, 40)),
         },
     )
-
-
-@pytest.fixture
-def training_network(architecture: Architecture) -> nn.Module:
-    """Random weights, and batch-norm statistics that make every branch count."""
     generator = torch.Generator().manual_seed(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -50,7 +58,19 @@ def training_network(architecture: Architecture) -> nn.Module:
             module.running_mean.normal_(0.0, 0.2, generator=generator)
             module.running_var.uniform_(0.5, 2.0, generator=generator)
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
-    return network
+    package = tmp_path_factory.mktemp("trial") / "package"
+    save_package(package, architecture, reparameterize(network), network)
+    return Trial(architecture, network, package)
+
+
+@pytest.fixture
+def architecture(trial: Trial) -> Architecture:
+    return copy.deepcopy(trial.architecture)
+
+
+@pytest.fixture
+def training_network(trial: Trial) -> nn.Module:
+    return copy.deepcopy(trial.training_network)
 
 
 @pytest.fixture
@@ -59,15 +79,8 @@ def deploy_network(training_network: nn.Module) -> nn.Module:
 
 
 @pytest.fixture
-def package(
-    tmp_path: Path,
-    architecture: Architecture,
-    deploy_network: nn.Module,
-    training_network: nn.Module,
-) -> Path:
-    folder = tmp_path / "trial package"
-    save_package(folder, architecture, deploy_network, training_network)
-    return folder
+def package(tmp_path: Path, trial: Trial) -> Path:
+    return Path(shutil.copytree(trial.package, tmp_path / "trial package"))
 
 
 @pytest.fixture(scope="session")
