@@ -35,16 +35,21 @@ class Retention:
         if record.control is not None or self._keep == "all":
             self._others.add(record.trial_id)
             return
-        # Whoever is beaten by one that has left the front is beaten by one that is on it.
-        marked = mark_front([*self._front, record], self._resource)
-        self._front = [r for r in marked if r.on_front]
+        self._front.append(record)
         if self._is_tidy:
-            for beaten in marked:
-                if not beaten.on_front:
-                    self._files.drop_weights(beaten.trial_id)
+            for beaten in self._push_off():
+                self._files.drop_weights(beaten.trial_id)
 
     def tidy(self) -> None:
         """Delete whatever trials that have ended need no longer, by what is there."""
+        self._push_off()
         keeps = {r.trial_id for r in self._front} | self._others
         self._files.tidy(keeps.__contains__)
         self._is_tidy = True
+
+    def _push_off(self) -> list[TrialRecord]:
+        """Keep the front alone, and return the others."""
+        # Whoever is beaten by one that has left the front is beaten by one that is on it.
+        marked = mark_front(self._front, self._resource)
+        self._front = [record for record in marked if record.on_front]
+        return [record for record in marked if not record.on_front]
