@@ -19,7 +19,7 @@ from pas_trainer.config import TrialConfig
 from pas_trainer.devices import pick_device
 from pas_trainer.fuse import reparameterize
 from pas_trainer.loop import EpochReport, Phase, Report, Trainer, derive_seed, recalibrate_norms
-from pas_trainer.optim import build_optimizer
+from pas_trainer.optim import Optimizer, build_optimizer
 from pas_trainer.phase_clock import PhaseClock
 from pas_trainer.supernet import (
     load_supernet,
@@ -250,15 +250,7 @@ class TrialPhases:
             self.companion.begin(learning_rate)
         start = 0
         if state is not None:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            if self.companion is not None:
-                self.companion.load_state_dict(state["companion"])
-            start = state["epoch"]
-            self._previews = dict(state.get("previews", {}))  # missing in earlier versions
-            self.clock.resume(state.get("seconds", {}))  # missing in earlier versions
-            if "told" in state:  # missing in earlier versions
-                self._tell(phase, start, num_epochs, _as_told_now(state["told"]), self.clock.lap())
+            start = self._take_up(phase, num_epochs, model, optimizer, state)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -297,6 +289,26 @@ class TrialPhases:
             )
             self._tell(phase, epoch + 1, num_epochs, told, seconds)
         self.take_preview(phase, model)
+
+    def _take_up(
+        self,
+        phase: Phase,
+        num_epochs: int,
+        model: nn.Module,
+        optimizer: Optimizer,
+        state: Mapping[str, Any],
+    ) -> int:
+        """Bring a phase to where a checkpoint left it; return how many epochs it had."""
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if self.companion is not None:
+            self.companion.load_state_dict(state["companion"])
+        epochs: int = state["epoch"]
+        self._previews = dict(state.get("previews", {}))  # missing in earlier versions
+        self.clock.resume(state.get("seconds", {}))  # missing in earlier versions
+        if "told" in state:  # missing in earlier versions
+            self._tell(phase, epochs, num_epochs, _as_told_now(state["told"]), self.clock.lap())
+        return epochs
 
     def _tell(
         self,
