@@ -86,15 +86,15 @@ def export(
     }
     if not as_json:
         err.print(f"compared with torch on {checks.images}", highlight=False)
-    table = Table("file", "KiB", "parity error", "accuracy", title=str(out_folder))
+    table = Table("file", "KiB", "parity error", title=str(out_folder))
+    if checks.accuracies:
+        table.add_column("accuracy")
     for file in manifest.files:
         error, accuracy = checks.errors.get(file.name), checks.accuracies.get(file.name)
-        table.add_row(
-            file.name,
-            f"{file.size / 1024:.1f}",
-            "" if error is None else f"{error:.1e}",
-            "" if accuracy is None else f"{accuracy:.4f}",
-        )
+        row = [file.name, f"{file.size / 1024:.1f}", "" if error is None else f"{error:.1e}"]
+        if checks.accuracies:
+            row.append("" if accuracy is None else f"{accuracy:.4f}")
+        table.add_row(*row)
     show(document, as_json, [table])
 
 
