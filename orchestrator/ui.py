@@ -17,7 +17,7 @@ from orchestrator.home import Home
 from orchestrator.tracking_reader import list_sweeps
 from orchestrator.tracking_views import page_link
 
-_STARTUP_SECONDS = 60
+_STARTUP_SECONDS = 120
 _MOST_SWEEPS = 5
 
 
