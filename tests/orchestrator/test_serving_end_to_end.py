@@ -70,7 +70,7 @@ class Client(threading.Thread):
 def pas(finished, tmp_path_factory, make_pas):
     """The finished sweep, with a home folder of its own."""
     pas = make_pas(tmp_path_factory.mktemp("serving"))
-    # By another process: this one would lose its locks on the database when it closes a copied file.
+    # By another process: closing a copied database would lose this one its locks on it.
     subprocess.run(["cp", "-r", str(finished.home), str(pas.home)], check=True)
     return pas
 
