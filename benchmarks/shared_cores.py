@@ -36,8 +36,8 @@ SPINS = "1000"
 def main() -> None:
     """Measure, print, keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="processes per figure")
-    parser.add_argument("--steps", type=int, default=60, help="timed steps of each")
+    parser.add_argument("--rounds", type=int, default=3, help="processes per figure")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
     parser.add_argument("--step", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
