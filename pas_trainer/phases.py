@@ -22,13 +22,13 @@ from pas_trainer.loop import EpochReport, Phase, Report, Trainer, derive_seed, r
 from pas_trainer.optim import Optimizer, build_optimizer
 from pas_trainer.phase_clock import PhaseClock
 from pas_trainer.supernet import (
+    graph_of_trial,
     load_supernet,
     new_companion,
     read_supernet_result,
-    trace_supernet,
 )
 from pas_trainer.tasks import Companion, TaskData, make_task
-from search_space import Architecture, ChannelGraph, LatencyTable, graph_with_latency
+from search_space import Architecture, LatencyTable, graph_with_latency
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,12 +121,9 @@ class TrialPhases:
         self.device = pick_device(config.device)
         self.task = make_task(config.task)
         self.data: TaskData = self.task.load_data(config.data, self.device)
-        where = config.supernet
-        self.supernet = load_supernet(where, self.task, self.data, supernet_folder)
+        self.supernet = load_supernet(config.supernet, self.task, self.data, supernet_folder)
         self.companion = self.new_companion(supernet_folder)
-        graph: ChannelGraph = trace_supernet(
-            self.supernet, self.task, self.data, scope=where.scope, pinned=where.pinned
-        )
+        graph = graph_of_trial(config, self.supernet, self.task, self.data)
         if config.latency_table is not None:
             graph = graph_with_latency(graph, read_latency_table(Path(config.latency_table)))
         self.graph = graph

@@ -27,6 +27,9 @@ from search_space import ChannelGraph, SupernetConfig
 _COMPANION = "companion."
 """Before the names of what is trained beside a supernet, in its file."""
 
+_TRACED: dict[str, ChannelGraph] = {}
+"""The channel graph of this process's last trial, by what it depends on."""
+
 
 @dataclass(frozen=True, slots=True)
 class SupernetResult:
@@ -71,6 +74,24 @@ def trace_supernet(
         ValueError: nothing can be searched, see :func:`search_space.trace_channels`.
     """
     return task.trace(network, about, tuple(scope) or task.scopes, pinned)
+
+
+def graph_of_trial(
+    config: TrialConfig, network: nn.Module, task: Task, about: About
+) -> ChannelGraph:
+    """Trace a trial's supernet, once for all trials of a sweep that a process runs.
+
+    Raises:
+        ValueError: nothing can be searched, see :func:`search_space.trace_channels`.
+    """
+    where = config.supernet
+    shapes = [[name, list(tensor.shape)] for name, tensor in network.state_dict().items()]
+    key = content_key(config.task, where, [about.channels, about.image_size], shapes)
+    if key not in _TRACED:
+        graph = trace_supernet(network, task, about, scope=where.scope, pinned=where.pinned)
+        _TRACED.clear()
+        _TRACED[key] = graph
+    return _TRACED[key]
 
 
 def train_supernet(
