@@ -351,7 +351,7 @@ class SweepConfig(_Section):
         decides.pop("strengths")
         if not self.task.options:
             decides["task"] = self.task.name
-        for section in ("data", "optimizer"):
+        for section in ("data", "optimizer", "search"):
             for name in unset_additions(getattr(self, section)):
                 decides[section].pop(name)
         decides["data"].pop("workers")

@@ -138,7 +138,9 @@ def _read(config: SweepConfig, limit: float | str) -> tuple[float, bool]:
 
 
 def _config_in(path: Path) -> SweepConfig:
-    return parse_sweep(json.loads(path.read_text())["config"], str(path))
+    document = json.loads(path.read_text())["config"]
+    document["search"].setdefault("curvature", 0.0)  # what versions without it did
+    return parse_sweep(document, str(path))
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -181,7 +181,7 @@ def _paper(rival: Rival) -> TrialResult:
 
     With our landing on the budget, without which it would cost more or less than the others.
     """
-    search = dataclasses.replace(rival.config.search, anneal=0.0)
+    search = dataclasses.replace(rival.config.search, anneal=0.0, curvature=0.0)
     config = dataclasses.replace(rival.config, strength=PAPER_STRENGTH, search=search)
     trial = SearchTrial(config, rival.supernet_folder, ignore_report, Checkpoint(None, ""))
     gated = attach_gates(trial.supernet, trial.graph, config.width_rules)
@@ -197,6 +197,11 @@ def _pas(rival: Rival) -> TrialResult:
     return run_search(rival.config, rival.supernet_folder)
 
 
+def _without_curvature(rival: Rival) -> TrialResult:
+    search = dataclasses.replace(rival.config.search, curvature=0.0)
+    return run_search(dataclasses.replace(rival.config, search=search), rival.supernet_folder)
+
+
 def _control(kind: ControlKind) -> Callable[[Rival], TrialResult]:
     return lambda rival: run_control(
         ControlConfig(kind=kind, trial=rival.config), rival.supernet_folder
@@ -206,6 +211,7 @@ def _control(kind: ControlKind) -> Callable[[Rival], TrialResult]:
 METHODS: Mapping[str, Callable[[Rival], TrialResult]] = {
     "supernet": _control("supernet"),
     "PaS": _pas,
+    "PaS without curvature": _without_curvature,
     "uniform from scratch": _control("uniform"),
     "uniform slices": _uniform_slices,
     "random widths": _random_widths,
