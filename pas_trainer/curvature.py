@@ -1,20 +1,23 @@
-"""What the gradient of a gate leaves out: how the loss bends on the way to the gate's other side.
+"""What the gradient of an open gate leaves out: how the loss bends on the way to a closed one.
 
-A gate is 0 or 1, and what counts is the difference that closing or opening it makes. To second
-order in the gate ``g`` that difference is not the gradient, which the straight-through estimator
-passes on, but the gradient and half of the curvature:
+A gate is 0 or 1, and what counts is the difference that closing it makes. To second order in an
+open gate ``g`` that is not the gradient, which the straight-through estimator passes on, but
 
-    open:    L(1) - L(0) = dL/dg - 1/2 d2L/dg2
-    closed:  L(1) - L(0) = dL/dg + 1/2 d2L/dg2
+    L(1) - L(0) = dL/dg - 1/2 d2L/dg2
 
-Without it a layer before batch-norm is not protected at all: scaling all of its open channels alike
-changes nothing, so the gradients of its open gates add up to zero, however few are left.
+Without the second term a layer before batch-norm is not protected at all: scaling all of its open
+channels alike changes nothing, so the gradients of its open gates add up to zero, however few are
+left.
 
 The curvature is taken to be the Fisher information of the gate (as pruning by Fisher information
 does: Theis et al., *Faster gaze prediction with dense networks and Fisher pruning*, 2018, section
 2.1): the mean square of the gradient over single images. The gradient of a batch is a mean
 over its images, so its variance from batch to batch is that divided by their number. It is averaged
 over the last steps, at no cost beyond the gradients that are there.
+
+Closed gates keep their gradient as it is. What lies behind one has grown used to its absence, so
+that the loss looks steeply curved from there, and by ``dL/dg + 1/2 d2L/dg2`` hardly a channel would
+ever open again.
 """
 
 from __future__ import annotations
@@ -61,17 +64,17 @@ class GateCurvature(nn.Module):
     def correct(
         self, scores: Sequence[nn.Parameter], is_open: Tensor, num_images: int, share: float
     ) -> None:
-        """Turn gradients into differences, in place; before anything is added that is no mean.
+        """Add the curvature to the gradients of open gates, in place.
 
         Args:
-            scores: of the gates, one tensor per group, with the gradients of a batch.
+            scores: of the gates, one tensor per group, with the gradients of a batch's mean loss.
             is_open: bool, (size,), in the same order.
             num_images: of the batch.
             share: of the curvature that is taken into account.
         """
         gradients = [torch.zeros_like(s) if s.grad is None else s.grad for s in scores]
         curvature = self.update(torch.cat(gradients), num_images)
-        half = torch.where(is_open, -0.5, 0.5) * share * curvature
+        half = -share / 2 * curvature * is_open
         changes = torch.split(half, [len(s) for s in scores])
         for parameter, change in zip(scores, changes, strict=True):
             if parameter.grad is not None:

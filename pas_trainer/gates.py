@@ -134,7 +134,7 @@ class GatedNetwork(nn.Module):
         return self.graph.evaluate(resource, self._vector.widths())
 
     def correct_gradients(self, num_images: int, share: float) -> None:
-        """Make the scores' gradients of a batch tell what moving the gates would change.
+        """Make the scores' gradients of a batch tell what closing open gates would change.
 
         Args:
             num_images: of the batch.
