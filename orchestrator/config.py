@@ -154,6 +154,9 @@ class ResourceConfig(_Section):
     share of the trial's CPUs and GPUs."""
     max_concurrent_trials: Annotated[int, Field(ge=1)] | None = None
     """At most so many trials at once; ``None``: as many as there is room for."""
+    wait_for_nodes_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """How long to wait for nodes, if none has room for a trial; Ray's autoscaler is asked for
+    them, and while trials wait, for room for ``max_concurrent_trials``."""
     prices: PriceConfig | None = None
     """``None``: what trials cost is not told."""
 

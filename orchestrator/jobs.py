@@ -17,9 +17,10 @@ from orchestrator.cells import (
 )
 from orchestrator.home import Home
 from orchestrator.latency_table import kept_table
+from orchestrator.node_resources import worker_threads
 from orchestrator.preflight import Plan
 from orchestrator.studies import Suggestion
-from orchestrator.worker import left_records, worker_threads
+from orchestrator.worker import left_records
 from pas_trainer import AnnealedConfig, ControlConfig, TrialConfig
 
 

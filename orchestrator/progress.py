@@ -51,6 +51,7 @@ class ProgressBoard:
         self._records: dict[str, TrialRecord] = {}
         self._running: dict[str, dict[str, Any]] = {}
         self._supernet: EpochReport | None = None
+        self._waiting = ""
         self._begun = time.monotonic()
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=4, transient=False
@@ -70,13 +71,19 @@ class ProgressBoard:
         if self._console.is_terminal:
             self._live.stop()
 
+    def waiting(self, sentence: str) -> None:
+        """Show what is waited for, until something is trained."""
+        self._waiting = sentence
+        self._say(sentence)
+
     def supernet_progress(self, report: EpochReport) -> None:
         """Show an epoch of the supernet's training."""
-        self._supernet = report
+        self._waiting, self._supernet = "", report
         self._say(f"supernet: epoch {report.epoch}/{report.num_epochs} {self._score(report.score)}")
 
     def trial_started(self, record: TrialRecord) -> None:
         """Show a trial as running."""
+        self._waiting = ""
         self._records[record.trial_id] = record
         self._running.setdefault(record.trial_id, {})
         self._say(f"{record.trial_id}: started")
@@ -120,6 +127,8 @@ class ProgressBoard:
             f"   {counts}   {int(elapsed) // 60}:{int(elapsed) % 60:02d}",
         )
         parts: list[RenderableType] = [head]
+        if self._waiting:
+            parts.append(Text(self._waiting, style="yellow"))
         if self._supernet is not None:
             parts.append(self._supernet_line(self._supernet))
         parts.append(self._cell_table())

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 # Read by Ray when a session or a Tune run starts.
@@ -15,7 +15,6 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a stop report has no score
-os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1")  # suggest late, with all that is known
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # our own records are what resumes
 
 import ray
@@ -25,8 +24,10 @@ from orchestrator.config import ResourceConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.memory import is_out_of_memory
 from orchestrator.node_files import supernet_on_node
+from orchestrator.node_resources import check_gpu, worker_threads
+from orchestrator.ray_room import nodes
 from orchestrator.staged_data import bring_data
-from orchestrator.worker import stopping_sentence, worker_threads
+from orchestrator.worker import stopping_sentence
 from pas_trainer import (
     DataError,
     DivergenceError,
@@ -38,18 +39,15 @@ from pas_trainer import (
 
 
 @contextlib.contextmanager
-def ray_session(
-    address: str | None, resources: ResourceConfig, code: Sequence[str] = ()
-) -> Iterator[None]:
-    """Connect to a cluster, or start a local one; check that one trial fits into it.
+def ray_session(address: str | None, code: Sequence[str] = ()) -> Iterator[None]:
+    """Connect to a cluster, or start a local one.
 
     Args:
         address: of the cluster; ``None``: a local one.
-        resources: of a trial.
         code: folders of packages that travel to every worker.
 
     Raises:
-        UserError: the cluster cannot be reached, or is too small for one trial.
+        UserError: the cluster cannot be reached.
     """
     try:
         ray.init(
@@ -63,8 +61,6 @@ def ray_session(
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(unreachable(address, error)) from None
     try:
-        if trials_at_once(resources) == 0:
-            raise UserError(_too_small(resources))
         yield
     finally:
         gc.collect()  # a handle that is freed while Ray shuts down would end the process
@@ -85,36 +81,6 @@ def unreachable(address: str | None, error: Exception) -> str:
     )
 
 
-def trials_at_once(resources: ResourceConfig) -> int:
-    """Return how many trials the connected cluster has room for, or fewer if so configured."""
-    workers = sum(
-        min(
-            int(node.get(kind, 0) / asked + 1e-6)
-            for kind, asked in resources.per_worker.items()
-            if asked
-        )
-        for node in _nodes()
-    )
-    at_once = workers // resources.workers_per_trial
-    return min(at_once, resources.max_concurrent_trials or at_once)
-
-
-def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _too_small(resources: ResourceConfig) -> str:
-    def written(counts: Mapping[str, float]) -> str:
-        return " and ".join(f"{counts.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
-
-    asked, workers = resources.per_worker, resources.workers_per_trial
-    trial = f"a trial needs {written(asked)}"
-    if workers > 1:
-        trial = f"a trial needs {workers} workers with {written(asked)} each"
-    nodes = "; ".join(written(node) for node in _nodes())
-    return f"resources: {trial}, but the nodes of the cluster have {nodes}"
-
-
 class _SupernetActor:
     """Trains the supernet in one thread and tells its progress from another."""
 
@@ -126,6 +92,7 @@ class _SupernetActor:
         config: SupernetTraining,
         folder: Path,
         num_threads: int,
+        booked_gpus: float,
         data_version: str,
         storage: str | None,
     ) -> SupernetResult:
@@ -134,6 +101,7 @@ class _SupernetActor:
         from pas_trainer import train_supernet
 
         torch.set_num_threads(num_threads)
+        check_gpu(config.device, booked_gpus)
         bring_data(config.data, data_version)
         with supernet_on_node(storage, folder) as (here, push):
 
@@ -154,7 +122,7 @@ _RemoteSupernetActor = ray.remote(max_restarts=2, max_task_retries=2, max_concur
 
 def supernet_booking(resources: ResourceConfig) -> tuple[float, float]:
     """Return the CPUs and GPUs that the supernet's training books on the connected cluster."""
-    largest = max(node.get("CPU", 0) for node in _nodes())
+    largest = max(node.get("CPU", 0) for node in nodes())
     return max(resources.per_worker["CPU"], min(8.0, largest)), resources.per_worker["GPU"]
 
 
@@ -181,7 +149,8 @@ def train_supernet_on_cluster(
     """
     num_cpus, num_gpus = supernet_booking(resources)
     actor = _RemoteSupernetActor.options(num_cpus=num_cpus, num_gpus=num_gpus).remote()
-    result = actor.train.remote(config, folder, worker_threads(num_cpus), data_version, storage)
+    threads = worker_threads(num_cpus)
+    result = actor.train.remote(config, folder, threads, num_gpus, data_version, storage)
     shown = 0
     try:
         while True:

@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from orchestrator.cells import Train, TrialJob
 from orchestrator.config import ResourceConfig, SchedulerConfig
 from orchestrator.driver import check_interrupted
-from orchestrator.ray_cluster import trials_at_once
+from orchestrator.ray_room import trials_at_once
 from orchestrator.ray_workers import train_on_workers
 from orchestrator.sweep import Sweep
 from orchestrator.sweep_records import PHASES
@@ -75,6 +75,7 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=-1),  # see _SweepCallback
         ),
     )
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_suggested_ahead(resources))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -109,6 +110,14 @@ def _at_once(resources: ResourceConfig) -> int | None:
     if resources.workers_per_trial == 1:
         return resources.max_concurrent_trials
     return trials_at_once(resources)
+
+
+def _suggested_ahead(resources: ResourceConfig) -> int:
+    """Return how many trials may wait for room, which is what Ray's autoscaler goes by.
+
+    As few as possible: what is suggested late is suggested with all that is known.
+    """
+    return (resources.max_concurrent_trials or 1) if resources.wait_for_nodes_s else 1
 
 
 def _trial_name(trial: Trial) -> str:

@@ -146,7 +146,7 @@ def run_sweep(
             sweep.catch_up()
             try:
                 if sweep.has_work():
-                    cluster.enter_context(_ray(config, address, code))
+                    cluster.enter_context(_ray(config, address, code, board))
                     _run_on_ray(plan, home, sweep, tracker, board)
                     sweep.tidy()
             finally:
@@ -196,13 +196,17 @@ def _board(plan: Plan, console: Console, log: Callable[[str], None]) -> Progress
 
 
 @contextmanager
-def _ray(config: SweepConfig, address: str | None, code: Sequence[str]) -> Iterator[None]:
+def _ray(
+    config: SweepConfig, address: str | None, code: Sequence[str], board: ProgressBoard
+) -> Iterator[None]:
     if is_own(address):
         close_own_ray()
     from orchestrator.ray_cluster import ray_session
+    from orchestrator.ray_room import find_room
 
-    with ray_session(address, config.resources, code):
+    with ray_session(address, code):
         arm_termination()
+        find_room(config.resources, board.waiting)
         yield
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from orchestrator.accounting import priced
@@ -14,16 +15,11 @@ from orchestrator.config import SweepConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home
 from orchestrator.latency_table import keep_table, kept_table, plan_latency
+from orchestrator.node_resources import worker_threads
 from orchestrator.preflight import Plan, check_device, check_disk, make_plan
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
-from orchestrator.worker import (
-    read_result,
-    run_trial_job,
-    started,
-    stopping_sentence,
-    worker_threads,
-)
+from orchestrator.worker import read_result, run_trial_job, started, stopping_sentence
 from pas_trainer import (
     DataError,
     DivergenceError,
@@ -131,6 +127,6 @@ def _job(
         folder=folder / name,
         num_threads=worker_threads(config.resources.cpus_per_trial),
         cpus=config.resources.cpus_per_trial,
-        gpus=config.resources.gpus_per_trial,
+        gpus=config.resources.gpus_per_trial if torch.cuda.is_available() else 0,
         data_version=plan.data_version,
     )

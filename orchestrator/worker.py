@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -26,6 +25,7 @@ from orchestrator.memory import (
     keep_imports_out_of_gc,
 )
 from orchestrator.node_files import ERROR_FILE, on_node, with_inputs
+from orchestrator.node_resources import check_gpu
 from orchestrator.records import TrialRecord, TrialStatus
 from orchestrator.staged_data import bring_data
 from pas_trainer import (
@@ -57,6 +57,7 @@ def train_job(job: TrialJob, report: Report) -> None:
         report: called with :data:`PROGRESS_KEYS` after each epoch.
 
     Raises:
+        DataError: torch does not find the GPU that was booked.
         Exception: what :func:`pas_trainer.run_search` and the like raise.
     """
 
@@ -72,6 +73,7 @@ def train_job(job: TrialJob, report: Report) -> None:
         if is_first() and read_result(job.steps[step]) is None:
             write_result(job.steps[step], _finished(job.steps[step], result))
 
+    check_gpu(job.trial.device, job.gpus)
     bring_data(job.data, job.data_version)
     job = with_inputs(job)
     config, supernet, folder = job.config, job.supernet_folder, job.folder
@@ -253,8 +255,3 @@ def _further(result: TrialResult, metric: str) -> dict[str, float]:
     of_test = {f"test_{name}": value for name, value in result.test_metrics.items()}
     known = {metric, f"test_{metric}"}
     return {n: v for n, v in {**result.metrics, **of_test}.items() if n not in known}
-
-
-def worker_threads(cpus_per_trial: float) -> int:
-    """Return the torch threads of a trial that owns so many CPUs."""
-    return max(1, min(int(cpus_per_trial), os.cpu_count() or 1))

@@ -84,7 +84,7 @@ def run(config: SweepConfig, folder: Path, train: Train) -> Ran:
     sweep.catch_up()
     ran.ends.clear()
     if sweep.has_work():
-        with ray_session(None, config.resources):
+        with ray_session(None):
             supernet = home.supernet(plan.supernet_key)
             training = plan.supernet_training
             train_supernet_on_cluster(training, supernet, config.resources, lambda _: None)

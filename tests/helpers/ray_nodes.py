@@ -9,11 +9,10 @@ from ray.cluster_utils import Cluster
 
 
 @contextmanager
-def ray_nodes(*cpus: int) -> Iterator[Cluster]:
-    """Start a node with each of these numbers of CPUs; the first is the head."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": False}
-    )
+def ray_nodes(*cpus: int, num_gpus: int = 0) -> Iterator[Cluster]:
+    """Start a node with each of these numbers of CPUs; the first is the head, with the GPUs."""
+    head = {"num_cpus": cpus[0], "num_gpus": num_gpus, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for num_cpus in cpus[1:]:
             cluster.add_node(num_cpus=num_cpus)

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+import torch
 from processes import trial_workers
 from ray_nodes import ray_nodes
 
@@ -81,3 +82,41 @@ def test_a_trial_that_fits_no_node_is_told_at_once(pas, cluster, override, told)
     assert told in done.stderr
     assert "the nodes of the cluster have 2 CPUs and 0 GPUs; 2 CPUs and 0 GPUs" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def shared_gpu():
+    """A node that says it has a GPU; torch finds none there."""
+    with ray_nodes(4, num_gpus=1) as cluster:
+        yield cluster
+
+
+def halves(pas, cluster, *options):
+    quick = (
+        *("pretrain.epochs=1", "search.epochs=1", "finetune.epochs=30"),
+        "resources.gpus_per_trial=0.5",
+    )
+    chosen = [word for setting in (*quick, *options) for word in ("--set", setting)]
+    return pas("sweep", str(pas.file), "--address", cluster.address, *chosen)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds the GPU")
+def test_a_booked_gpu_that_torch_cannot_use_stops_the_sweep(pas, shared_gpu):
+    done = halves(pas, shared_gpu)
+    assert done.returncode == 2
+    assert "supernet: a trial books 0.5 GPUs, but torch finds no GPU on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_trials_of_half_a_gpu_run_two_at_a_time(pas, shared_gpu):
+    done = halves(pas, shared_gpu, "device=cpu")
+    assert done.returncode == 0, done.stderr
+    running, most = 0, 0
+    for line in done.stderr.splitlines():
+        running += line.endswith(": started") - (": FINISHED" in line)
+        most = max(most, running)
+    assert (running, most) == (0, 2)
+    trials = pas.json("status", "tiny")["trials"]
+    assert sum(t["gpu_seconds"] for t in trials) == pytest.approx(
+        sum(t["cpu_seconds"] for t in trials) / 2
+    )

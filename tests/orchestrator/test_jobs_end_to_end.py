@@ -75,11 +75,29 @@ def test_a_sweep_is_submitted_followed_stopped_and_run_to_its_end(pas, cluster_p
     assert not pas.home.exists()
 
 
-@pytest.mark.skipif("PAS_CHAOS_FAULTS" not in os.environ, reason="part of make chaos")
+long_form = pytest.mark.skipif("PAS_CHAOS_FAULTS" not in os.environ, reason="part of make chaos")
+
+
+@long_form
+def test_a_finished_sweep_is_extended_by_a_job(pas, cluster_pas, head, token):
+    there = ["--address", head.jobs]
+    name = ("--set", "name=longer", "--set", "finetune.epochs=1")
+    swept = told(pas, "sweep", str(pas.file), *there, *QUICK, *name)
+    extended = told(pas, "extend", swept["sweep_id"], "--trials", "2", *there)
+    assert extended["sweep_id"] == swept["sweep_id"]
+    assert [trial["status"] for trial in extended["trials"]] == ["FINISHED", "FINISHED"]
+    (first,) = swept["trials"]
+    kept = next(t for t in extended["trials"] if t["trial_id"] == first["trial_id"])
+    for known in ("widths", "accuracy", "search_seconds", "finetune_seconds"):
+        assert kept[known] == first[known]
+    assert not pas.home.exists()
+
+
+@long_form
 def test_ray_client_is_another_way_there(pas, head, token):
     there = ["--address", head.client]
     endless = ["sweep", str(pas.file), *there, *QUICK, "--set", "finetune.epochs=100000"]
-    follower = pas.start_until_output("epoch 1/1", *endless, "--set", "name=beyond", "--code")
+    follower = pas.start_until_output("finetune 1/", *endless, "--set", "name=beyond", "--code")
 
     stopped = told(pas, "stop", "beyond", *there)
     assert stopped["was_running"]

@@ -172,8 +172,3 @@ def test_a_record_survives_the_file(job):
     record = worker.failed(job, "lost")
     worker.write_result(job, record)
     assert worker.read_result(job) == record
-
-
-def test_threads_follow_the_cpus_of_a_trial():
-    assert worker.worker_threads(0.5) == 1
-    assert worker.worker_threads(1.0) == 1
