@@ -16,7 +16,6 @@ not run again, unless what they depend on has changed.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -32,7 +31,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from rivals.charts import OURS, draw_accuracy, draw_widths
+from rivals.charts import draw_accuracy, draw_widths
 from rivals.methods import METHODS, train_network
 from rivals.setups import BUDGETS, SETUPS
 
@@ -56,9 +55,6 @@ class Job:
         """Hash of all that the result depends on but the code and where the images lie."""
         setup = SETUPS[self.setup]
         trial = setup.trial(Path("images"), self.supernet, self.budget, self.seed)
-        if self.method != OURS:  # which alone trains gates by it
-            search = dataclasses.replace(trial.search, curvature=0.0)
-            trial = dataclasses.replace(trial, search=search)
         return content_key(trial, [self.method, setup.pretrain_epochs, setup.total_epochs])
 
 

@@ -40,9 +40,8 @@ from pas_trainer import (
     run_search,
 )
 from pas_trainer.compute import TrialCompute, epochs_within, training_macs
-from pas_trainer.controls import uniform_widths
 from pas_trainer.supernet import new_supernet
-from search_space import Budget, slice_network
+from search_space import Budget, slice_network, uniform_widths
 
 RESULTS = Path(__file__).parent / "results"
 LIMITS = (0.5, 0.35, 0.25, 0.18, 0.125)

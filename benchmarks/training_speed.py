@@ -142,7 +142,6 @@ class Bench:
             lr_factor=cosine_factor,
             seed=0,
             device=self.device,
-            on_gradients=searched and (lambda images: searched.correct_gradients(images, 1.0)),
             extra_loss=searched and (lambda progress: self._budget_loss(searched, progress)),
         )
         trainer.prepare()

@@ -200,6 +200,10 @@ def front_config(
     return AnnealedConfig(trial=trial, further=further)
 
 
+_OF_SEARCH = ("toward_uniform",)
+"""Hyper-parameters of the search; the others are the optimizer's."""
+
+
 def trial_config(
     config: SweepConfig,
     cell: Cell,
@@ -209,6 +213,7 @@ def trial_config(
 ) -> TrialConfig:
     """Return the configuration of one trial: the file's, with the hyper-parameters put in."""
     chosen: dict[str, Any] = dict(hyperparameters)
+    of_search = {name: chosen.pop(name) for name in _OF_SEARCH if name in chosen}
     optimizer: OptimizerConfig = dataclasses.replace(config.optimizer, **chosen)
     return TrialConfig(
         data=config.data,
@@ -217,7 +222,7 @@ def trial_config(
         strength=cell.strength,
         width_rules=config.width_rules,
         optimizer=optimizer,
-        search=config.search,
+        search=dataclasses.replace(config.search, **of_search),
         finetune=config.finetune,
         latency_table=None if latency_table is None else str(latency_table),
         seed=derive_seed(config.seed, cell.budget, cell.strength, number),

@@ -138,9 +138,13 @@ def _read(config: SweepConfig, limit: float | str) -> tuple[float, bool]:
 
 
 def _config_in(path: Path) -> SweepConfig:
-    document = json.loads(path.read_text())["config"]
-    document["search"].setdefault("curvature", 0.0)  # what versions without it did
-    return parse_sweep(document, str(path))
+    try:
+        return parse_sweep(json.loads(path.read_text())["config"], str(path))
+    except UserError as error:
+        raise UserError(
+            f"{error}. The file is of another version of this program: go on with the sweep there, "
+            "or start another here, of another name or with --new"
+        ) from None
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

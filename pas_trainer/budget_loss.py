@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pas_trainer.gates import GatedNetwork
-from search_space import Budget, WidthRules, fit_widths
+from search_space import Budget, WidthRules, fit_widths, widths_toward_uniform
 
 
 def budget_loss(
@@ -53,12 +53,21 @@ def annealed_limits(
 
 
 @torch.no_grad()
-def project_onto_budget(gated: GatedNetwork, budget: Budget, rules: WidthRules) -> dict[str, int]:
+def project_onto_budget(
+    gated: GatedNetwork, budget: Budget, rules: WidthRules, toward_uniform: float = 0.0
+) -> dict[str, int]:
     """Open and close the fewest gates, by score, so that the budget is met and used.
 
     Every cost ends within its limit, at least one of them above 0.97 of it. Within a group the
     units with the highest scores stay; see :func:`search_space.fit_widths` for the choice between
     groups. Changes the scores of ``gated`` only where a gate moves.
+
+    Args:
+        gated: the network whose gates are moved.
+        budget: the limits to meet.
+        rules: floors and divisors.
+        toward_uniform: how far the widths are moved on toward those of uniform narrowing, see
+            :func:`search_space.widths_toward_uniform`.
 
     Returns:
         Open units by group.
@@ -74,6 +83,8 @@ def project_onto_budget(gated: GatedNetwork, budget: Budget, rules: WidthRules) 
     }
     start = {name: int(gate.open_mask().sum()) for name, gate in gates.items()}
     widths = fit_widths(gated.graph, budget, rules, start, scores)
+    if toward_uniform:
+        widths = widths_toward_uniform(gated.graph, budget, rules, widths, toward_uniform)
     for name, gate in gates.items():
         mask = torch.zeros_like(gate.scores, dtype=torch.bool)
         mask[order[name][: widths[name]]] = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -49,9 +48,8 @@ class SearchConfig:
     """Share of the search over which the limit comes down from the supernet's cost, in [0, 1]."""
     learning_rate_scale: float = 0.5
     """The weights' constant learning rate, as a share of ``learning_rate``."""
-    curvature: float = field(default=1.0, metadata={**ADDED, "before": 0.0})
-    """How much of the curvature of the loss counts in the gradients of the gates, see
-    :mod:`pas_trainer.curvature`; 0 for the plain straight-through estimator."""
+    toward_uniform: float = field(default=0.0, metadata=ADDED)
+    """How far the widths that were found are moved toward those of uniform narrowing, in [0, 1]."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -62,8 +60,8 @@ class SearchConfig:
         if not 0 < self.learning_rate_scale <= 1:
             value = self.learning_rate_scale
             raise ValueError(f"learning_rate_scale is {value}; it must be in (0, 1]")
-        if not (math.isfinite(self.curvature) and self.curvature >= 0):
-            raise ValueError(f"curvature is {self.curvature}; it must be at least 0")
+        if not 0 <= self.toward_uniform <= 1:
+            raise ValueError(f"toward_uniform is {self.toward_uniform}; it must be in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

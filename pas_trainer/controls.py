@@ -28,7 +28,7 @@ from pas_trainer.loop import Report, derive_seed, ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases, TrialResult
 from pas_trainer.supernet import new_supernet
-from search_space import Budget, ChannelGraph, WidthRules, fit_widths, slice_network
+from search_space import Budget, ChannelGraph, slice_network, uniform_widths
 
 
 def run_control(
@@ -60,19 +60,6 @@ def run_control(
     if config.kind == "supernet":
         widths = control.graph.full_widths()
     return control.train(config.kind, widths, trial_macs, control.pretrain_macs)
-
-
-def uniform_widths(graph: ChannelGraph, budget: Budget, rules: WidthRules) -> dict[str, int]:
-    """Return widths of the same share of every group, moved onto the budget exactly.
-
-    Single channels are off the common share, and groups with a floor or divisor of their own.
-
-    Raises:
-        ValueError: no such network, see :func:`search_space.fit_widths`.
-    """
-    by_limit = [graph.uniform_widths(r, limit) for r, limit in budget.limits(graph).items()]
-    narrowest = {name: min(widths[name] for widths in by_limit) for name in graph.full_widths()}
-    return fit_widths(graph, budget, rules, narrowest, {})
 
 
 def macs_at_budget(graph: ChannelGraph, budget: Budget, uniform: dict[str, int]) -> int:

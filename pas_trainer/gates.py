@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pas_trainer.curvature import GateCurvature
 from pas_trainer.gated_reads import gated_reads, layer_weights
 from pas_trainer.masked_norms import masked_norms
 from search_space import Axis, ChannelGraph, Constant, WidthRules
@@ -72,7 +71,6 @@ class GatedNetwork(nn.Module):
     Attributes:
         network: the copied network; its parameters train together with the scores.
         graph: the channel graph the gates belong to.
-        curvature: of the loss in its gates, while they are trained.
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, rules: WidthRules) -> None:
@@ -84,7 +82,6 @@ class GatedNetwork(nn.Module):
         )
         self._vector = GateVector([self._gate(group.name) for group in graph.groups])
         self._sizes = [group.size for group in graph.groups]
-        self.curvature = GateCurvature(sum(self._sizes))
         # Readers of the same channels share one factor.
         self._readers: list[tuple[_Selection, list[Axis]]] = []
         for axis in graph.layout.readers:
@@ -133,16 +130,6 @@ class GatedNetwork(nn.Module):
         """Cost at the current gates: 0-d float64 tensor, differentiable in the scores."""
         return self.graph.evaluate(resource, self._vector.widths())
 
-    def correct_gradients(self, num_images: int, share: float) -> None:
-        """Make the scores' gradients of a batch tell what closing open gates would change.
-
-        Args:
-            num_images: of the batch.
-            share: of the curvature that is taken into account, see :mod:`pas_trainer.curvature`.
-        """
-        scores = [self._gate(group.name).scores for group in self.graph.groups]
-        self.curvature.correct(scores, self._vector.open_mask(), num_images, share)
-
     def open_channels(self) -> dict[str, list[int]]:
         """Return the indices of the open units by group, ascending."""
         return {
@@ -176,28 +163,20 @@ class GateVector:
 
     def __call__(self) -> Tensor:
         """Return what :class:`Gate` returns for each, (number of units,)."""
-        return _straight_through(self.open_mask(), self._scores())
-
-    @torch.no_grad()
-    def open_mask(self) -> Tensor:
-        """Return :meth:`Gate.open_mask` of each, (number of units,)."""
-        scores = self._scores()
-        mask = scores > OPEN_ABOVE
+        scores = torch.cat([gate.scores for gate in self._gates])
+        mask = scores.detach() > OPEN_ABOVE
         lowest, group = self._lowest.on(scores.device), self._group.on(scores.device)
         num_open = torch.zeros_like(lowest).index_add_(0, group, mask.long())
         # A GPU must not wait for the answer in every step, so there the floor always runs.
         if scores.device.type != "cpu" or bool((num_open < lowest).any()):
-            mask = self._with_floor(scores, mask)
-        return mask
+            mask = self._with_floor(scores.detach(), mask)
+        return _straight_through(mask, scores)
 
     def widths(self) -> Tensor:
         """Return the open units of each group, float64, differentiable in the scores."""
         values = self().double()
         group = self._group.on(values.device)
         return values.new_zeros(len(self._gates)).index_add(0, group, values)
-
-    def _scores(self) -> Tensor:
-        return torch.cat([gate.scores for gate in self._gates])
 
     def _with_floor(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Open the units with the highest scores of each group, the first of equal ones."""

@@ -11,9 +11,7 @@ from typing import Any
 
 ADDED = {"added": True}
 """Metadata of a dataclass's field that earlier versions did not have. While it has its default it
-is left out of hashes, so that what those versions computed is still found. Where the default does
-something else than those versions did, ``before`` is the value that does what they did: that one is
-left out."""
+is left out of hashes, so that what those versions computed is still found."""
 
 
 def content_key(*parts: Any) -> str:
@@ -49,17 +47,15 @@ def plain_values(value: Any) -> Any:
 
 
 def unset_additions(config: Any) -> list[str]:
-    """Return the fields that are :data:`ADDED` and do what versions without them did."""
+    """Return the fields of a configuration that are :data:`ADDED` and have their defaults."""
     return [
         field.name
         for field in dataclasses.fields(config)
-        if field.metadata.get("added") and getattr(config, field.name) == _before(field)
+        if field.metadata.get("added") and getattr(config, field.name) == _default(field)
     ]
 
 
-def _before(field: dataclasses.Field[Any]) -> Any:
-    if "before" in field.metadata:
-        return field.metadata["before"]
+def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default

@@ -92,10 +92,8 @@ class Trainer:
         lr_factor: learning-rate factor of (step, steps in all, warm-up steps).
         seed: of the trial.
         device: where to train.
-        on_gradients: called with the number of images of a batch when its gradients are there,
-            averaged over all workers; it may change them.
-        extra_loss: further term of the loss, the same on every worker, given the share of the
-            phase that is done (a 0-d float64 tensor).
+        extra_loss: further term of the loss, given the share of the phase that is done (a 0-d
+            float64 tensor).
         companion: what is trained beside the network; its phase has begun.
 
     Raises:
@@ -112,7 +110,6 @@ class Trainer:
     lr_factor: Callable[[int, int, float], float]
     seed: int
     device: torch.device
-    on_gradients: Callable[[int], None] | None = None
     extra_loss: Callable[[Tensor], Tensor] | None = None
     companion: Companion | None = None
     _network: nn.Module = field(init=False, repr=False)
@@ -197,29 +194,13 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for part, its_targets in self._parts(inputs, targets):
             share = len(part) / len(inputs)
-            loss = self._loss(part, its_targets) * share
+            loss = self._loss(part, its_targets, progress) * share
             if self.companion is None:
                 loss.backward()  # type: ignore[no-untyped-call]
             else:
                 self._backward_beside(loss, self.companion, share)
             total += loss.detach()
-        if self.on_gradients is not None:
-            self.on_gradients(len(inputs) * num_workers())
-        if self.extra_loss is not None:
-            total += self._backward_extra(self.extra_loss(progress))
         return total
-
-    def _backward_extra(self, loss: Tensor) -> Tensor:
-        """Add the gradients of a term that does not depend on the batch; return it."""
-        trained = _trained(self.model)
-        # Not by backward(), at which DDP would begin to average once more.
-        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
-        for parameter, gradient in zip(trained, gradients, strict=True):
-            if gradient is not None and parameter.grad is not None:
-                parameter.grad.add_(gradient)
-            elif gradient is not None:
-                parameter.grad = gradient
-        return loss.detach()
 
     def _backward_beside(self, loss: Tensor, companion: Companion, share: float) -> None:
         """Leave the gradients of the common loss, and of the critics' own."""
@@ -235,7 +216,7 @@ class Trainer:
         count = min(self.recipe.micro_batches, len(inputs) // 2 or 1)
         yield from zip(_split(inputs, count), _split(targets, count), strict=True)
 
-    def _loss(self, inputs: Any, targets: Any) -> Tensor:
+    def _loss(self, inputs: Any, targets: Any, progress: Tensor) -> Tensor:
         with contextlib.ExitStack() as stack:
             if self.task.takes_bfloat16:
                 stack.enter_context(autocast(self.device))
@@ -244,9 +225,13 @@ class Trainer:
             if self.device.type == "cpu":
                 stack.enter_context(subsampled_reads())
             if self.companion is not None:
-                return self.companion.loss(self._network, inputs, targets)
-            outputs = self.task.forward(self._network, inputs, targets)
-            return self.task.loss(outputs, targets, self.recipe)
+                loss = self.companion.loss(self._network, inputs, targets)
+            else:
+                outputs = self.task.forward(self._network, inputs, targets)
+                loss = self.task.loss(outputs, targets, self.recipe)
+        if self.extra_loss is not None:
+            loss = loss + self.extra_loss(progress).to(loss.dtype)
+        return loss
 
 
 def _trained(*modules: nn.Module) -> list[nn.Parameter]:

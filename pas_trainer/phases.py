@@ -232,7 +232,6 @@ class TrialPhases:
         macs: Callable[[], float],
         widths: Callable[[], Mapping[str, int]] = dict,
         state: dict[str, Any] | None,
-        on_gradients: Callable[[int], None] | None = None,
         extra_loss: Callable[[Tensor], Tensor] | None = None,
         keep: Mapping[str, Any] | None = None,
     ) -> None:
@@ -260,7 +259,6 @@ class TrialPhases:
             lr_factor=lr_factor,
             seed=self.config.seed,
             device=self.device,
-            on_gradients=on_gradients,
             extra_loss=extra_loss,
             companion=self.companion,
         )

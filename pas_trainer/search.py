@@ -125,9 +125,6 @@ class SearchTrial(TrialPhases):
             now = annealed_limits(progress, limits, full, config.search.anneal)
             return config.strength * budget_loss(costs, now, full, budget.resource)
 
-        def correct_gradients(num_images: int) -> None:
-            gated.correct_gradients(num_images, config.search.curvature)
-
         learning_rate = config.optimizer.learning_rate * config.search.learning_rate_scale
         self._train_phase(
             "search",
@@ -138,11 +135,10 @@ class SearchTrial(TrialPhases):
             macs=lambda: float(gated.cost("macs").detach()),
             widths=lambda: {name: len(units) for name, units in gated.open_channels().items()},
             state=state,
-            on_gradients=correct_gradients if config.search.curvature else None,
             extra_loss=weighted_budget_loss,
             keep=keep,
         )
-        project_onto_budget(gated, budget, rules)
+        project_onto_budget(gated, budget, rules, config.search.toward_uniform)
 
     def _finetune(
         self, gated: GatedNetwork, state: dict[str, Any] | None, keep: Mapping[str, Any]

@@ -56,6 +56,7 @@ from search_space.supernets import (
 )
 from search_space.trace import Example, trace_channels
 from search_space.unet import UNET_VARIANTS, UNetGenerator, UNetVariant
+from search_space.uniform import uniform_widths, widths_toward_uniform
 from search_space.vgg import VGG_VARIANTS, ReparamVGG, VGGVariant
 from search_space.width_rules import GroupRules, WidthRules
 
@@ -126,4 +127,6 @@ __all__ = [
     "supernet_names",
     "trace_channels",
     "trace_detector",
+    "uniform_widths",
+    "widths_toward_uniform",
 ]

@@ -35,6 +35,7 @@ TUNABLE: Mapping[str, FloatRange] = {
     "gate_learning_rate": FloatRange(low=1e-6, high=100.0),
     "weight_decay": FloatRange(low=0.0, high=1.0),
     "label_smoothing": FloatRange(low=0.0, high=0.9),
+    "toward_uniform": FloatRange(low=0.0, high=1.0),
 }
 """What a sweep may steer, with the widest range that makes sense."""
 

@@ -30,7 +30,6 @@ from pas_trainer import (
 from pas_trainer.channel_norms import channel_norms
 from pas_trainer.checkpoint import Checkpoint
 from pas_trainer.compute import epochs_within, training_macs
-from pas_trainer.controls import uniform_widths
 from pas_trainer.loop import ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases
@@ -38,7 +37,7 @@ from pas_trainer.search import SearchTrial
 from pas_trainer.strided_convolutions import subsampled_reads
 from rivals.criteria import best_channels, globally, mean_scores, random_widths
 from rivals.fastnas import fastnas_widths
-from search_space import slice_network
+from search_space import slice_network, uniform_widths
 
 SCORING_BATCHES = 16
 FASTNAS_BATCHES = 4
@@ -181,7 +180,7 @@ def _paper(rival: Rival) -> TrialResult:
 
     With our landing on the budget, without which it would cost more or less than the others.
     """
-    search = dataclasses.replace(rival.config.search, anneal=0.0, curvature=0.0)
+    search = dataclasses.replace(rival.config.search, anneal=0.0)
     config = dataclasses.replace(rival.config, strength=PAPER_STRENGTH, search=search)
     trial = SearchTrial(config, rival.supernet_folder, ignore_report, Checkpoint(None, ""))
     gated = attach_gates(trial.supernet, trial.graph, config.width_rules)
@@ -197,11 +196,6 @@ def _pas(rival: Rival) -> TrialResult:
     return run_search(rival.config, rival.supernet_folder)
 
 
-def _without_curvature(rival: Rival) -> TrialResult:
-    search = dataclasses.replace(rival.config.search, curvature=0.0)
-    return run_search(dataclasses.replace(rival.config, search=search), rival.supernet_folder)
-
-
 def _control(kind: ControlKind) -> Callable[[Rival], TrialResult]:
     return lambda rival: run_control(
         ControlConfig(kind=kind, trial=rival.config), rival.supernet_folder
@@ -211,7 +205,6 @@ def _control(kind: ControlKind) -> Callable[[Rival], TrialResult]:
 METHODS: Mapping[str, Callable[[Rival], TrialResult]] = {
     "supernet": _control("supernet"),
     "PaS": _pas,
-    "PaS without curvature": _without_curvature,
     "uniform from scratch": _control("uniform"),
     "uniform slices": _uniform_slices,
     "random widths": _random_widths,

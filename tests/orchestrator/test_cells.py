@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,10 @@ def test_limits_with_units_keep_their_meaning():
 
 def test_hyperparameters_replace_the_recipe_and_nothing_else():
     config = load_sweep(DIGITS)
-    made = trial_config(config, Cell(0.5, 10.0), 1, {"learning_rate": 0.123})
+    chosen = {"learning_rate": 0.123, "toward_uniform": 0.4}
+    made = trial_config(config, Cell(0.5, 10.0), 1, chosen)
     assert made.optimizer.learning_rate == 0.123
+    assert made.search == dataclasses.replace(config.search, toward_uniform=0.4)
     assert made.optimizer.momentum == config.optimizer.momentum
     assert made.budget.limit == 0.5
     assert made.strength == 10.0

@@ -94,17 +94,15 @@ def test_the_same_settings_under_an_id_of_an_earlier_version_are_no_change(home)
     check_unchanged(digits(), home)
 
 
-def test_a_sweep_of_a_version_without_curvature_goes_on_without_it(home):
-    plain = digits("search.curvature=0")
-    document = {"config": plain.model_dump(mode="json"), "tracking_uri": "sqlite:///x"}
-    del document["config"]["search"]["curvature"]
-    write_json(home.sweep(plain.sweep_id) / "sweep.json", document)
-    with pytest.raises(UserError, match=r"search\.curvature: not set -> 1\.0\. Set them back"):
-        check_unchanged(digits(), home)
-    check_unchanged(plain, home)
-    assert extended(home, "digits", trials=5, limits=[], strengths=[]).sweep_id == plain.sweep_id
-
-
 def test_differences_name_settings_that_are_new():
     annealed = digits("budget.schedule=annealed")
     assert "budget.limits: not set -> [0.5]" in differences(digits(), annealed)
+
+
+def test_a_sweep_of_another_version_is_told_with_the_way_out(home):
+    config = digits().model_dump(mode="json")
+    config["search"]["of_another_version"] = 1
+    write_json(home.sweep("digits-0") / "sweep.json", {"config": config, "tracking_uri": "x"})
+    with pytest.raises(UserError, match=r"search\.of_another_version.*another version.*--new"):
+        check_unchanged(digits(), home)
+    assert with_recorded_cells(digits(), home) == digits()  # its id is another

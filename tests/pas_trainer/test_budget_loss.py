@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pas_trainer import annealed_limits, attach_gates, budget_loss, project_onto_budget
-from search_space import Budget, GroupRules, WidthRules, build_supernet, trace_channels
+from search_space import (
+    Budget,
+    GroupRules,
+    WidthRules,
+    build_supernet,
+    trace_channels,
+    uniform_widths,
+)
 
 
 def test_the_loss_is_the_squared_distance_in_units_of_the_supernet():
@@ -73,9 +80,10 @@ def supernet():
     divisor=st.sampled_from([1, 2, 3]),
     resource=st.sampled_from(["macs", "num_params"]),
     also_limit=st.sampled_from([None, 0.6]),
+    toward_uniform=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_any_scores_land_on_the_budget(
-    supernet, limit, seed, spread, shift, divisor, resource, also_limit
+    supernet, limit, seed, spread, shift, divisor, resource, also_limit, toward_uniform
 ):
     model, graph = supernet
     rules = WidthRules(divisor=divisor, groups={"stages.0.0": GroupRules(floor=0.5)})
@@ -88,7 +96,9 @@ def test_any_scores_land_on_the_budget(
     other = "num_params" if resource == "macs" else "macs"
     also = {other: also_limit} if also_limit else {}
     budget = Budget(resource=resource, limit=limit, also=also)
-    widths = project_onto_budget(gated, budget, rules)
+    widths = project_onto_budget(gated, budget, rules, toward_uniform)
+    if toward_uniform == 1:
+        assert widths == uniform_widths(graph, budget, rules)
     uses = [graph.count(r, widths) / limit for r, limit in budget.limits(graph).items()]
     assert 0.97 <= max(uses) <= 1
     for group in graph.groups:

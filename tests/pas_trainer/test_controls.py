@@ -23,13 +23,9 @@ from pas_trainer import (
     train_supernet,
 )
 from pas_trainer.channel_norms import channel_norms
-from pas_trainer.controls import uniform_widths
 from search_space import (
-    LOWEST_USE,
     Budget,
-    GroupRules,
     SupernetConfig,
-    WidthRules,
     build_supernet,
     trace_channels,
 )
@@ -167,39 +163,6 @@ def test_from_scratch_depends_on_the_seed_alone(supernet):
     assert same_weights(first, again)
     assert not same_weights(first, other)
     assert first.widths == other.widths
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("repvgg_small", {}),
-        ("mobileone_small", {}),
-        ("torchvision:resnet18", {"stem": "cifar"}),
-    ],
-)
-@pytest.mark.parametrize("limit", [0.75, 0.3, 0.1])
-def test_uniform_widths_use_the_budget_and_hardly_differ(name, options, limit):
-    graph = trace_channels(build_supernet(name, 10, 3, **options), torch.empty(1, 3, 32, 32))
-    budget, rules = Budget(limit=limit), WidthRules()
-    widths = uniform_widths(graph, budget, rules)
-    assert LOWEST_USE * limit <= graph.count_macs(widths) / graph.count_macs() <= limit
-    shares = [widths[g.name] / g.size for g in graph.groups]
-    assert max(shares) - min(shares) < 0.1
-    for group in graph.groups:
-        assert widths[group.name] >= rules.lowest(group)
-
-
-def test_uniform_widths_keep_rules_and_further_limits():
-    graph = trace_channels(build_supernet("repvgg_small", 10), torch.empty(1, 3, 32, 32))
-    rules = WidthRules(divisor=8, groups={"stages.1.*": GroupRules(floor=1.0)})
-    budget = Budget(limit=0.6, also={"num_params": 0.3})
-    widths = uniform_widths(graph, budget, rules)
-    assert all(width % 8 == 0 for width in widths.values())
-    assert all(widths[g.name] == g.size for g in graph.groups if g.name.startswith("stages.1."))
-    use = graph.count_macs(widths) / graph.count_macs() / 0.6
-    use_params = graph.count_params(widths) / graph.count_params() / 0.3
-    assert max(use, use_params) <= 1
-    assert max(use, use_params) >= LOWEST_USE
 
 
 class Residual(nn.Module):
