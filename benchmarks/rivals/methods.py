@@ -196,6 +196,11 @@ def _pas(rival: Rival) -> TrialResult:
     return run_search(rival.config, rival.supernet_folder)
 
 
+def _halfway(rival: Rival) -> TrialResult:
+    search = dataclasses.replace(rival.config.search, toward_uniform=0.5)
+    return run_search(dataclasses.replace(rival.config, search=search), rival.supernet_folder)
+
+
 def _control(kind: ControlKind) -> Callable[[Rival], TrialResult]:
     return lambda rival: run_control(
         ControlConfig(kind=kind, trial=rival.config), rival.supernet_folder
@@ -205,6 +210,7 @@ def _control(kind: ControlKind) -> Callable[[Rival], TrialResult]:
 METHODS: Mapping[str, Callable[[Rival], TrialResult]] = {
     "supernet": _control("supernet"),
     "PaS": _pas,
+    "PaS halfway to uniform": _halfway,
     "uniform from scratch": _control("uniform"),
     "uniform slices": _uniform_slices,
     "random widths": _random_widths,
