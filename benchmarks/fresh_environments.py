@@ -30,7 +30,7 @@ from rich.table import Table
 
 from deploy import deployed_network, load_package
 from orchestrator.home import Home
-from orchestrator.loading import parse_sweep
+from orchestrator.loading import parse_recorded
 from orchestrator.shipping import Wanted, export
 from pas_trainer import open_sources, prepare_images, resize_of
 
@@ -133,7 +133,7 @@ def _expected(home: Home, tags: dict[str, str], count: int | None) -> Expected:
     """Return test images of the model's sweep, and what the trial's own files make of them."""
     sweep_id, trial_id = tags["pas.sweep_id"], tags["pas.trial_id"]
     recorded = json.loads((home.sweep(sweep_id) / "sweep.json").read_text())
-    config = parse_sweep(recorded["config"], sweep_id).data
+    config = parse_recorded(recorded["config"], sweep_id).data
     sources = open_sources(config)
     test = sources.test
     if count is not None and count < len(test):

@@ -204,6 +204,12 @@ _OF_SEARCH = ("toward_uniform",)
 """Hyper-parameters of the search; the others are the optimizer's."""
 
 
+def default_of(config: SweepConfig, name: str) -> float:
+    """Return a hyper-parameter as the file has it: that of the first trial of each cell."""
+    value: float = getattr(config.search if name in _OF_SEARCH else config.optimizer, name)
+    return value
+
+
 def trial_config(
     config: SweepConfig,
     cell: Cell,

@@ -155,8 +155,9 @@ class ResourceConfig(_Section):
     max_concurrent_trials: Annotated[int, Field(ge=1)] | None = None
     """At most so many trials at once; ``None``: as many as there is room for."""
     wait_for_nodes_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    """How long to wait for nodes, if none has room for a trial; Ray's autoscaler is asked for
-    them, and while trials wait, for room for ``max_concurrent_trials``."""
+    """How long to wait for Ray's autoscaler to bring room for a first trial (with several workers
+    per trial: for ``max_concurrent_trials``). Above 0, so many trials also wait for room while the
+    sweep runs, which is what the autoscaler goes by."""
     prices: PriceConfig | None = None
     """``None``: what trials cost is not told."""
 

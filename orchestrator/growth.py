@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
 from orchestrator.home import Home
-from orchestrator.loading import parse_sweep
+from orchestrator.loading import parse_recorded, parse_sweep
 from search_space import read_limit
 
 
@@ -138,13 +138,7 @@ def _read(config: SweepConfig, limit: float | str) -> tuple[float, bool]:
 
 
 def _config_in(path: Path) -> SweepConfig:
-    try:
-        return parse_sweep(json.loads(path.read_text())["config"], str(path))
-    except UserError as error:
-        raise UserError(
-            f"{error}. The file is of another version of this program: go on with the sweep there, "
-            "or start another here, of another name or with --new"
-        ) from None
+    return parse_recorded(json.loads(path.read_text())["config"], str(path))
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

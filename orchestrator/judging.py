@@ -33,7 +33,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
 from orchestrator.home import Home
 from orchestrator.latency_table import latency_graph
-from orchestrator.loading import parse_sweep
+from orchestrator.loading import parse_recorded
 from orchestrator.model_cards import DATA_TAG
 from orchestrator.preflight import sweep_graph
 from orchestrator.records import TrialRecord
@@ -116,7 +116,7 @@ def open_sweep(home: Home, sweep_id: str) -> SweepFacts:
             f"the files of sweep {sweep_id!r} are not in {home.root}; set PAS_HOME to its home"
         )
     recorded = json.loads(path.read_text())
-    config = parse_sweep(recorded["config"], str(path))
+    config = parse_recorded(recorded["config"], str(path))
     graph = sweep_graph(config, recorded["plan"].get("data_version", ""))
     if config.budget.resource == "latency_ms":
         graph = latency_graph(graph, path.parent)

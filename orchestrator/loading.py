@@ -91,6 +91,24 @@ def parse_sweep(document: Mapping[str, Any], where: str) -> SweepConfig:
         raise UserError(f"{where}: {_sentence(error)}") from None
 
 
+def parse_recorded(document: Mapping[str, Any], where: str) -> SweepConfig:
+    """Validate the settings that a sweep has recorded.
+
+    Raises:
+        UserError: they are of a version that knew others.
+    """
+    search = dict(document.get("search") or {})
+    if search.get("curvature") == 0:  # which did nothing
+        search.pop("curvature")
+    try:
+        return parse_sweep({**document, "search": search}, where)
+    except UserError as error:
+        raise UserError(
+            f"{error}. The sweep is of another version of this program: use that one for it, or "
+            "start another sweep, of another name or with --new"
+        ) from None
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

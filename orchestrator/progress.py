@@ -72,18 +72,18 @@ class ProgressBoard:
             self._live.stop()
 
     def waiting(self, sentence: str) -> None:
-        """Show what is waited for, until something is trained."""
+        """Show what is waited for; an empty sentence ends that."""
         self._waiting = sentence
-        self._say(sentence)
+        if sentence:
+            self._say(sentence)
 
     def supernet_progress(self, report: EpochReport) -> None:
         """Show an epoch of the supernet's training."""
-        self._waiting, self._supernet = "", report
+        self._supernet = report
         self._say(f"supernet: epoch {report.epoch}/{report.num_epochs} {self._score(report.score)}")
 
     def trial_started(self, record: TrialRecord) -> None:
         """Show a trial as running."""
-        self._waiting = ""
         self._records[record.trial_id] = record
         self._running.setdefault(record.trial_id, {})
         self._say(f"{record.trial_id}: started")

@@ -25,7 +25,7 @@ from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.memory import is_out_of_memory
 from orchestrator.node_files import supernet_on_node
 from orchestrator.node_resources import check_gpu, worker_threads
-from orchestrator.ray_room import nodes
+from orchestrator.ray_room import nodes, workers_on
 from orchestrator.staged_data import bring_data
 from orchestrator.worker import stopping_sentence
 from pas_trainer import (
@@ -122,7 +122,8 @@ _RemoteSupernetActor = ray.remote(max_restarts=2, max_task_retries=2, max_concur
 
 def supernet_booking(resources: ResourceConfig) -> tuple[float, float]:
     """Return the CPUs and GPUs that the supernet's training books on the connected cluster."""
-    largest = max(node.get("CPU", 0) for node in nodes())
+    cpus = [node.get("CPU", 0) for node in nodes() if workers_on(node, resources)]
+    largest = max(cpus, default=0)
     return max(resources.per_worker["CPU"], min(8.0, largest)), resources.per_worker["GPU"]
 
 

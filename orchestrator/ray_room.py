@@ -17,16 +17,18 @@ _POLL_S = 0.5
 
 def trials_at_once(resources: ResourceConfig) -> int:
     """Return how many trials the connected cluster has room for, or fewer if so configured."""
-    workers = sum(
-        min(
-            int(node.get(kind, 0) / asked + 1e-6)
-            for kind, asked in resources.per_worker.items()
-            if asked
-        )
-        for node in nodes()
-    )
+    workers = sum(workers_on(node, resources) for node in nodes())
     at_once = workers // resources.workers_per_trial
     return min(at_once, resources.max_concurrent_trials or at_once)
+
+
+def workers_on(node: Mapping[str, float], resources: ResourceConfig) -> int:
+    """Return how many workers of trials a node has room for."""
+    return min(
+        int(node.get(kind, 0) / asked + 1e-6)
+        for kind, asked in resources.per_worker.items()
+        if asked
+    )
 
 
 def nodes() -> list[dict[str, float]]:
@@ -34,35 +36,38 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def find_room(resources: ResourceConfig, tell: Callable[[str], None]) -> None:
-    """Check that a trial fits into the connected cluster; ask its autoscaler for nodes if not.
+def find_room(
+    resources: ResourceConfig, num_trials: int, wait_s: float | None, tell: Callable[[str], None]
+) -> None:
+    """Check that a trial fits into the connected cluster; ask its autoscaler for nodes before.
 
-    It is asked by placement groups, which end with this process, however that ends. Where trials
-    have several workers, the wait is for as many trials as may run at once: they do not ask for
-    nodes later.
+    It is asked by placement groups, which end with this process, however that ends.
 
     Args:
-        resources: of a trial; ``wait_for_nodes_s`` is how long to wait.
-        tell: called with a sentence if there is a wait.
+        resources: of a trial.
+        num_trials: to wait for room for; less will do when the time is over.
+        wait_s: how long to wait; ``None`` where no autoscaler can be.
+        tell: called with a sentence if there is a wait, and with an empty one when it is over.
 
     Raises:
-        UserError: the cluster is too small for one trial, at once or after the wait.
+        UserError: the cluster is too small for one trial.
     """
-    wanted = (resources.max_concurrent_trials or 1) if resources.workers_per_trial > 1 else 1
-    if resources.wait_for_nodes_s and trials_at_once(resources) < wanted:
-        tell(f"waiting for nodes: {_demand(resources)} (at most {resources.wait_for_nodes_s:g} s)")
-        _wait_for_nodes(resources, wanted)
+    if wait_s and trials_at_once(resources) < num_trials:
+        tell(f"waiting for nodes: {_demand(resources, num_trials)} (at most {wait_s:g} s)")
+        _wait_for_room(resources, num_trials, wait_s)
+        tell("")
     if trials_at_once(resources) == 0:
-        raise UserError(_too_small(resources))
+        raise UserError(_too_small(resources, wait_s))
 
 
-def _wait_for_nodes(resources: ResourceConfig, wanted: int) -> None:
+def _wait_for_room(resources: ResourceConfig, num_trials: int, wait_s: float) -> None:
     worker = {kind: count for kind, count in resources.per_worker.items() if count}
-    bundles = [worker] * resources.workers_per_trial
-    asked = [placement_group(bundles) for _ in range(wanted)]
-    deadline = time.monotonic() + resources.wait_for_nodes_s
+    deadline = time.monotonic() + wait_s
+    asked = []
     try:
-        while trials_at_once(resources) < wanted and time.monotonic() < deadline:
+        for _ in range(num_trials):
+            asked.append(placement_group([worker] * resources.workers_per_trial))
+        while trials_at_once(resources) < num_trials and time.monotonic() < deadline:
             check_interrupted()
             time.sleep(_POLL_S)
     finally:
@@ -70,17 +75,20 @@ def _wait_for_nodes(resources: ResourceConfig, wanted: int) -> None:
             remove_placement_group(group)
 
 
-def _too_small(resources: ResourceConfig) -> str:
+def _too_small(resources: ResourceConfig, wait_s: float | None) -> str:
     there = "; ".join(_written(node) for node in nodes())
     sentence = f"resources: {_demand(resources)}, but the nodes of the cluster have {there}"
-    if resources.wait_for_nodes_s:
-        return f"{sentence}, after {resources.wait_for_nodes_s:g} s (wait_for_nodes_s)"
-    return f"{sentence}; if it has an autoscaler, set resources.wait_for_nodes_s"
+    if wait_s:
+        return f"{sentence}, after {wait_s:g} s (wait_for_nodes_s)"
+    if wait_s is not None:
+        return f"{sentence}; if it has an autoscaler, set resources.wait_for_nodes_s"
+    return sentence
 
 
-def _demand(resources: ResourceConfig) -> str:
+def _demand(resources: ResourceConfig, num_trials: int = 1) -> str:
     asked, workers = _written(resources.per_worker), resources.workers_per_trial
-    return f"a trial needs {f'{workers} workers with {asked} each' if workers > 1 else asked}"
+    who = "a trial" if num_trials == 1 else f"each of {num_trials} trials"
+    return f"{who} needs {f'{workers} workers with {asked} each' if workers > 1 else asked}"
 
 
 def _written(counts: Mapping[str, float]) -> str:

@@ -109,13 +109,14 @@ def _at_once(resources: ResourceConfig) -> int | None:
     """Return how many trials may run; Tune sees by itself what there is room for, but not there."""
     if resources.workers_per_trial == 1:
         return resources.max_concurrent_trials
-    return trials_at_once(resources)
+    return max(1, trials_at_once(resources))  # Tune takes 0 for no limit
 
 
 def _suggested_ahead(resources: ResourceConfig) -> int:
     """Return how many trials may wait for room, which is what Ray's autoscaler goes by.
 
-    As few as possible: what is suggested late is suggested with all that is known.
+    As few as possible: what is suggested late is suggested with all that is known. With several
+    workers per trial one is enough, since these ask for themselves.
     """
     return (resources.max_concurrent_trials or 1) if resources.wait_for_nodes_s else 1
 
@@ -275,7 +276,7 @@ class _PerCell(FIFOScheduler):  # type: ignore[misc]
         self._known: set[str] = set()
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Start whichever waits (one is suggested ahead, others lost their worker).
+        """Start whichever waits (some are suggested ahead, others lost their worker).
 
         FIFO's own method goes through the thousands of trials that have ended.
         """

@@ -16,7 +16,7 @@ from orchestrator.cells import Cell
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
 from orchestrator.home import write_text
-from orchestrator.loading import parse_sweep
+from orchestrator.loading import parse_recorded
 from orchestrator.pareto import front
 from orchestrator.records import TrialRecord, controls_among, without_controls
 from orchestrator.spool import SEARCH_WIDTHS
@@ -115,7 +115,7 @@ def collect(uri: str, info: SweepInfo) -> SweepReport:
         document = None
     if not isinstance(document, dict):
         raise UserError(f"{SWEEP_FILE} of sweep {info.sweep_id} is no sweep file")
-    config = parse_sweep(document, f"{SWEEP_FILE} of sweep {info.sweep_id}")
+    config = parse_recorded(document, f"{SWEEP_FILE} of sweep {info.sweep_id}")
     return SweepReport(
         info=info,
         records=records,

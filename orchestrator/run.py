@@ -146,8 +146,9 @@ def run_sweep(
             sweep.catch_up()
             try:
                 if sweep.has_work():
-                    cluster.enter_context(_ray(config, address, code, board))
-                    _run_on_ray(plan, home, sweep, tracker, board)
+                    cluster.enter_context(_ray(address, code))
+                    wait_s = None if is_own(address) else config.resources.wait_for_nodes_s
+                    _run_on_ray(plan, home, sweep, tracker, board, wait_s)
                     sweep.tidy()
             finally:
                 totals = sweep.account()
@@ -196,44 +197,49 @@ def _board(plan: Plan, console: Console, log: Callable[[str], None]) -> Progress
 
 
 @contextmanager
-def _ray(
-    config: SweepConfig, address: str | None, code: Sequence[str], board: ProgressBoard
-) -> Iterator[None]:
+def _ray(address: str | None, code: Sequence[str]) -> Iterator[None]:
     if is_own(address):
         close_own_ray()
     from orchestrator.ray_cluster import ray_session
-    from orchestrator.ray_room import find_room
 
     with ray_session(address, code):
         arm_termination()
-        find_room(config.resources, board.waiting)
         yield
 
 
 def _run_on_ray(
-    plan: Plan, home: Home, sweep: Sweep, tracker: SweepTracker, board: ProgressBoard
+    plan: Plan,
+    home: Home,
+    sweep: Sweep,
+    tracker: SweepTracker,
+    board: ProgressBoard,
+    wait_s: float | None,
 ) -> None:
     from orchestrator.ray_cluster import supernet_booking, train_supernet_on_cluster
+    from orchestrator.ray_room import find_room
     from orchestrator.ray_trials import run_trials
 
-    config = plan.config
+    config, resources = plan.config, plan.config.resources
+    find_room(resources, 1, wait_s, board.waiting)
     supernet_folder = home.supernet(plan.supernet_key)
     is_new = read_supernet_result(supernet_folder) is None
     trained = train_supernet_on_cluster(
         plan.supernet_training,
         supernet_folder,
-        config.resources,
+        resources,
         board.supernet_progress,
         plan.data_version,
         config.storage.uri,
     )
     sweep.supernet_trained()
     if is_new and trained.seconds is not None:
-        sweep.meter.pretrained(trained.seconds, *supernet_booking(config.resources))
+        sweep.meter.pretrained(trained.seconds, *supernet_booking(resources))
         sweep.account()
     tracker.log_supernet(trained.score, trained.test_score)
     folder = home.sweep(config.sweep_id) / "ray"
-    run_trials(sweep, config.resources, config.scheduler, folder)
+    if resources.workers_per_trial > 1:  # see run_trials: how many run at once is fixed then
+        find_room(resources, resources.max_concurrent_trials or 1, wait_s, board.waiting)
+    run_trials(sweep, resources, config.scheduler, folder)
 
 
 def tracking_uri(config: SweepConfig, home: Home) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from orchestrator.cells import Cell, TrialJob, controls_of, studied_cells
+from orchestrator.cells import Cell, TrialJob, controls_of, default_of, studied_cells
 from orchestrator.home import USAGE_FILE, Home
 from orchestrator.jobs import SweepJobs
 from orchestrator.preflight import Plan
@@ -182,7 +182,7 @@ class Sweep:
 def build_studies(plan: Plan, home: Home) -> CellStudies:
     """Open the studies of a sweep."""
     config = plan.config
-    defaults = {name: getattr(config.optimizer, name) for name in config.hyperparameters}
+    defaults = {name: default_of(config, name) for name in config.hyperparameters}
     return CellStudies(
         home.optuna_url,
         config.sweep_id,

@@ -21,7 +21,7 @@ from deploy.prediction import resize_of_architecture
 from deploy.registered import RegisteredVersion, download_example
 from orchestrator.errors import UserError
 from orchestrator.home import Home
-from orchestrator.loading import parse_sweep
+from orchestrator.loading import parse_recorded
 from orchestrator.staged_data import Tell, bring_data
 from pas_trainer import (
     DataConfig,
@@ -135,7 +135,7 @@ def _data_config(home: Home, registered: RegisteredVersion, tell: Tell) -> DataC
     if Path(sweep_id).name != sweep_id or not sweep_id or not path.is_file():
         raise UserError(f"the files of sweep {sweep_id!r} are not in the home folder (PAS_HOME)")
     recorded: Mapping[str, Any] = json.loads(path.read_text())
-    config = parse_sweep(recorded["config"], str(path)).data
+    config = parse_recorded(recorded["config"], str(path)).data
     bring_data(config, recorded["plan"].get("data_version", ""), tell)
     return config
 

@@ -49,7 +49,9 @@ class SearchConfig:
     learning_rate_scale: float = 0.5
     """The weights' constant learning rate, as a share of ``learning_rate``."""
     toward_uniform: float = field(default=0.0, metadata=ADDED)
-    """How far the widths that were found are moved toward those of uniform narrowing, in [0, 1]."""
+    """How far the widths that were found are moved toward those of uniform narrowing, in [0, 1].
+    What is narrowed is the network that the search started from: in an annealed front the one at
+    the budget before."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -11,13 +11,14 @@ from orchestrator.cells import (
     cells_of,
     control_config,
     controls_of,
+    default_of,
     from_loose_to_tight,
     front_config,
     studied_cells,
     trial_config,
 )
 from orchestrator.loading import load_sweep
-from search_space import Budget
+from search_space import TUNABLE, Budget
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"
 
@@ -57,6 +58,16 @@ def test_hyperparameters_replace_the_recipe_and_nothing_else():
     assert made.budget.limit == 0.5
     assert made.strength == 10.0
     assert made.data == config.data
+
+
+@pytest.mark.parametrize("name", TUNABLE)
+def test_every_tunable_hyperparameter_has_a_default_and_reaches_the_trial(name):
+    config = load_sweep(DIGITS)
+    default = default_of(config, name)
+    assert TUNABLE[name].contains(default)
+    plain = trial_config(config, Cell(0.5, 10.0), 1, {})
+    assert trial_config(config, Cell(0.5, 10.0), 1, {name: default}) == plain
+    assert trial_config(config, Cell(0.5, 10.0), 1, {name: TUNABLE[name].high}) != plain
 
 
 def test_each_trial_has_its_own_seed_always_the_same():
