@@ -18,7 +18,6 @@ READ_FINISHED = (
     "test_chaos_end_to_end",
     "test_cli_results",
     "test_report",
-    "test_serving_end_to_end",
     "test_shipping_end_to_end",
     "test_sweep_end_to_end",
     "test_tracking_sqlite",

@@ -67,11 +67,12 @@ class Client(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def pas(finished, tmp_path_factory, make_pas):
-    """The finished sweep, with a home folder of its own."""
+def pas(tmp_path_factory, make_pas):
+    """A finished sweep of two trials; the weights of both are kept, on the front or not."""
     pas = make_pas(tmp_path_factory.mktemp("serving"))
-    # By another process: closing a copied database would lose this one its locks on it.
-    subprocess.run(["cp", "-r", str(finished.home), str(pas.home)], check=True)
+    options = ("--set", "trials_per_cell=1", "--set", "storage.keep=all")
+    done = pas.here("sweep", str(pas.file), *options)
+    assert done.returncode == 0, done.stderr
     return pas
 
 
@@ -105,11 +106,9 @@ def wait_for(what, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def promote(pas, budget: str):
-    """Promote the best trial; the copied home folder's own store, not the one that it names."""
-    store = ("--tracking-uri", f"sqlite:///{pas.home / 'mlflow.db'}")
-    options = ("--budget", budget, "--model", "served", "--tolerance", "1")
-    return pas.json("promote", "tiny", *options, *store)
+def promote(pas, trial_id: str):
+    options = ("--trial", trial_id, "--model", "served", "--tolerance", "1")
+    return pas.json("promote", "tiny", *options)
 
 
 def predicted(pas, promoted, images) -> list[str]:
@@ -126,7 +125,7 @@ def predicted(pas, promoted, images) -> list[str]:
 def test_a_champion_is_served_then_the_next_and_no_request_fails(pas) -> None:
     test = open_sources(DataConfig(name="digits", validation=0.25)).test
     pixels = np.stack([np.asarray(image)[..., 0] for image in test.images[:40]])
-    first = promote(pas, "0.5")
+    first = promote(pas, "b0.5-s10-0")
     port = free_port()
     options = ("--port", str(port), "--poll", "0.5", "--replicas", "2")
     with served(pas, "served", *options) as (process, said):
@@ -142,7 +141,7 @@ def test_a_champion_is_served_then_the_next_and_no_request_fails(pas) -> None:
         client = Client(said["url"], [file_of(image) for image in pixels])
         client.start()
         wait_for(lambda: len(client.labels.get(1, {})) == len(pixels))
-        second = promote(pas, "0.25")
+        second = promote(pas, "b0.25-s10-0")
         assert second["version"] == 2
         wait_for(lambda: len(client.labels.get(2, {})) == len(pixels))
         client.ended.set()
@@ -178,7 +177,7 @@ def sockets_of(pid: int):
 
 
 def test_mlflow_serves_a_version_by_itself(pas) -> None:
-    trial = promote(pas, "0.5")
+    trial = promote(pas, "b0.5-s10-0")
     pixels = np.asarray(open_sources(DataConfig(name="digits")).test.images[:5])
     port = free_port()
     process = subprocess.Popen(
