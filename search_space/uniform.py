@@ -1,4 +1,4 @@
-"""Widths of one common share, and widths moved toward them: the least that is known of a budget."""
+"""Widths of one common share at a budget, and widths moved toward them."""
 
 from __future__ import annotations
 
