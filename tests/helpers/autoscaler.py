@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ray_head import end_head
+from tracking_servers import free_port
 
 MAPPINGS = ("auth", "docker", "head_node", "worker_nodes", "file_mounts")
 LISTS = (
@@ -38,9 +40,7 @@ def growing_cluster(worker_cpus: int, max_workers: int) -> Iterator[str]:
         max_workers: how many it may start.
     """
     folder = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie in it
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config = folder / "autoscaler.json"
     config.write_text(json.dumps(_config(address, worker_cpus, max_workers)))
     command = [
@@ -61,12 +61,7 @@ def growing_cluster(worker_cpus: int, max_workers: int) -> Iterator[str]:
         _wait_for(address, process, log.name)
         yield address
     finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_head(process)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -67,14 +67,19 @@ def ray_head(environment: Mapping[str, str], num_cpus: int = 2) -> Iterator[Head
         _wait_for(head, process, Path(log.name))
         yield head
     finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_head(process)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_head(process: subprocess.Popen[bytes]) -> None:
+    """End ``ray start --block`` and all that it has started in its session."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(30)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _free_ports(count: int) -> list[int]:
