@@ -2,7 +2,9 @@
 
 By as many separate searches, which take longer; and, within the compute that the annealed front
 takes, supernet included: uniform widths trained from scratch, uniform slices of the supernet, and
-slices by a global L1 criterion. Those train the five networks for equally many epochs.
+slices by a global L1 criterion. Those train the five networks for equally many epochs. In a chain,
+each network is sliced out of the one before it, as in the annealed front, and takes the compute
+that search and training take there.
 
     python benchmarks/annealed_front.py --data data/cifar10
 
@@ -46,9 +48,11 @@ from search_space import Budget, slice_network, uniform_widths
 RESULTS = Path(__file__).parent / "results"
 LIMITS = (0.5, 0.35, 0.25, 0.18, 0.125)
 OURS, SEPARATE, SCRATCH = "annealed", "separate searches", "uniform from scratch"
-WAYS = (OURS, SEPARATE, SCRATCH, "uniform slices", "L1 global")
-JOBS = [(OURS, LIMITS[0]), *itertools.product(WAYS[1:], LIMITS)]
-"""The annealed front is one job."""
+CHAINS = {"chain of uniform slices": "uniform slices", "chain by global L1": "L1 global"}
+SINGLE = (SEPARATE, SCRATCH, "uniform slices", "L1 global")
+WAYS = (OURS, *CHAINS, *SINGLE)
+JOBS = [*((way, LIMITS[0]) for way in (OURS, *CHAINS)), *itertools.product(SINGLE, LIMITS)]
+"""A whole front is one job where its networks depend on each other."""
 
 
 def main() -> None:
@@ -118,6 +122,8 @@ def _run(
     step = LIMITS.index(limit)
     if way == OURS:
         run_annealed(annealed, folder, found.__setitem__)
+    elif way in CHAINS:
+        found = _chain(CHAINS[way], annealed, folder)
     else:
         own = dataclasses.replace(trial, budget=annealed.budgets[step])
         found[step] = (
@@ -143,11 +149,24 @@ def _run(
     ]
 
 
+def _chain(method: str, annealed: AnnealedConfig, folder: Path) -> dict[int, TrialResult]:
+    """Train one network per budget, each sliced out of the one before it."""
+    found: dict[int, TrialResult] = {}
+    for step in range(len(annealed.budgets)):
+        rival = Rival(annealed.at(step), folder)
+        front = _front_compute(annealed, rival.full_macs, len(rival.data.train))
+        rival.total_macs = rival.spent + sum(front[: step + 1])
+        if step:
+            rival.go_on_from(found[step - 1])
+        found[step] = METHODS[method](rival)
+    return found
+
+
 def _rival(way: str, config: TrialConfig, annealed: AnnealedConfig, folder: Path) -> TrialResult:
     """Train one network on its share of the compute of the annealed front."""
     rival = Rival(config, folder)
     full, images = rival.full_macs, rival.compute.epoch_images
-    front = _front_compute(annealed, full, len(rival.data.train))
+    front = sum(_front_compute(annealed, full, len(rival.data.train)))
     if way == SCRATCH:
         front, rival.spent = front + rival.spent, 0
     epochs = epochs_within(front, round(full * sum(LIMITS)), images)
@@ -166,13 +185,13 @@ def _rival(way: str, config: TrialConfig, annealed: AnnealedConfig, folder: Path
     return rival.measure(kept, network, rival.spent)
 
 
-def _front_compute(annealed: AnnealedConfig, full: int, num_train: int) -> int:
-    """Return what the annealed front takes beyond the supernet, each network at its limit."""
+def _front_compute(annealed: AnnealedConfig, full: int, num_train: int) -> list[int]:
+    """Return what each budget of the annealed front takes, every network at its limit."""
     shares = itertools.pairwise((1.0, *LIMITS))
-    return sum(
+    return [
         TrialCompute.of(annealed.at(step), round(before * full), num_train).trial(round(at * full))
         for step, (before, at) in enumerate(shares)
-    )
+    ]
 
 
 def _table(supernet: str, rows: list[dict[str, Any]]) -> Table:
@@ -202,8 +221,8 @@ def _compute(way: str, rows: list[dict[str, Any]]) -> float:
     totals = []
     for seed in {row["seed"] for row in mine}:
         spent = [row["training_macs"] for row in mine if row["seed"] == seed]
-        # The last network of the annealed front started from all the others.
-        own = max(spent) if way == OURS else sum(spent)
+        # In a chain the last network started from all the others.
+        own = sum(spent) if way in SINGLE else max(spent)
         totals.append(own + mine[0]["supernet_macs"])
     return statistics.mean(totals) if totals else 0.0
 

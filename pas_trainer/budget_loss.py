@@ -54,7 +54,11 @@ def annealed_limits(
 
 @torch.no_grad()
 def project_onto_budget(
-    gated: GatedNetwork, budget: Budget, rules: WidthRules, toward_uniform: float = 0.0
+    gated: GatedNetwork,
+    budget: Budget,
+    rules: WidthRules,
+    uniform: Mapping[str, int] | None = None,
+    toward_uniform: float = 0.0,
 ) -> dict[str, int]:
     """Open and close the fewest gates, by score, so that the budget is met and used.
 
@@ -66,8 +70,9 @@ def project_onto_budget(
         gated: the network whose gates are moved.
         budget: the limits to meet.
         rules: floors and divisors.
-        toward_uniform: how far the widths are moved on toward those of uniform narrowing, see
+        uniform: widths that those of the scores are moved toward, see
             :func:`search_space.widths_toward_uniform`.
+        toward_uniform: how far, in [0, 1].
 
     Returns:
         Open units by group.
@@ -83,8 +88,8 @@ def project_onto_budget(
     }
     start = {name: int(gate.open_mask().sum()) for name, gate in gates.items()}
     widths = fit_widths(gated.graph, budget, rules, start, scores)
-    if toward_uniform:
-        widths = widths_toward_uniform(gated.graph, budget, rules, widths, toward_uniform)
+    if uniform is not None and toward_uniform:
+        widths = widths_toward_uniform(gated.graph, budget, rules, widths, uniform, toward_uniform)
     for name, gate in gates.items():
         mask = torch.zeros_like(gate.scores, dtype=torch.bool)
         mask[order[name][: widths[name]]] = True

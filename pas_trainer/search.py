@@ -26,7 +26,7 @@ from pas_trainer.loop import Report, ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases, TrialResult
 from pas_trainer.slicing import slice_channels
-from search_space import WidthRules, narrow_graph, slice_network
+from search_space import WidthRules, narrow_graph, slice_network, uniform_widths
 
 
 def run_search(
@@ -138,7 +138,9 @@ class SearchTrial(TrialPhases):
             extra_loss=weighted_budget_loss,
             keep=keep,
         )
-        project_onto_budget(gated, budget, rules, config.search.toward_uniform)
+        share = config.search.toward_uniform
+        uniform = uniform_widths(self.graph, config.budget, config.width_rules) if share else None
+        project_onto_budget(gated, budget, rules, uniform, share)
 
     def _finetune(
         self, gated: GatedNetwork, state: dict[str, Any] | None, keep: Mapping[str, Any]

@@ -27,6 +27,7 @@ def widths_toward_uniform(
     budget: Budget,
     rules: WidthRules,
     widths: Mapping[str, int],
+    uniform: Mapping[str, int],
     share: float,
 ) -> dict[str, int]:
     """Return the geometric mean of widths and the uniform ones, moved onto the budget exactly.
@@ -36,11 +37,14 @@ def widths_toward_uniform(
         budget: the limits to meet.
         rules: floors and divisors.
         widths: that meet the budget, open units by group.
+        uniform: those of :func:`uniform_widths`; where ``graph`` is that of a narrowed network, of
+            the whole one, so that rounding does not add up from network to network.
         share: weight of the uniform widths, in [0, 1].
 
     Raises:
         ValueError: no such network, see :func:`search_space.fit_widths`.
     """
-    uniform = uniform_widths(graph, budget, rules)
-    mean = {n: max(1, round(w ** (1 - share) * uniform[n] ** share)) for n, w in widths.items()}
-    return fit_widths(graph, budget, rules, mean, {})
+    size = graph.full_widths()
+    mean = {n: round(w ** (1 - share) * uniform[n] ** share) for n, w in widths.items()}
+    start = {name: max(1, min(width, size[name])) for name, width in mean.items()}
+    return fit_widths(graph, budget, rules, start, {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ from pas_trainer.search import SearchTrial
 from pas_trainer.strided_convolutions import subsampled_reads
 from rivals.criteria import best_channels, globally, mean_scores, random_widths
 from rivals.fastnas import fastnas_widths
-from search_space import slice_network, uniform_widths
+from search_space import fit_widths, narrow_graph, slice_network, uniform_widths
 
 SCORING_BATCHES = 16
 FASTNAS_BATCHES = 4
@@ -55,6 +55,8 @@ class Rival(TrialPhases):
     Attributes:
         total_macs: training compute that may be spent in all.
         spent: what is spent so far, the supernet's pre-training included.
+        supernet, graph: what is sliced.
+        uniform: widths of uniform narrowing, of the whole supernet.
     """
 
     def __init__(self, config: TrialConfig, supernet_folder: Path) -> None:
@@ -62,6 +64,25 @@ class Rival(TrialPhases):
         assert self.pretrain_macs is not None
         self.supernet_folder = supernet_folder
         self.total_macs = self.spent = self.pretrain_macs
+        self.uniform = uniform_widths(self.graph, config.budget, config.width_rules)
+        self._numbers: Mapping[str, Sequence[int]] = {
+            group.name: range(group.size) for group in self.graph.groups
+        }
+
+    def go_on_from(self, looser: TrialResult) -> None:
+        """Slice what was trained at a looser budget instead of the supernet."""
+        config, network = self.config, looser.training_network
+        self._numbers = looser.architecture.open_channels
+        graph = narrow_graph(self.graph, network, self._numbers)
+        self.config = dataclasses.replace(
+            config,
+            budget=config.budget.absolute_in(self.graph),
+            width_rules=config.width_rules.for_narrower(self.graph.groups, graph.groups),
+        )
+        self.compute = dataclasses.replace(self.compute, full_macs=graph.count_macs())
+        self.supernet, self.graph = network, graph
+        assert looser.training_macs is not None
+        self.spent = looser.training_macs
 
     def sliced(self, kept: Channels) -> TrialResult:
         """Slice, recalibrate, and train with what compute is left."""
@@ -70,6 +91,8 @@ class Rival(TrialPhases):
         self.recalibrate(network)
         self.spent += self.compute.recalibration(macs)
         self.finetune(network, macs)
+        numbers = self._numbers
+        kept = {name: [numbers[name][i] for i in units] for name, units in kept.items()}
         return self.measure(kept, network, self.spent)
 
     def finetune(self, network: nn.Module, macs: int) -> None:
@@ -160,8 +183,10 @@ def _fastnas(rival: Rival) -> TrialResult:
 
 
 def _uniform_slices(rival: Rival) -> TrialResult:
-    config = rival.config
-    return rival.by_widths(uniform_widths(rival.graph, config.budget, config.width_rules))
+    """In a chain, as near to uniform as what is left of the supernet allows."""
+    config, left = rival.config, rival.graph.full_widths()
+    start = {name: min(width, left[name]) for name, width in rival.uniform.items()}
+    return rival.by_widths(fit_widths(rival.graph, config.budget, config.width_rules, start, {}))
 
 
 def _random_widths(rival: Rival) -> TrialResult:

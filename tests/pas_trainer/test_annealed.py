@@ -24,7 +24,14 @@ from pas_trainer import (
 )
 from pas_trainer.compute import images_per_epoch
 from pas_trainer.search import SearchTrial
-from search_space import Budget, GroupRules, WidthRules
+from search_space import (
+    Budget,
+    GroupRules,
+    WidthRules,
+    build_supernet,
+    trace_channels,
+    uniform_widths,
+)
 
 CONFIG = AnnealedConfig(
     trial=dataclasses.replace(
@@ -81,6 +88,18 @@ def test_each_network_is_a_part_of_the_one_before(front):
     for looser, tighter in itertools.pairwise(front):
         for name, kept in tighter.architecture.open_channels.items():
             assert set(kept) <= set(looser.architecture.open_channels[name])
+
+
+def test_uniform_widths_are_those_of_the_whole_supernet_at_every_budget(supernet):
+    """Narrowed again and again, rounding would take small layers further down than large ones."""
+    search = dataclasses.replace(CONFIG.trial.search, epochs=1, toward_uniform=1.0)
+    finetune = FinetuneConfig(epochs=1, recalibration_batches=1)
+    trial = dataclasses.replace(CONFIG.trial, search=search, finetune=finetune)
+    front = front_of(dataclasses.replace(CONFIG, trial=trial), supernet)
+    graph = trace_channels(build_supernet("repvgg_tiny", 10, 1, width=0.5), torch.empty(1, 1, 8, 8))
+    for result, limit in zip(front, LIMITS, strict=True):
+        uniform = uniform_widths(graph, Budget(limit=limit), trial.width_rules)
+        assert all(abs(width - uniform[name]) <= 1 for name, width in result.widths.items())
 
 
 def test_an_architecture_of_the_front_rebuilds_its_network(front):

@@ -96,9 +96,10 @@ def test_any_scores_land_on_the_budget(
     other = "num_params" if resource == "macs" else "macs"
     also = {other: also_limit} if also_limit else {}
     budget = Budget(resource=resource, limit=limit, also=also)
-    widths = project_onto_budget(gated, budget, rules, toward_uniform)
+    uniform = uniform_widths(graph, budget, rules)
+    widths = project_onto_budget(gated, budget, rules, uniform, toward_uniform)
     if toward_uniform == 1:
-        assert widths == uniform_widths(graph, budget, rules)
+        assert widths == uniform
     uses = [graph.count(r, widths) / limit for r, limit in budget.limits(graph).items()]
     assert 0.97 <= max(uses) <= 1
     for group in graph.groups:
