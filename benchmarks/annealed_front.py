@@ -48,10 +48,12 @@ from search_space import Budget, slice_network, uniform_widths
 RESULTS = Path(__file__).parent / "results"
 LIMITS = (0.5, 0.35, 0.25, 0.18, 0.125)
 OURS, SEPARATE, SCRATCH = "annealed", "separate searches", "uniform from scratch"
+ANNEALED = {OURS: 0.0, "annealed, halfway to uniform": 0.5}
+"""Our ways, and how far they move widths toward the uniform ones."""
 CHAINS = {"chain of uniform slices": "uniform slices", "chain by global L1": "L1 global"}
 SINGLE = (SEPARATE, SCRATCH, "uniform slices", "L1 global")
-WAYS = (OURS, *CHAINS, *SINGLE)
-JOBS = [*((way, LIMITS[0]) for way in (OURS, *CHAINS)), *itertools.product(SINGLE, LIMITS)]
+WAYS = (*ANNEALED, *CHAINS, *SINGLE)
+JOBS = [*((way, LIMITS[0]) for way in (*ANNEALED, *CHAINS)), *itertools.product(SINGLE, LIMITS)]
 """A whole front is one job where its networks depend on each other."""
 
 
@@ -120,8 +122,8 @@ def _run(
     )
     found: dict[int, TrialResult] = {}
     step = LIMITS.index(limit)
-    if way == OURS:
-        run_annealed(annealed, folder, found.__setitem__)
+    if way in ANNEALED:
+        run_annealed(_toward_uniform(annealed, ANNEALED[way]), folder, found.__setitem__)
     elif way in CHAINS:
         found = _chain(CHAINS[way], annealed, folder)
     else:
@@ -147,6 +149,11 @@ def _run(
         }
         for k, result in found.items()
     ]
+
+
+def _toward_uniform(annealed: AnnealedConfig, share: float) -> AnnealedConfig:
+    search = dataclasses.replace(annealed.trial.search, toward_uniform=share)
+    return dataclasses.replace(annealed, trial=dataclasses.replace(annealed.trial, search=search))
 
 
 def _chain(method: str, annealed: AnnealedConfig, folder: Path) -> dict[int, TrialResult]:

@@ -134,3 +134,20 @@ def finished(tmp_path_factory, make_pas) -> Pas:
     pas = make_pas(tmp_path_factory.mktemp("finished"))
     pas.json("sweep", str(pas.file))
     return pas
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """A migrated sqlite store, made once: its migrations take seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    from orchestrator.tracking_server import open_client
+
+    open_client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def tracking_uri(empty_database, tmp_path) -> str:
+    """An empty store of MLflow."""
+    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
