@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli_options import Json, Model, OptionalLimit, SweepName, TrackingUri
 from orchestrator.home import Home
 from orchestrator.terminal import FAILED, err, show
+
+if TYPE_CHECKING:
+    from orchestrator.judging import Request
+    from orchestrator.promotion import Outcome
 
 Why = Annotated[str, typer.Option(metavar="TEXT", help="Reason, kept with the move.")]
 _LATENCY = "One image on one CPU thread of this machine, at most."
@@ -65,31 +69,37 @@ def promote(
             tracking_uri=store_of(tracking_uri, sweep),
             tell=progress.update,
         )
-    promoted, record = outcome.promoted, outcome.record
-    document = {
-        "model": model,
-        "version": promoted and promoted.version,
-        "alias": alias,
-        "model_uri": promoted and promoted.model_uri,
-        "in_force": promoted is not None and promoted.in_force,
-        "dry_run": dry_run,
-        "refused": outcome.refused,
-        "gates": [gate.to_json() for gate in outcome.gates],
-        "parity_error": promoted and promoted.parity_error,
-        "resource": info.resource,
-        "cost": record.cost(info.resource),
-        "trial": record.to_json(),
-    }
-    show(document, as_json, [gates_table(outcome.gates, f"{record.trial_id} for {model}@{alias}")])
+    title = f"{outcome.record.trial_id} for {model}@{alias}"
+    document = _outcome_json(request, outcome, info.resource)
+    show(document, as_json, [gates_table(outcome.gates, title)])
     if outcome.refused:
         _say(f"not promoted; refused by: {', '.join(outcome.refused)}", "red")
         raise typer.Exit(FAILED)
+    promoted = outcome.promoted
     if promoted is None:
         _say("all gates would let it pass; nothing was changed (--dry-run)")
     elif promoted.in_force:
         _say(f"{alias} of {model} is version {promoted.version}")
     else:
         _say(f"version {promoted.version} was overtaken: another move of {alias} came after it")
+
+
+def _outcome_json(request: Request, outcome: Outcome, resource: str) -> dict[str, Any]:
+    promoted, record = outcome.promoted, outcome.record
+    return {
+        "model": request.model_name,
+        "version": promoted and promoted.version,
+        "alias": request.alias,
+        "model_uri": promoted and promoted.model_uri,
+        "in_force": promoted is not None and promoted.in_force,
+        "dry_run": request.dry_run,
+        "refused": outcome.refused,
+        "gates": [gate.to_json() for gate in outcome.gates],
+        "parity_error": promoted and promoted.parity_error,
+        "resource": resource,
+        "cost": record.cost(resource),
+        "trial": record.to_json(),
+    }
 
 
 def rollback(

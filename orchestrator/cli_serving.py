@@ -85,26 +85,24 @@ def serve(
             f"images; set {TOKEN_VARIABLE} to a token that requests must bring"
         )
 
-    def ready(serving: Serving) -> None:
-        document = {
-            "url": serving.url,
-            "model": serving.model,
-            "version": serving.version,
-            "engine": serving.engine,
-            "token": serving.token,
-        }
-        line = (
-            f"{serving.model}, version {serving.version} ({serving.engine}) at {serving.url} "
-            "(Ctrl-C to stop)"
-        )
-        show(document, as_json, [line])
-        sys.stdout.flush()
-
     try:
         with told("served"):
-            serve_model(wanted, options, ready=ready, tell=_say)
+            serve_model(wanted, options, ready=lambda s: _show_ready(s, as_json), tell=_say)
     except KeyboardInterrupt:  # before it began; else that is how a server ends
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _show_ready(serving: Serving, as_json: bool) -> None:
+    document = {
+        "url": serving.url,
+        "model": serving.model,
+        "version": serving.version,
+        "engine": serving.engine,
+        "token": serving.token,
+    }
+    where = f"version {serving.version} ({serving.engine}) at {serving.url}"
+    show(document, as_json, [f"{serving.model}, {where} (Ctrl-C to stop)"])
+    sys.stdout.flush()
 
 
 def _say(sentence: str) -> None:

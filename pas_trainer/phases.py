@@ -273,19 +273,31 @@ class TrialPhases:
                 "widths": widths(),
             }
             seconds = self.clock.lap()
-            self.checkpoint.save(
-                phase=phase,
-                epoch=epoch + 1,
-                model=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                companion=None if self.companion is None else self.companion.state_dict(),
-                told=told,
-                previews=self._previews,
-                seconds=seconds,
-                **(keep or {}),
-            )
+            self._save(phase, epoch + 1, model, optimizer, told, seconds, keep or {})
             self._tell(phase, epoch + 1, num_epochs, told, seconds)
         self.take_preview(phase, model)
+
+    def _save(
+        self,
+        phase: Phase,
+        epoch: int,
+        model: nn.Module,
+        optimizer: Optimizer,
+        told: Mapping[str, Any],
+        seconds: Mapping[str, float],
+        keep: Mapping[str, Any],
+    ) -> None:
+        self.checkpoint.save(
+            phase=phase,
+            epoch=epoch,
+            model=model.state_dict(),
+            optimizer=optimizer.state_dict(),
+            companion=None if self.companion is None else self.companion.state_dict(),
+            told=told,
+            previews=self._previews,
+            seconds=seconds,
+            **keep,
+        )
 
     def _take_up(
         self,
