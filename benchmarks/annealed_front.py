@@ -144,6 +144,7 @@ def _run(
             "macs_ratio": result.macs_ratio,
             "accuracy": result.score,
             "test_accuracy": result.test_score,
+            "widths": dict(result.widths),
             "supernet_macs": before,
             "training_macs": (result.training_macs or 0) - before,
         }
