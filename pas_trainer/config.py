@@ -48,10 +48,12 @@ class SearchConfig:
     """Share of the search over which the limit comes down from the supernet's cost, in [0, 1]."""
     learning_rate_scale: float = 0.5
     """The weights' constant learning rate, as a share of ``learning_rate``."""
+    average: float = field(default=0.3, metadata=ADDED)
+    """Share of the search, at its end, over which scores are averaged to decide which gates end
+    open, in [0, 1]; at 0 the last scores decide."""
     toward_uniform: float = field(default=0.0, metadata=ADDED)
-    """How far the widths that were found are moved toward those of uniform narrowing, in [0, 1].
-    What is narrowed is the network that the search started from: in an annealed front the one at
-    the budget before."""
+    """How far the widths that were found are moved toward those of uniform narrowing, of the whole
+    supernet, in [0, 1]."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -62,8 +64,9 @@ class SearchConfig:
         if not 0 < self.learning_rate_scale <= 1:
             value = self.learning_rate_scale
             raise ValueError(f"learning_rate_scale is {value}; it must be in (0, 1]")
-        if not 0 <= self.toward_uniform <= 1:
-            raise ValueError(f"toward_uniform is {self.toward_uniform}; it must be in [0, 1]")
+        for name in ("average", "toward_uniform"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,7 @@ from torch.func import functional_call
 
 from pas_trainer.gated_reads import gated_reads, layer_weights
 from pas_trainer.masked_norms import masked_norms
+from pas_trainer.recomputation import without_recomputation
 from search_space import Axis, ChannelGraph, Constant, WidthRules
 
 OPEN_ABOVE = 0.5
@@ -123,7 +124,8 @@ class GatedNetwork(nn.Module):
         every = {name: weight for first, weight in scaled.items() for name in self._names[first]}
         weights = {name: self.network.get_parameter(name) for name, _ in self._norms}
         masks = {id(weights[name]): selection(gates, by_group) for name, selection in self._norms}
-        with gated_reads(read), masked_norms(masks) if masks else contextlib.nullcontext():
+        masked = masked_norms(masks) if masks else contextlib.nullcontext()
+        with gated_reads(read), masked, without_recomputation():
             return functional_call(self.network, every, args, kwargs, tie_weights=False)
 
     def cost(self, resource: str) -> Tensor:
@@ -238,6 +240,10 @@ def _names_in_modules(network: nn.Module, tensors: set[str]) -> dict[str, list[s
     return names
 
 
+_TAKEN = frozenset(dir(nn.ModuleDict()))
+
+
 def _key(name: str) -> str:
-    """Module names must not contain dots."""
-    return name.replace(".", "/")
+    """Module names must not contain dots, nor be those of a dictionary's methods."""
+    key = name.replace(".", "/")
+    return f"/{key}" if key in _TAKEN else key

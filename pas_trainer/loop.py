@@ -18,6 +18,7 @@ from pas_trainer.devices import autocast
 from pas_trainer.errors import DivergenceError
 from pas_trainer.graphed_step import Gradients, recorded
 from pas_trainer.optim import Optimizer, OptimizerConfig, set_learning_rate
+from pas_trainer.recomputation import without_recomputation
 from pas_trainer.strided_convolutions import subsampled_reads
 from pas_trainer.tasks import Companion, Task, TaskData
 from pas_trainer.workers import (
@@ -224,6 +225,7 @@ class Trainer:
                 stack.enter_context(synced_norms())
             if self.device.type == "cpu":
                 stack.enter_context(subsampled_reads())
+                stack.enter_context(without_recomputation())
             if self.companion is not None:
                 loss = self.companion.loss(self._network, inputs, targets)
             else:

@@ -25,6 +25,7 @@ from pas_trainer.keys import state_key
 from pas_trainer.loop import Report, ignore_report
 from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases, TrialResult
+from pas_trainer.score_mean import ScoreMean
 from pas_trainer.slicing import slice_channels
 from search_space import WidthRules, narrow_graph, slice_network, uniform_widths
 
@@ -114,13 +115,18 @@ class SearchTrial(TrialPhases):
         state: dict[str, Any] | None = None,
         keep: Mapping[str, Any] | None = None,
     ) -> None:
-        """Train gates and weights together, then move the gates onto the budget."""
+        """Train gates and weights together, average, then move the gates onto the budget."""
         config = self.config
         budget = config.budget.absolute_in(self.graph)
         limits = budget.limits(self.graph)
         full = {resource: gated.graph.count(resource) for resource in limits}
 
+        mean = ScoreMean(gated, 1 - config.search.average, self.device)
+        if state is not None and "score_mean" in state:  # missing in earlier versions
+            mean.load_state_dict(state["score_mean"])
+
         def weighted_budget_loss(progress: Tensor) -> Tensor:
+            mean.add(progress)
             costs = {resource: gated.cost(resource) for resource in limits}
             now = annealed_limits(progress, limits, full, config.search.anneal)
             return config.strength * budget_loss(costs, now, full, budget.resource)
@@ -136,8 +142,10 @@ class SearchTrial(TrialPhases):
             widths=lambda: {name: len(units) for name, units in gated.open_channels().items()},
             state=state,
             extra_loss=weighted_budget_loss,
-            keep=keep,
+            keep={**(keep or {}), "score_mean": mean.state_dict()},
         )
+        if config.search.average:
+            mean.settle()
         share = config.search.toward_uniform
         uniform = uniform_widths(self.graph, config.budget, config.width_rules) if share else None
         project_onto_budget(gated, budget, rules, uniform, share)

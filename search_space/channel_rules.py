@@ -116,12 +116,12 @@ def _elementwise(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any
 
 def _written_in_part(call: Call) -> list[fx.Node]:
     """Tensors of which an operation in place changes a part, if they are used again later."""
-    node, name = call.node, str(getattr(call.node.target, "__name__", call.node.target))
-    in_place = name.endswith("_") or name in {"iadd", "imul", "isub", "itruediv"}
-    in_place = in_place or bool(getattr(call.module, "inplace", call.arg(1, "inplace") is True))
-    changed = call.first[1]
+    node, changed = call.node, call.first[1]
     storage = changed.untyped_storage()
-    if not in_place or storage.nbytes() == changed.numel() * changed.element_size():
+    if (
+        not is_in_place(node, call.module)
+        or storage.nbytes() == changed.numel() * changed.element_size()
+    ):
         return []
     nodes = list(node.graph.nodes)
     earlier, later = nodes[: nodes.index(node)], set(nodes[nodes.index(node) + 1 :])
@@ -133,6 +133,15 @@ def _written_in_part(call: Call) -> list[fx.Node]:
         and value.numel() > changed.numel()
         and any(user in later for user in other.users)
     ]
+
+
+def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operation changes its first argument, so that its result need not be used."""
+    name = str(getattr(node.target, "__name__", node.target))
+    if name.endswith("_") or name in {"iadd", "imul", "isub", "itruediv"}:
+        return node.op.startswith("call_")
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("inplace")
+    return bool(getattr(module, "inplace", given is True))
 
 
 def is_movement(name: str) -> bool:
@@ -167,14 +176,25 @@ def _movement(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
 
     def full(node: fx.Node) -> Any:
         constant = draft.constant(f"{call.prefix}{node.target}") if node.op == "get_attr" else None
+        value = node.meta["value"]
         if constant is not None:  # the index of a selection
             return constant
-        return full_labels(labels_of[node], node.meta["value"])
+        if (
+            value is not call.first[1]
+            and isinstance(value, Tensor)
+            and not value.is_floating_point()
+        ):
+            raise _UnknownIndexError
+        return full_labels(labels_of[node], value)
 
     try:
         return collapsed(run_movement(call.node, full, call.module))
-    except (RuntimeError, TypeError, IndexError, NotImplementedError):
+    except (RuntimeError, TypeError, IndexError, NotImplementedError, _UnknownIndexError):
         return None
+
+
+class _UnknownIndexError(Exception):
+    """Which elements are selected is known only when the network runs."""
 
 
 def _roll(_: Draft, call: Call, __: dict[fx.Node, Any]) -> Any:
@@ -248,7 +268,7 @@ def _along_one_dim(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
     """Elements of one dimension depend on each other; those of channels need all of them."""
     labels, value = call.first
     position = 2 if call.name == "normalize" else 1
-    dim = call.setting("dim", position, 1)
+    dim = 1 if call.name == "Softmax2d" else call.setting("dim", position, 1)
     if dim is None or int(dim) % value.ndim in varying_dims(labels):
         draft.pin(call, f"{call.name} over channels needs all of them")
         return stays_like(call.value)

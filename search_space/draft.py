@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from search_space.channel_graph import UnsupportedOp
 from search_space.fakes import leaves
 from search_space.labels import STAYS, Labels, collapse, varying_dims
+from search_space.reparam import ReparamBlock
 from search_space.scopes import Scope
 from search_space.tracer import Recording, run_node
 
@@ -51,6 +52,7 @@ class Walk:
     recording: Recording
     labels_of: dict[fx.Node, Any]
     part: Scope
+    is_training: bool = False
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Draft:
         sized: labels of the channels of norms that know their number, by module.
         macs: multiplications, in order of execution (of the evaluation graph only).
         walks: the recordings gone through, in evaluation mode.
+        training_walks: those in training mode, where it is another one.
         results: labels of what each operation other than a move gives, in order of execution;
             ``None`` where no channel can be told from another.
         unit_of_label: unit of every label in the graph last built, -1 where it always stays.
@@ -89,8 +92,10 @@ class Draft:
     batch_size: int = 1
     calls: int = 1
     counts_macs: bool = True
+    keeps_results: bool = True
     is_check: ClassVar[bool] = False
     walks: list[Walk] = field(default_factory=list)
+    training_walks: list[Walk] = field(default_factory=list)
     results: list[Tensor | None] = field(default_factory=list)
     unit_of_label: Tensor = field(default_factory=Tensor)
 
@@ -98,6 +103,8 @@ class Draft:
         """Learn the names of all tensors; one that has several is known by its first."""
         self._tensors: dict[str, Tensor] = {}
         self._first_name: dict[int, str] = {}
+        modules = self.root.named_modules()
+        self.block_names = [name for name, m in modules if isinstance(m, ReparamBlock)]
         every = [
             *self.root.named_parameters(remove_duplicate=False),
             *self.root.named_buffers(remove_duplicate=False),
@@ -105,6 +112,11 @@ class Draft:
         for name, tensor in every:
             self._tensors[name] = tensor
             self._first_name.setdefault(id(tensor), name)
+
+    @property
+    def every_walk(self) -> list[Walk]:
+        """The recordings in both modes, in the order they were gone through."""
+        return [*self.walks, *self.training_walks]
 
     def tensor(self, name: str) -> Tensor | None:
         """Return the parameter or buffer of that name, if there is one."""
@@ -153,7 +165,7 @@ class Draft:
         own = self.labels.new(tuple(labels.shape)) if len(varying_dims(labels)) == 1 else None
         if own is not None:
             self.labels.tie(own, labels)
-        if self.counts_macs:
+        if self.keeps_results:
             self.results.append(own)
         return labels if own is None else own
 

@@ -32,9 +32,22 @@ def block_rule(draft: Draft, call: Call) -> Any:
         for entry in block.read_parameters():
             chosen = read if entry.index is None else read[entry.index]
             draft.block_readers[(f"{name}.{entry.name}", entry.dim)] = (name, chosen)
+    if _is_shared(draft, call, block):
+        draft.pin(call, "something else uses its weights")
+        draft.labels.pin(known.read)
+        draft.labels.pin(known.written)
     rows = positions(call.value, block.out_channels) * known.kernel_area
     draft.multiply(name, rows, 1 if block.depthwise else known.read, known.written)
     return known.written.reshape(1, -1, 1, 1)
+
+
+def _is_shared(draft: Draft, call: Call, block: ReparamBlock) -> bool:
+    """Whether weights of a block have another owner too, or are used by themselves."""
+    own = f"{call.module_name}."
+    used = [f"{call.prefix}{n.target}" for n in call.node.graph.nodes if n.op == "get_attr"]
+    return any(name.startswith(own) for name in used) or any(
+        draft.is_shared(f"{own}{name}") for name, _ in block.named_parameters()
+    )
 
 
 def _parameter(draft: Draft, call: Call, name: str, position: int) -> str | None:
@@ -45,7 +58,8 @@ def _parameter(draft: Draft, call: Call, name: str, position: int) -> str | None
     argument = call.arg(position, name)
     if isinstance(argument, fx.Node) and argument.op == "get_attr":
         target = f"{call.prefix}{argument.target}"
-        return target if draft.tensor(target) is not None else None
+        of_block = any(target.startswith(f"{block}.") for block in draft.block_names)
+        return target if draft.tensor(target) is not None and not of_block else None
     return None
 
 

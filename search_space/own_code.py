@@ -167,12 +167,12 @@ def _own_labels(
     try:
         with mode, torch.no_grad():
             _fill_values(module, graph)
-        draft.counts_macs = False
+        draft.counts_macs = draft.keeps_results = False
         labels = walk(draft, part, Recording(graph, []), known).labels_of
     except Exception:  # whatever cannot be followed stays as it is
         return None
     finally:
-        draft.counts_macs = True
+        draft.counts_macs = draft.keeps_results = True
     for node in graph.nodes:  # shapes will do; fake tensors must not be copied
         node.meta["value"] = tree_map(_shape_only, node.meta["value"])
     return labels

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from search_space.channel_graph import kept_entries
-from search_space.channel_rules import is_movement, run_movement
+from search_space.channel_rules import is_in_place, is_movement, run_movement
 from search_space.draft import full_labels, tensor_nodes
 from search_space.fakes import leaves
 from search_space.labels import collapse, varying_dims
@@ -88,7 +88,10 @@ class _Rewriting:
         for node in self._graph.nodes:
             node.meta.clear()
         made = fx.GraphModule(self._module, self._graph, type(self._module).__name__)
-        made.graph.eliminate_dead_code()
+        # Of what no step needs any more; what changes a tensor in place is needed unseen.
+        made.graph.eliminate_dead_code(
+            lambda node: node.is_impure() or is_in_place(node, self._submodule(node))
+        )
         made.recompile()
         for name in self._selections:  # not stored with the weights: it follows from the widths
             made._non_persistent_buffers_set.add(name)

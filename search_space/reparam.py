@@ -201,6 +201,8 @@ class ReparamBlock(nn.Module, ABC):
             main_bias = block.branch(self.branch_names[0])[1].bias
             for p in sorted(set(lasting) - set(shared)):
                 main_bias[kept_out[self.identity[p][1]]] += self.norm_identity.bias[p]
+        for name, parameter in block.named_parameters():
+            parameter.requires_grad_(self.get_parameter(name).requires_grad)
         return block
 
     @torch.no_grad()

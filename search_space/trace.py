@@ -9,12 +9,14 @@ module whose own code counts on removed channels gets new code, or keeps them al
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from search_space.channel_graph import ChannelGraph, UnsupportedOp
 from search_space.draft import Draft, Walk, tensor_nodes
@@ -22,8 +24,8 @@ from search_space.fakes import UntraceableError, default_device, fake_copy, leav
 from search_space.graph_building import build_graph
 from search_space.operation_names import COUNTS_ON_WIDTHS
 from search_space.own_code import RelayoutDraft, plan_relayout
-from search_space.scopes import Scope, find_scopes
-from search_space.tracer import record
+from search_space.scopes import find_scopes
+from search_space.tracer import Recording, record
 from search_space.verification import find_misplaced, modules_counting_on_widths
 from search_space.walk import name_of, walk
 
@@ -78,7 +80,9 @@ def _trace(
     clone = fake_copy(model, mode)
     draft = Draft(clone)
     for part in find_scopes(model, clone, args, scopes, calls, mode):
-        draft.walks.append(_walk_scope(draft, part, mode))
+        draft.walks.append(walk(draft, part, record(part.module.eval(), part.args, mode)))
+    for found in draft.walks:
+        _walk_in_training(draft, found, mode)
     relayouts: dict[str, RelayoutDraft] = {}
     tried: set[str] = set()
     while True:
@@ -115,23 +119,32 @@ def _refuse_wrapped(model: nn.Module) -> None:
             raise ValueError(message)  # noqa: TRY004
 
 
-def _walk_scope(draft: Draft, part: Scope, mode: FakeTensorMode) -> Walk:
-    """Go through one scope in both modes and return the walk in evaluation mode."""
-    part.module.eval()
-    recording = record(part.module, part.args, mode)
-    found = walk(draft, part, recording)
-    part.module.train()
+def _walk_in_training(draft: Draft, found: Walk, mode: FakeTensorMode) -> None:
+    """Go through a scope in training mode too, where its code is another then."""
+    part = found.part
     try:
-        training = record(part.module, part.training_args, mode)
-    except UntraceableError:
-        return found
+        recording = record(part.module.train(), part.training_args, mode)
+    except UntraceableError:  # such as batch-norm over a single value
+        return
     finally:
         part.module.eval()
-    if [n.target for n in training.graph.nodes] != [n.target for n in recording.graph.nodes]:
+    if _steps(recording) != _steps(found.recording):
         draft.counts_macs = False
-        walk(draft, part, training)
+        training = walk(draft, part, recording)
         draft.counts_macs = True
-    return found
+        draft.training_walks.append(dataclasses.replace(training, is_training=True))
+
+
+def _steps(recording: Recording) -> list[tuple[Any, ...]]:
+    """Return what tells one forward pass from another; whether one is in training does not."""
+
+    def named(value: Any) -> Any:
+        return None if isinstance(value, bool) else repr(value)
+
+    return [
+        (node.target, *map(named, tree_leaves((node.args, node.kwargs))))
+        for node in recording.graph.nodes
+    ]
 
 
 def _give_new_code(
@@ -171,7 +184,7 @@ def _pin_own_channels(draft: Draft, misplaced: str) -> None:
             if any(bool(classes[labels].any()) for labels in touched.get(name, [])):
                 _pin_owners(draft, touched)
                 return
-    for labels in leaves([found.labels_of for found in draft.walks]):
+    for labels in leaves([found.labels_of for found in draft.every_walk]):
         draft.labels.pin(labels)
 
 
@@ -192,7 +205,7 @@ def _own_labels(
     """Labels of what the code of a class of modules handles itself, by module."""
     owners = {name for name, module in draft.root.named_modules() if type(module) is kind}
     touched: dict[str, list[Tensor]] = {}
-    for found in draft.walks:
+    for found in draft.every_walk:
         for node in found.recording.graph.nodes:
             owner = found.part.full_name(node.meta["owner"])
             if owner in owners and (steps is None or name_of(node, None) in steps):

@@ -110,6 +110,12 @@ class _Tracer(fx.Tracer):
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
         self._caller = self.scope.module_path
+        if self.is_leaf_module(m, path) and (m._forward_hooks or m._forward_pre_hooks):
+            self.failing = path
+            raise RuntimeError(
+                "it has a forward hook, which may change what it gives; remove the hook, or put "
+                "what it does into the network's code"
+            )
         try:
             result = super().call_module(m, forward, args, kwargs)
         except Exception:

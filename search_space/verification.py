@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,11 +19,11 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from search_space.channel_graph import ChannelGraph, kept_entries
-from search_space.channel_rules import is_elementwise, is_movement
+from search_space.channel_rules import is_elementwise, is_in_place, is_movement
 from search_space.draft import Call, Draft, Walk, stays, tensor_nodes
 from search_space.fakes import UntraceableError
 from search_space.labels import STAYS, Labels, broadcast, collapse, varying_dims
-from search_space.operation_names import COUNTS_ON_WIDTHS
+from search_space.operation_names import COUNTS_ON_WIDTHS, NEW
 from search_space.relayout import RelayoutError
 from search_space.slicing import fake_slice
 from search_space.tracer import Recording, record
@@ -56,7 +57,7 @@ def modules_counting_on_widths(draft: Draft) -> list[str]:
     """Return the modules whose own code may count on numbers of channels, in order."""
     names = [
         found.part.full_name(node.meta["owner"])
-        for found in draft.walks
+        for found in draft.every_walk
         for node in found.recording.graph.nodes
         if node.op in {"call_function", "call_method"} and name_of(node, None) in COUNTS_ON_WIDTHS
     ]
@@ -97,13 +98,14 @@ def _choices(sizes: Sequence[int], is_risky: bool) -> Iterator[Tensor]:
 def _check(
     model: nn.Module, draft: Draft, graph: ChannelGraph, is_open: Tensor, mode: FakeTensorMode
 ) -> None:
-    sliced = fake_slice(model, graph, is_open, mode).eval()
+    sliced = fake_slice(model, graph, is_open, mode)
     check = _CheckDraft(sliced, draft, is_open)
-    for found in draft.walks:
+    for found in draft.every_walk:
         part = found.part
-        module = sliced.get_submodule(part.name)
+        module = sliced.get_submodule(part.name).train(found.is_training)
         try:
-            recording = record(module, part.args, mode)
+            args = part.training_args if found.is_training else part.args
+            recording = record(module, args, mode)
         except UntraceableError as error:
             raise MisplacedError(part.full_name(error.module)) from error
         _compare(found, recording, module)
@@ -141,19 +143,45 @@ def _sums(recording: Recording, module: nn.Module) -> list[_Sum]:
     needed: set[fx.Node] = set()
     found = []
     for node in reversed(recording.graph.nodes):
-        if node.op != "output" and not any(user in needed for user in node.users):
+        called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        is_needed = node.op == "output" or is_in_place(node, called)
+        if not is_needed and not any(user in needed for user in node.users):
             continue
         needed.add(node)
-        called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         name, owner = name_of(node, called), node.meta["owner"]
         if not node.op.startswith("call_") or is_movement(name):
             continue
-        if is_elementwise(name):
-            constants = fx.node.map_arg((node.args, node.kwargs), lambda _: None)
-            found.append(_Sum(name.lower(), constants, _repeated(node), owner))
-        else:
-            found.append(_Sum(name.lower(), None, frozenset(), owner))
+        repeated = _repeated(node) if is_elementwise(name) else frozenset()
+        found.append(_Sum(name.lower(), _constants(node, name), repeated, owner))
     return found[::-1]
+
+
+def _constants(node: fx.Node, name: str) -> Any:
+    """Arguments that are no tensors, but for shapes, which follow from the channels that are left.
+
+    Where a module is called, its name: code may call one or another.
+    """
+    if node.op == "call_module":
+        return node.target
+    if not tensor_nodes(node) or name in NEW or name == "pad":
+        return node.kwargs.get("fill_value")
+    given, named = fx.node.map_arg((node.args, node.kwargs), lambda _: None)
+    args = list(given)
+    num_channels = tensor_nodes(node)[0].meta["value"].shape[1:2]
+    if name == "group_norm" and tuple(args[1:2]) == tuple(num_channels):
+        args[1] = "as many as channels"
+    place, key = _SHAPES.get(re.sub("[123]d$", "", name), (len(args), ""))
+    del args[place : place + 1]
+    return args, {k: value for k, value in named.items() if k != key}
+
+
+_SHAPES = {
+    "conv": (6, "groups"),
+    "conv_transpose": (6, "groups"),
+    "layer_norm": (1, "normalized_shape"),
+    "rms_norm": (1, "normalized_shape"),
+}
+"""Functions by the place and name of the argument that is a number of channels."""
 
 
 def _repeated(node: fx.Node) -> frozenset[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ class WidthRules:
         """
         sizes = {group.name: group.size for group in narrower}
         same = {
-            group.name: GroupRules(
+            glob.escape(group.name): GroupRules(
                 floor=min(1.0, self.lowest(group) / sizes[group.name]),
                 divisor=self.divisor_of(group),
             )

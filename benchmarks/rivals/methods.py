@@ -205,7 +205,7 @@ def _paper(rival: Rival) -> TrialResult:
 
     With our landing on the budget, without which it would cost more or less than the others.
     """
-    search = dataclasses.replace(rival.config.search, anneal=0.0)
+    search = dataclasses.replace(rival.config.search, anneal=0.0, average=0.0)
     config = dataclasses.replace(rival.config, strength=PAPER_STRENGTH, search=search)
     trial = SearchTrial(config, rival.supernet_folder, ignore_report, Checkpoint(None, ""))
     gated = attach_gates(trial.supernet, trial.graph, config.width_rules)

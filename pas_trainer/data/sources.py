@@ -13,13 +13,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pas_trainer.data.config import DataConfig, check_task
 from pas_trainer.data.places import address_of, place_of
 from pas_trainer.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def open_sources(config: DataConfig) -> Sources:
     by_class = _shuffled_by_class(train.labels, config.split_seed)
     if min(len(indices) for indices in by_class) < 2:
         raise DataError("a class has fewer than 2 training images, too few to hold one out")
-    order = _interleaved(by_class)
+    order = _interleaved(by_class, first=held_out >= len(by_class), last=1)
     validation = train.subset(sorted(order[:held_out]))
     train = train.subset(sorted(order[held_out:]))
     if not len(train):
@@ -110,7 +112,17 @@ def decode(path: Path | BinaryIO, channels: int = 3) -> Image.Image:
         DataError: naming the file, if it cannot be read or decoded.
     """
     with opened(path) as image:
-        return image.convert("RGB" if channels == 3 else "L")
+        return _of_eight_bits(image).convert("RGB" if channels == 3 else "L")
+
+
+def _of_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16 bits down; conversion would clip them."""
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode in {"I", "F"}:
+        raise ValueError(f"mode {image.mode}: how bright white is in it is not known; use 8 bits")
+    return image
 
 
 @contextmanager
@@ -123,10 +135,11 @@ def opened(path: Path | BinaryIO) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         name = address_of(path) if isinstance(path, Path) else "of bytes"
+        said = str(error) if str(error).startswith("mode ") else type(error).__name__
         raise DataError(
-            f"cannot decode image {name} ({type(error).__name__}); "
+            f"cannot decode image {name} ({said}); "
             "replace or remove it and run the same command again"
         ) from error
 
@@ -187,18 +200,28 @@ def _read_class_folders(folder: Path) -> tuple[Source, tuple[str, ...]]:
     shown = address_of(folder)
     if not folder.is_dir():
         raise DataError(f"data folder {shown} does not exist; it must hold one folder per class")
-    classes = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and is_visible(p))
     if len(classes) < 2:
         raise DataError(f"data folder {shown} has {len(classes)} class folders; at least 2 needed")
     images: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(p for p in (folder / name).rglob("*") if is_image(p))
         if not files:
             raise DataError(f"class folder {shown}/{name} has no images; fill or remove it")
         images.extend(files)
         labels.extend([index] * len(files))
     return Source(images, labels), tuple(classes)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file counts as an image, by its name."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and is_visible(path)
+
+
+def is_visible(path: Path) -> bool:
+    """Whether it is no such thing as ``.ipynb_checkpoints`` or the ``._x.png`` of some systems."""
+    return not path.name.startswith(".")
 
 
 _READERS = {"digits": _read_digits, "cifar10": _read_cifar10, "imagefolder": _read_imagefolder}
@@ -214,10 +237,19 @@ def _shuffled_by_class(labels: Sequence[int], seed: int) -> list[list[int]]:
     return by_class
 
 
-def _interleaved(by_class: list[list[int]]) -> list[int]:
-    """Order in which every beginning holds each class in its share of the whole."""
+def _interleaved(by_class: list[list[int]], first: int = 0, last: int = 0) -> list[int]:
+    """Order in which every beginning holds each class in its share of the whole.
+
+    Whatever that is, so many images of every class come before all others, and after them.
+    """
+
+    def place(rank: int, count: int) -> float:
+        if rank < first or rank >= count - last:
+            return 0.0 if rank < first else 1.0
+        return (rank + 0.5) / count
+
     keyed = [
-        ((rank + 0.5) / len(indices), label, index)
+        (place(rank, len(indices)), label, index)
         for label, indices in enumerate(by_class)
         for rank, index in enumerate(indices)
     ]
@@ -227,5 +259,6 @@ def _interleaved(by_class: list[list[int]]) -> list[int]:
 def _share_of_each_class(source: Source, limit: int | None, seed: int) -> Source:
     if limit is None or limit >= len(source):
         return source
-    order = _interleaved(_shuffled_by_class(source.labels, seed))
+    by_class = _shuffled_by_class(source.labels, seed)
+    order = _interleaved(by_class, first=min(2, limit // len(by_class)))
     return source.subset(sorted(order[:limit]))

@@ -8,7 +8,7 @@ import torch
 
 from pas_trainer.data.config import DataConfig
 from pas_trainer.data.places import address_of
-from pas_trainer.data.sources import IMAGE_SUFFIXES
+from pas_trainer.data.sources import is_image
 from pas_trainer.errors import DataError
 
 _DEVICE_SHARE = 0.25
@@ -46,7 +46,7 @@ def images_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"data folder {address_of(folder)} does not exist; see data.root")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(p for p in folder.iterdir() if is_image(p))
     if not files:
         raise DataError(f"data folder {address_of(folder)} holds no images; see data.root")
     return files

@@ -226,3 +226,53 @@ def test_the_fingerprint_follows_the_files(folder):
     assert open_sources(config(folder)).fingerprint() == before
     Image.new("RGB", (9, 9)).save(folder / "train" / "dog" / "900.png")
     assert open_sources(config(folder)).fingerprint() != before
+
+
+def rare_class(tmp_path):
+    """Two classes of 60 training images and a rare one of 3; 20 and 3 test images."""
+    for split, counts in (("train", (60, 60, 3)), ("test", (20, 20, 3))):
+        for name, count in zip(("a", "b", "rare"), counts, strict=True):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / split / name / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train_images": 12}, {"validation": 0.9}, {"test_images": 6}, {}]
+)
+def test_no_class_is_lost_where_images_are_few(tmp_path, changes):
+    sources = open_sources(config(rare_class(tmp_path), **changes))
+    for split in (sources.train, sources.validation, sources.test):
+        assert len(set(split.labels)) == min(3, len(split))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_images_of_sixteen_bits_keep_their_brightness(tmp_path, suffix):
+    values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / f"x.{suffix}")
+    read = np.asarray(decode(tmp_path / f"x.{suffix}", 1))
+    assert read.tolist() == [[0, 1, 128, 255]]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_images_whose_white_is_not_known_are_refused(tmp_path, kind):
+    Image.fromarray(np.ones((4, 4), dtype=kind)).save(tmp_path / "x.tiff")
+    with pytest.raises(DataError, match=r"cannot decode image .*x\.tiff \(mode [FI]: .*8 bits"):
+        decode(tmp_path / "x.tiff")
+
+
+def test_images_too_large_to_be_true_are_refused(tmp_path, monkeypatch):
+    Image.new("L", (64, 64)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"cannot decode image .*DecompressionBomb"):
+        decode(tmp_path / "x.png")
+
+
+def test_hidden_files_and_folders_are_none_of_the_data(folder):
+    before = open_sources(config(folder))
+    (folder / "train" / "cat" / "._000.png").write_bytes(b"no image")
+    for split in ("train", "test"):
+        (folder / split / ".ipynb_checkpoints").mkdir()
+    after = open_sources(config(folder))
+    assert (after.classes, after.train.images) == (before.classes, before.train.images)

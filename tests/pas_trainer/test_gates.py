@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from pas_trainer import Gate, attach_gates
 from pas_trainer.gates import GateVector
@@ -209,3 +210,51 @@ def test_norms_over_channels_leave_closed_ones_out(norm):
     torch.testing.assert_close(gated(x), expected, rtol=1e-9, atol=1e-9)
     gated(x).square().sum().backward()
     assert (gate.scores.grad != 0).all()
+
+
+class Recomputing(nn.Module):
+    """Saves memory by running its middle again in the backward pass."""
+
+    def __init__(self, use_reentrant: bool | None) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 5, 3, padding=1)
+        self.last, self.use_reentrant = nn.Conv2d(5, 2, 1), use_reentrant
+
+    def forward(self, x):
+        x = self.first(x)
+        if self.use_reentrant is None:
+            return self.last(self.second(x).relu())
+        between = checkpoint(lambda t: self.second(t).relu(), x, use_reentrant=self.use_reentrant)
+        return self.last(between)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_gradients_are_those_without_activation_checkpointing(use_reentrant):
+    gradients = []
+    x = torch.rand(2, 3, 6, 6)
+    for way in (use_reentrant, None):
+        torch.manual_seed(0)
+        model = Recomputing(way)
+        gated = attach_gates(model, trace_channels(model, x))
+        for gate in gated.gates.values():
+            gate.set_open(torch.arange(len(gate.scores)) % 2 == 0)
+        gated(x).square().sum().backward()
+        gradients.append({name: p.grad for name, p in gated.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], msg=name)
+
+
+class OrderedNetwork(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.last = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.last(self.values(self.keys(x)))
+
+
+def test_layers_may_have_names_of_a_dictionarys_methods():
+    network = OrderedNetwork()
+    gated = attach_gates(network, trace_channels(network, torch.empty(1, 3, 4, 4)))
+    assert set(gated.gates) == {"keys", "values"}

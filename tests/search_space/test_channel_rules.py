@@ -255,6 +255,7 @@ class Doubled(nn.Module):
 
 PINNED = {
     "softmax": (nn.Softmax(1), "operation", "Softmax over channels needs all of them"),
+    "softmax2d": (nn.Softmax2d(), "operation", "Softmax2d over channels needs all of them"),
     "mean": (
         lambda x: x - x.mean(1, keepdim=True),
         "mean",

@@ -424,3 +424,36 @@ def test_maps_of_one_pixel_can_be_traced_in_either_mode() -> None:
         graph = trace_channels(model.train(training), torch.empty(1, 3, 3, 3))
         assert [group.name for group in graph.groups] == ["0"]
         assert model.training is training
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_layers_with_hooks_are_refused(register: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    getattr(model[0], register)(lambda *_: None)
+    with pytest.raises(ValueError, match=r"^0 cannot be traced: it has a forward hook"):
+        trace_channels(model, IMAGES)
+
+
+class _BlockAndBorrower(nn.Module):
+    """A block whose kernel another block has too, or a convolution uses by itself."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (RepVGGBlock(k, 6) for k in (3, 6, 6))
+        self.head = nn.Conv2d(6, 2, 1)
+        self.tied = tied
+        if tied:
+            self.c.conv3x3.weight = self.b.conv3x3.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x))
+        if self.tied:
+            return self.head(self.c(x))
+        return self.head(nn.functional.conv2d(x, self.b.conv3x3.weight, padding=1))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_block_whose_weights_something_else_uses_keeps_its_channels(tied: bool) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="something else uses its weights"):
+        trace_channels(_BlockAndBorrower(tied), torch.randn(3, 3, 8, 8))

@@ -129,3 +129,10 @@ def test_a_narrower_network_keeps_floors_and_divisors(
     narrower = _group(data.draw(st.sampled_from(allowed)), channels_per_unit)
     same = rules.for_narrower([group], [narrower])
     assert (same.step(narrower), same.lowest(narrower)) == (step, lowest)
+
+
+def test_floors_of_groups_with_brackets_in_their_names_stay_their_own() -> None:
+    groups = [_group(8, name="conv1"), _group(8, name="conv[1]")]
+    rules = WidthRules(groups={"conv1": GroupRules(floor=0.5)})
+    narrower = rules.for_narrower(groups, groups)
+    assert [narrower.lowest(group) for group in groups] == [4, 1]
