@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,6 +12,11 @@ import torch
 
 from pas_trainer.errors import DataError
 from pas_trainer.workers import from_first, is_first
+
+_UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError),
+    *(UnpicklingError, zipfile.BadZipFile, NotImplementedError),
+)
 
 
 class Checkpoint:
@@ -39,8 +45,11 @@ class Checkpoint:
         if self._path is None or not self._path.exists():
             return None
         try:
+            with zipfile.ZipFile(self._path) as archive:  # torch writes checksums, and asks none
+                if (damaged := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(damaged)
             state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
+        except _UNREADABLE as error:
             raise DataError(
                 f"checkpoint {self._path} cannot be read ({type(error).__name__}); "
                 "remove it to start this trial anew"

@@ -123,5 +123,5 @@ def _matches(group: ChannelGroup, pattern: str) -> bool:
 def _check_ranges(floor: float | None, divisor: int | None) -> None:
     if floor is not None and not 0 < floor <= 1:
         raise ValueError(f"floor is {floor}; it must be in (0, 1]")
-    if divisor is not None and divisor < 1:
-        raise ValueError(f"divisor is {divisor}; it must be at least 1")
+    if divisor is not None and not (isinstance(divisor, int) and divisor >= 1):
+        raise ValueError(f"divisor is {divisor}; it must be a whole number of at least 1")

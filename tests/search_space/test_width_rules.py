@@ -19,9 +19,9 @@ def test_floor_must_be_a_share(kind: type, floor: float) -> None:
 
 
 @pytest.mark.parametrize("kind", [WidthRules, GroupRules])
-@pytest.mark.parametrize("divisor", [0, -8])
+@pytest.mark.parametrize("divisor", [0, -8, 2.5])
 def test_divisor_must_be_positive(kind: type, divisor: int) -> None:
-    with pytest.raises(ValueError, match=f"divisor is {divisor}; it must be at least 1"):
+    with pytest.raises(ValueError, match=f"divisor is {divisor}; it must be a whole number"):
         kind(divisor=divisor)
 
 
