@@ -114,17 +114,33 @@ def _check(
 
 @dataclasses.dataclass(frozen=True)
 class _Sum:
-    """An operation that is no move: name, constants, (operand, dimension) it repeats, owner."""
+    """An operation that is no move.
+
+    Attributes:
+        name: of the function or the module's class.
+        constants: its arguments that are no tensors; ``None`` where a module has them.
+        repeated: (operand, dimension) that it repeats.
+        owner: the module whose code it is.
+        place: the module that does it: the one called, or the owner.
+    """
 
     name: str
     constants: Any
     repeated: frozenset[tuple[int, int]]
     owner: str
+    place: str
 
     def is_like(self, whole: _Sum) -> bool:
-        """Whether it is the same in the sliced network; a width of 1 needs no repeating."""
-        same = (self.name, self.constants) == (whole.name, whole.constants)
-        return same and self.repeated <= whole.repeated
+        """Whether it is the same in the sliced network; a width of 1 needs no repeating.
+
+        A layer may be of another class there, whose code is a function.
+        """
+        both = (self.constants, whole.constants)
+        return (
+            (self.name, self.place) == (whole.name, whole.place)
+            and (None in both or self.constants == whole.constants)
+            and self.repeated <= whole.repeated
+        )
 
 
 def _compare(found: Walk, recording: Recording, module: nn.Module) -> None:
@@ -152,19 +168,20 @@ def _sums(recording: Recording, module: nn.Module) -> list[_Sum]:
         if not node.op.startswith("call_") or is_movement(name):
             continue
         repeated = _repeated(node) if is_elementwise(name) else frozenset()
-        found.append(_Sum(name.lower(), _constants(node, name), repeated, owner))
+        place = owner if called is None else str(node.target)
+        found.append(_Sum(name.lower(), _constants(node, name), repeated, owner, place))
     return found[::-1]
 
 
 def _constants(node: fx.Node, name: str) -> Any:
     """Arguments that are no tensors, but for shapes, which follow from the channels that are left.
 
-    Where a module is called, its name: code may call one or another.
+    ``None`` where a module is called.
     """
     if node.op == "call_module":
-        return node.target
+        return None
     if not tensor_nodes(node) or name in NEW or name == "pad":
-        return node.kwargs.get("fill_value")
+        return [node.kwargs.get("fill_value")]
     given, named = fx.node.map_arg((node.args, node.kwargs), lambda _: None)
     args = list(given)
     num_channels = tensor_nodes(node)[0].meta["value"].shape[1:2]
