@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -103,8 +104,10 @@ class Draft:
         """Learn the names of all tensors; one that has several is known by its first."""
         self._tensors: dict[str, Tensor] = {}
         self._first_name: dict[int, str] = {}
-        modules = self.root.named_modules()
-        self.block_names = [name for name, m in modules if isinstance(m, ReparamBlock)]
+        modules = dict(self.root.named_modules())
+        self.block_names = [name for name, m in modules.items() if isinstance(m, ReparamBlock)]
+        held = [p for m in modules.values() for p in m.parameters(recurse=False)]
+        self._num_owners = Counter(map(id, held))
         every = [
             *self.root.named_parameters(remove_duplicate=False),
             *self.root.named_buffers(remove_duplicate=False),
@@ -131,6 +134,10 @@ class Draft:
         """Whether a parameter has more names than this one."""
         tensor = self._tensors[name]
         return sum(other is tensor for other in self._tensors.values()) > 1
+
+    def has_other_owner(self, parameter: nn.Parameter) -> bool:
+        """Whether more modules than one hold it; one with several names is one."""
+        return self._num_owners[id(parameter)] > 1
 
     def axis(self, name: str, dim: int) -> Tensor:
         """Return the labels along an axis of a parameter or buffer, fresh on the first call."""

@@ -45,9 +45,8 @@ def _is_shared(draft: Draft, call: Call, block: ReparamBlock) -> bool:
     """Whether weights of a block have another owner too, or are used by themselves."""
     own = f"{call.module_name}."
     used = [f"{call.prefix}{n.target}" for n in call.node.graph.nodes if n.op == "get_attr"]
-    return any(name.startswith(own) for name in used) or any(
-        draft.is_shared(f"{own}{name}") for name, _ in block.named_parameters()
-    )
+    borrowed = any(name.startswith(own) for name in used)
+    return borrowed or any(map(draft.has_other_owner, block.parameters()))
 
 
 def _parameter(draft: Draft, call: Call, name: str, position: int) -> str | None:

@@ -75,7 +75,9 @@ def _slice_blocks(
         compact = sliced(leaf, read, written).train(leaf.training)
         if not block.module:
             return compact
-        network.set_submodule(block.module, compact)
+        every = list(network.named_modules(remove_duplicate=False))
+        for name in [name for name, module in every if module is leaf]:
+            network.set_submodule(name, compact)
     return network
 
 

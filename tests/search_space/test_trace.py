@@ -457,3 +457,26 @@ def test_a_block_whose_weights_something_else_uses_keeps_its_channels(tied: bool
     torch.manual_seed(0)
     with pytest.raises(ValueError, match="something else uses its weights"):
         trace_channels(_BlockAndBorrower(tied), torch.randn(3, 3, 8, 8))
+
+
+class _TwoNames(nn.Module):
+    """A block that the network knows by two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = RepVGGBlock(3, 6), RepVGGBlock(6, 5), nn.Conv2d(5, 2, 1)
+        self.blocks = nn.ModuleList([self.a, self.b])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def test_a_block_of_two_names_is_sliced_at_both() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    sliced = slice_at_random(_TwoNames(), x, 1)
+    assert [group.size for group in sliced.graph.groups] == [6, 5]
+    with torch.no_grad():
+        torch.testing.assert_close(sliced.compact(x), sliced.gated(x))
