@@ -48,8 +48,12 @@ from search_space import Budget, slice_network, uniform_widths
 RESULTS = Path(__file__).parent / "results"
 LIMITS = (0.5, 0.35, 0.25, 0.18, 0.125)
 OURS, SEPARATE, SCRATCH = "annealed", "separate searches", "uniform from scratch"
-ANNEALED = {OURS: 0.0, "annealed, halfway to uniform": 0.5}
-"""Our ways, and how far they move widths toward the uniform ones."""
+ANNEALED: dict[str, dict[str, float]] = {
+    OURS: {},
+    "annealed, last scores": {"average": 0.0},
+    "annealed, halfway to uniform": {"toward_uniform": 0.5},
+}
+"""Our ways, and what they change of the search."""
 CHAINS = {"chain of uniform slices": "uniform slices", "chain by global L1": "L1 global"}
 SINGLE = (SEPARATE, SCRATCH, "uniform slices", "L1 global")
 WAYS = (*ANNEALED, *CHAINS, *SINGLE)
@@ -123,7 +127,7 @@ def _run(
     found: dict[int, TrialResult] = {}
     step = LIMITS.index(limit)
     if way in ANNEALED:
-        run_annealed(_toward_uniform(annealed, ANNEALED[way]), folder, found.__setitem__)
+        run_annealed(_with(annealed, ANNEALED[way]), folder, found.__setitem__)
     elif way in CHAINS:
         found = _chain(CHAINS[way], annealed, folder)
     else:
@@ -152,8 +156,8 @@ def _run(
     ]
 
 
-def _toward_uniform(annealed: AnnealedConfig, share: float) -> AnnealedConfig:
-    search = dataclasses.replace(annealed.trial.search, toward_uniform=share)
+def _with(annealed: AnnealedConfig, options: dict[str, float]) -> AnnealedConfig:
+    search = dataclasses.replace(annealed.trial.search, **options)  # type: ignore[arg-type]
     return dataclasses.replace(annealed, trial=dataclasses.replace(annealed.trial, search=search))
 
 

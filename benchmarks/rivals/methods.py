@@ -217,13 +217,12 @@ def _paper(rival: Rival) -> TrialResult:
     return rival.measure(gated.open_channels(), slice_channels(gated), rival.spent)
 
 
-def _pas(rival: Rival) -> TrialResult:
-    return run_search(rival.config, rival.supernet_folder)
+def _pas_with(**options: float) -> Callable[[Rival], TrialResult]:
+    def method(rival: Rival) -> TrialResult:
+        search = dataclasses.replace(rival.config.search, **options)  # type: ignore[arg-type]
+        return run_search(dataclasses.replace(rival.config, search=search), rival.supernet_folder)
 
-
-def _halfway(rival: Rival) -> TrialResult:
-    search = dataclasses.replace(rival.config.search, toward_uniform=0.5)
-    return run_search(dataclasses.replace(rival.config, search=search), rival.supernet_folder)
+    return method
 
 
 def _control(kind: ControlKind) -> Callable[[Rival], TrialResult]:
@@ -234,8 +233,9 @@ def _control(kind: ControlKind) -> Callable[[Rival], TrialResult]:
 
 METHODS: Mapping[str, Callable[[Rival], TrialResult]] = {
     "supernet": _control("supernet"),
-    "PaS": _pas,
-    "PaS halfway to uniform": _halfway,
+    "PaS": _pas_with(),
+    "PaS, last scores": _pas_with(average=0.0),
+    "PaS halfway to uniform": _pas_with(toward_uniform=0.5),
     "uniform from scratch": _control("uniform"),
     "uniform slices": _uniform_slices,
     "random widths": _random_widths,
