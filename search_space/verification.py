@@ -184,8 +184,7 @@ def _constants(node: fx.Node, name: str) -> Any:
         return [node.kwargs.get("fill_value")]
     given, named = fx.node.map_arg((node.args, node.kwargs), lambda _: None)
     args = list(given)
-    num_channels = tensor_nodes(node)[0].meta["value"].shape[1:2]
-    if name == "group_norm" and tuple(args[1:2]) == tuple(num_channels):
+    if name == "group_norm" and args[1:2] == [tensor_nodes(node)[0].meta["value"].shape[1]]:
         args[1] = "as many as channels"
     place, key = _SHAPES.get(re.sub("[123]d$", "", name), (len(args), ""))
     del args[place : place + 1]
