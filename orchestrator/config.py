@@ -25,6 +25,7 @@ from pas_trainer import (
     check_pretraining,
     content_key,
     make_task,
+    plain_values,
     unset_additions,
 )
 from search_space import (
@@ -353,6 +354,7 @@ class SweepConfig(_Section):
         if self.budget.schedule == "separate":
             decides["budget"].pop("limits")
         decides.pop("strengths")
+        decides["width_rules"] = plain_values(self.width_rules)
         if not self.task.options:
             decides["task"] = self.task.name
         for section in ("data", "optimizer", "search"):

@@ -34,16 +34,26 @@ def state_key(config: Any) -> str:
 
 
 def plain_values(value: Any) -> Any:
-    """Return a configuration as plain values, without added fields that have their defaults."""
+    """Return a configuration as plain values, without added fields that have their defaults.
+
+    Mappings of fields whose metadata say ``ordered`` keep their order.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         left_out = unset_additions(value)
-        names = [f.name for f in dataclasses.fields(value) if f.name not in left_out]
-        return {name: plain_values(getattr(value, name)) for name in names}
+        fields = [f for f in dataclasses.fields(value) if f.name not in left_out]
+        plain = {f.name: plain_values(getattr(value, f.name)) for f in fields}
+        ordered = {f.name: _in_order(plain[f.name]) for f in fields if f.metadata.get("ordered")}
+        return plain | ordered
     if isinstance(value, dict):
         return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain_values(item) for item in value]
     return value
+
+
+def _in_order(mapping: dict[str, Any]) -> Any:
+    """Return pairs where the order of a mapping is not that of its keys, which hashes go by."""
+    return mapping if list(mapping) == sorted(mapping) else [list(pair) for pair in mapping.items()]
 
 
 def unset_additions(config: Any) -> list[str]:

@@ -54,8 +54,9 @@ def fake_copy(
                 if not tensor.is_leaf:
                     raise UntraceableError(
                         f"{name or type(model).__name__} holds a computed tensor as an attribute, "
-                        "so it cannot be copied; use torch.nn.utils.parametrizations instead of "
-                        "torch.nn.utils.weight_norm, or make it a buffer",
+                        "so it cannot be copied; make it a buffer or a parameter (the hooks of "
+                        "torch.nn.utils.weight_norm and prune leave such tensors: their "
+                        "remove_weight_norm and prune.remove take them away)",
                         name,
                     )
                 memo.setdefault(id(tensor), tensor)

@@ -39,7 +39,9 @@ class WidthRules:
     divisor: int = 1
     """Widths are multiples of so many channels (8 or 16 suit GPUs). Where a unit stands for
     several channels, steps are the least common multiple of both."""
-    groups: Mapping[str, GroupRules] = field(default_factory=dict, hash=False)
+    groups: Mapping[str, GroupRules] = field(
+        default_factory=dict, hash=False, metadata={"ordered": True}
+    )
     """What differs for groups whose name is, or matches, a pattern (``layer4.*``); where several
     patterns match, later ones win."""
 

@@ -20,7 +20,7 @@ from pas_trainer.data.pair_batches import PairBatch, TranslationData, load_pairs
 from pas_trainer.data.pairs import PairSources, open_pairs
 from pas_trainer.data.places import Place, is_remote, place_of, set_place
 from pas_trainer.data.preparing import Resize, prepare_image, prepare_images
-from pas_trainer.data.sources import IMAGE_SUFFIXES, open_sources
+from pas_trainer.data.sources import IMAGE_SUFFIXES, is_image, open_sources
 from pas_trainer.data.splitting import fits
 
 CPU = torch.device("cpu")
@@ -43,6 +43,7 @@ __all__ = [
     "Resize",
     "Target",
     "TranslationData",
+    "is_image",
     "is_remote",
     "load_data",
     "load_instances",

@@ -103,7 +103,7 @@ def test_statistics_of_imagenet_mean_that_images_were_read_from_disk(package) ->
 
 
 def test_images_are_found_below_folders_in_order(tmp_path) -> None:
-    for name in ("b/2.JPG", "a/1.png", "a/deeper/0.webp", "a/notes.txt"):
+    for name in ("b/2.JPG", "a/1.png", "a/deeper/0.webp", "a/._1.png", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     names = [tmp_path / name for name in ("a/1.png", "a/deeper/0.webp", "b/2.JPG")]

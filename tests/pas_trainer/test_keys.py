@@ -15,7 +15,7 @@ from pas_trainer import (
     unset_additions,
 )
 from pas_trainer.keys import state_key
-from search_space import Budget, SupernetConfig
+from search_space import Budget, GroupRules, SupernetConfig, WidthRules
 
 DATA = DataConfig(name="digits", validation=0.25)
 SUPERNET = SupernetConfig(name="repvgg_tiny", options={"width": 0.5})
@@ -37,3 +37,15 @@ def test_what_was_added_counts_once_it_is_set():
     assert plain_values(other)["task"] == {"name": "image_translation", "options": {}}
     adamw = dataclasses.replace(TRIAL, optimizer=OptimizerConfig(name="adamw"))
     assert len({state_key(trial) for trial in (TRIAL, other, adamw)}) == 3
+
+
+def test_the_order_of_overlapping_patterns_counts():
+    """Later ones win, so the other order is another search space."""
+    wide, narrow = GroupRules(floor=0.5), GroupRules(floor=0.1)
+    orders = [{"a*": wide, "ab": narrow}, {"ab": narrow, "a*": wide}]
+    first, second = (WidthRules(groups=groups) for groups in orders)
+    assert first.groups == second.groups
+    assert content_key(first) != content_key(second)
+    assert content_key(first) == content_key(WidthRules(groups=dict(orders[0])))
+    plain = {name: {"floor": rules.floor, "divisor": None} for name, rules in orders[0].items()}
+    assert plain_values(first)["groups"] == plain  # as it always was

@@ -8,6 +8,7 @@ import torch
 from exactness import check_exact, slice_at_random
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -432,6 +433,15 @@ def test_layers_with_hooks_are_refused(register: str) -> None:
     getattr(model[0], register)(lambda *_: None)
     with pytest.raises(ValueError, match=r"^0 cannot be traced: it has a forward hook"):
         trace_channels(model, IMAGES)
+
+
+def test_what_pruning_left_is_named_with_the_cure() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    with pytest.raises(ValueError, match=r"^0 holds a computed tensor .*prune\.remove"):
+        trace_channels(model, IMAGES)
+    prune.remove(model[0], "weight")
+    assert [group.name for group in trace_channels(model, IMAGES).groups] == ["0"]
 
 
 class _BlockAndBorrower(nn.Module):
