@@ -42,6 +42,10 @@ class Cell:
         return f"{self.name}-{number}"
 
 
+CONTROL_PREFIX = "control-"
+"""Ids of controls begin with it, those of trials never do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """One control network of a sweep.
@@ -59,7 +63,7 @@ class Control:
     def trial_id(self) -> str:
         """Its id among the trials of the sweep."""
         budget = "" if self.kind == "supernet" else f"-b{self.budget:g}"
-        return f"control-{self.kind}{budget}"
+        return f"{CONTROL_PREFIX}{self.kind}{budget}"
 
     @property
     def cell(self) -> Cell:

@@ -182,9 +182,9 @@ def search(
     from orchestrator.tables import trial_table
 
     sets = [
+        *(overrides or []),
         f"budget.limits=[{json.dumps(limit_of(budget))}]",
         f"strengths=[{strength}]",
-        *(overrides or []),
     ]
     chosen, home = read_hyperparameters(hyperparameters or []), Home.from_environment()
     with resumable():

@@ -227,7 +227,7 @@ def told(done: str) -> Iterator[None]:
     try:
         yield
     except ParityError as error:
-        err.print(f"not {done}: {error}", style="red", highlight=False)
+        err.print(f"not {done}: {error}", style="red", highlight=False, markup=False)
         raise typer.Exit(FAILED) from None
     except (DataError, ManifestError, OnnxMissingError, PackageError) as error:
         raise UserError(str(error)) from None

@@ -7,6 +7,7 @@ Each component's settings are documented where the component lives (``pas_traine
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -44,7 +45,7 @@ _S3_PLACE = r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}(/[^/]+)*/?"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _number_or_text(value: object) -> object:
@@ -60,6 +61,18 @@ def _named(value: object) -> object:
 
 
 _Limit = Annotated[Limit, BeforeValidator(_number_or_text)]
+
+
+def _check_told_apart(field: str, numbers: Sequence[float]) -> None:
+    """Check that numbers differ as they are written in the names of cells."""
+    names: dict[str, float] = {}
+    for number in numbers:
+        other = names.setdefault(f"{number:g}", number)
+        if other != number:
+            raise ValueError(
+                f"{field} {other!r} and {number!r} differ by less than the six digits by which "
+                "cells are named; leave one of them out"
+            )
 
 
 class BudgetConfig(_Section):
@@ -82,6 +95,7 @@ class BudgetConfig(_Section):
         Budget(resource=self.resource, limit=1.0, also=self.also)
         if len(set(self.numbers)) < len(self.limits):
             raise ValueError(f"limits {self.limits} name the same limit twice")
+        _check_told_apart("limits", self.numbers)
         return self
 
     @property
@@ -113,7 +127,7 @@ class LatencyConfig(_Section):
     """Type of weights and activations."""
     channels_last: bool = False
     """Whether images lie in memory with the channels innermost."""
-    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60
+    seconds: Annotated[float, Field(gt=0)] = 60
     """How long measuring may take, roughly."""
     table: str | None = None
     """File that ``pas latency`` wrote on the target device; nothing is measured then."""
@@ -124,7 +138,7 @@ class LatencyConfig(_Section):
         return LatencyTarget(**self.model_dump(exclude={"seconds", "table"}))
 
 
-_Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Price = Annotated[float, Field(ge=0)]
 
 
 class PriceConfig(_Section):
@@ -155,7 +169,7 @@ class ResourceConfig(_Section):
     share of the trial's CPUs and GPUs."""
     max_concurrent_trials: Annotated[int, Field(ge=1)] | None = None
     """At most so many trials at once; ``None``: as many as there is room for."""
-    wait_for_nodes_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    wait_for_nodes_s: Annotated[float, Field(ge=0)] = 0
     """How long to wait for Ray's autoscaler to bring room for a first trial (with several workers
     per trial: for ``max_concurrent_trials``). Above 0, so many trials also wait for room while the
     sweep runs, which is what the autoscaler goes by."""
@@ -215,7 +229,9 @@ class TrackingConfig(_Section):
         scheme, _, rest = uri.partition("://")
         if scheme not in {"http", "https", "sqlite"}:
             raise ValueError("must start with http://, https:// or sqlite://")
-        if "@" in rest.split("/")[0]:
+        if scheme == "sqlite" and not re.fullmatch(r"/[^:].*", rest):
+            raise ValueError(f"is {uri!r}; write sqlite:///FILE, or null for the home folder's")
+        if scheme != "sqlite" and "@" in rest:
             raise ValueError(
                 "must not hold credentials; set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD instead"
@@ -256,7 +272,7 @@ class SweepConfig(_Section):
     data: DataConfig
     supernet: SupernetConfig
     budget: BudgetConfig
-    strengths: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
+    strengths: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
     trials_per_cell: Annotated[int, Field(ge=1)] = 1
     max_failures_per_cell: Annotated[int, Field(ge=1)] = 5
     """After so many failed trials in a row a cell gets no more; the other cells go on."""
@@ -294,6 +310,7 @@ class SweepConfig(_Section):
     def _consistent(self) -> SweepConfig:
         if len(set(self.strengths)) < len(self.strengths):
             raise ValueError(f"strengths {self.strengths} name the same strength twice")
+        _check_told_apart("strengths", self.strengths)
         if self.budget.schedule == "annealed" and self.scheduler.name != "none":
             raise ValueError(
                 f"scheduler.name is {self.scheduler.name}, but with budget.schedule annealed a "

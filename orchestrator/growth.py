@@ -25,7 +25,7 @@ def recorded_config(home: Home, sweep: str) -> SweepConfig | None:
 
 
 def with_recorded_cells(config: SweepConfig, home: Home) -> SweepConfig:
-    """Add the limits and strengths that the sweep has already to those of ``config``."""
+    """Add the limits, strengths and trials that the sweep has already to those of ``config``."""
     before = recorded_config(home, config.sweep_id)
     if before is None:
         return config
@@ -39,7 +39,7 @@ def grown(
     *,
     like: SweepConfig,
 ) -> SweepConfig:
-    """Return ``like`` with the cells of ``before``, and then the new ones.
+    """Return ``like`` with the cells of ``before``, and then the new ones, and as many trials.
 
     Raises:
         UserError: a limit or a strength is out of range.
@@ -50,6 +50,7 @@ def grown(
     document["budget"]["limits"] = [*before.budget.limits, *added]
     new = [strength for strength in strengths if strength not in before.strengths]
     document["strengths"] = [*before.strengths, *new]
+    document["trials_per_cell"] = max(before.trials_per_cell, like.trials_per_cell)
     return parse_sweep(document, f"sweep {before.sweep_id}")
 
 
@@ -105,6 +106,29 @@ def check_unchanged(config: SweepConfig, home: Home) -> None:
         "back to go on with it, or give the new sweep another name, or add --new to run it beside "
         "the old one"
     )
+
+
+def check_same_supernet(config: SweepConfig, key: str, home: Home) -> None:
+    """Check that a sweep that has trials goes on in the supernet that they started from.
+
+    Its settings are the same; images, given weights and the network's own code need not be.
+
+    Args:
+        config: the sweep.
+        key: see :attr:`orchestrator.preflight.Plan.supernet_key`.
+        home: where it was started.
+
+    Raises:
+        UserError: it is another one.
+    """
+    path = home.record_of(config.sweep_id)
+    before = None if path is None else json.loads(path.read_text()).get("supernet_key")
+    if before not in {None, key}:  # missing in earlier versions
+        raise UserError(
+            f"sweep {config.sweep_id} has trials of supernet {before}, but what data.root, "
+            f"supernet.name and supernet.weights name has changed since, which gives {key}, and "
+            "their results cannot be compared; set it back, or give the new sweep another name"
+        )
 
 
 def differences(before: SweepConfig, now: SweepConfig) -> list[str]:

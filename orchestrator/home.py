@@ -58,14 +58,18 @@ class Home:
         """Return the folder named by ``PAS_HOME``, or ``.pas`` in the working folder.
 
         Raises:
-            UserError: it is not named, in a job of a Ray cluster (whose working folder goes).
+            UserError: it is no path; or it is not named, in a job of a Ray cluster (whose working
+                folder goes).
         """
         if not os.environ.get("PAS_HOME") and _RAY_JOB in os.environ:
             raise UserError(
                 "PAS_HOME is not set in the environment that the cluster was started with; set it "
                 "on all nodes to a folder that all of them see"
             )
-        return cls(Path(os.environ.get("PAS_HOME") or ".pas").expanduser().resolve())
+        try:
+            return cls(Path(os.environ.get("PAS_HOME") or ".pas").expanduser().resolve())
+        except RuntimeError as error:
+            raise UserError(f"PAS_HOME is {os.environ['PAS_HOME']!r}: {error}") from None
 
     @property
     def mlflow_uri(self) -> str:

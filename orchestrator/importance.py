@@ -5,7 +5,9 @@ Optuna's studies themselves are not needed: MLflow has what went into them, wher
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import statistics
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,6 +82,27 @@ def importance_of(
     found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
     shares = {name: float(share) for name, share in found.items()}
     return Importance(shares=shares, num_trials=len(trials), num_cells=len(cells))
+
+
+def one_per_front(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return one record per annealed front, with its mean score: it has one draw of them all.
+
+    Fronts that lack a network are left out, controls too.
+    """
+    fronts: dict[tuple[float, int], list[TrialRecord]] = {}
+    for record in without_controls(records):
+        if record.status == "FINISHED" and record.score is not None:
+            fronts.setdefault((record.strength, record.number), []).append(record)
+    most = max(map(len, fronts.values()), default=0)
+    return [
+        dataclasses.replace(
+            max(members, key=lambda r: r.budget),
+            budget=0.0,
+            score=statistics.fmean(r.score for r in members if r.score is not None),
+        )
+        for members in fronts.values()
+        if len(members) == most
+    ]
 
 
 def scores(accuracies: ArrayLike) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
 from pas_trainer import is_remote
 from search_space import is_weights_file
+
+_PATHS = (("data", "root"), ("supernet", "weights"), ("latency", "table"), ("tracking", "uri"))
 
 SMOKE = {
     "pretrain.epochs": 1,
@@ -41,8 +44,13 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), *, smoke: bool = False
         UserError: the file is missing, not YAML, or a field is unknown or out of range.
     """
     document = read_document(path, overrides, smoke=smoke)
-    for _, values, key in _paths(document):
-        values[key] = str((path.parent / Path(values[key]).expanduser()).resolve())
+    for name, values, key in _paths(document):
+        scheme, written = _split(values[key])
+        try:
+            found = (path.parent / Path(written).expanduser()).resolve()
+        except (RuntimeError, ValueError) as error:  # no such user, a NUL
+            raise UserError(f"{path}: {name} is {written!r}, which is no path: {error}") from None
+        values[key] = f"{scheme}{found}"
     return parse_sweep(document, str(path))
 
 
@@ -61,7 +69,7 @@ def read_document(
             raise UserError(f"--set {override!r} has no '='; write --set key=value")
         try:
             _assign(document, key, yaml.safe_load(text))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # the latter of dates such as 2024-13-45
             raise UserError(f"--set {override!r}: the value is not valid YAML") from error
     if smoke:
         pretrain = document.get("pretrain")
@@ -75,7 +83,7 @@ def read_document(
 
 def relative_paths(document: Mapping[str, Any]) -> list[str]:
     """Return the fields of a sweep file whose path depends on where the file is, or for whom."""
-    paths = [(name, values[key]) for name, values, key in _paths(document)]
+    paths = [(name, _split(values[key])[1]) for name, values, key in _paths(document)]
     return [name for name, path in paths if not Path(path).is_absolute()]
 
 
@@ -116,7 +124,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"sweep file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"sweep file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise UserError(f"sweep file {path} is not valid YAML{line}") from None
@@ -138,14 +146,22 @@ def _assign(document: dict[str, Any], dotted: str, value: Any) -> None:
 def _paths(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield the paths of a sweep file: name of the field, its section and its key there.
 
-    Addresses (``s3://...``) are none.
+    Addresses (``s3://...``) are none, but those of SQLite's files.
     """
-    for section, key in (("data", "root"), ("supernet", "weights"), ("latency", "table")):
+    for section, key in _PATHS:
         values = document.get(section)
         value = values.get(key) if isinstance(values, dict) else None
-        is_path = isinstance(value, str) and (key != "weights" or is_weights_file(value))
-        if isinstance(values, dict) and isinstance(value, str) and is_path and not is_remote(value):
+        if not isinstance(values, dict) or not isinstance(value, str):
+            continue
+        is_path = not is_remote(value) and (key != "weights" or is_weights_file(value))
+        if _split(value)[0] if key == "uri" else is_path:
             yield f"{section}.{key}", values, key
+
+
+def _split(value: str) -> tuple[str, str]:
+    """Split ``sqlite:///`` from the path of a database; other values are paths as they are."""
+    match = re.fullmatch(r"(sqlite:///)([^:].*)", value)
+    return (match[1], match[2]) if match else ("", value)
 
 
 def _sentence(error: ValidationError) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from orchestrator.errors import UserError
 from orchestrator.home import Home
 from orchestrator.records import TrialRecord
-from orchestrator.tracking_reader import SweepInfo, find_sweep, records_of
+from orchestrator.tracking_reader import SweepInfo, UnknownSweepError, find_sweep, records_of
 from orchestrator.tracking_server import TrackingError, check_server
 
 
@@ -22,10 +24,17 @@ def load_sweep_records(sweep: str, tracking_uri: str | None) -> tuple[SweepInfo,
 def find_recorded_sweep(sweep: str, tracking_uri: str | None) -> tuple[str, SweepInfo]:
     """Return the tracking store of a sweep (id or name) and what it holds of the sweep itself.
 
+    The latest of a name is the one that was run here last; of those run elsewhere, the one that
+    was begun last.
+
     Raises:
         UserError: no such sweep, or the store does not answer.
     """
-    uri = store_of(tracking_uri, sweep)
+    uri, home = store_of(tracking_uri, sweep), Home.from_environment()
+    path = home.record_of(sweep)
+    if path is not None and uri == home.tracking_uri_of(sweep):
+        with suppress(UnknownSweepError):  # it has not got that far
+            return uri, find_sweep(uri, path.parent.name)
     return uri, find_sweep(uri, sweep)
 
 

@@ -8,9 +8,9 @@ from deploy import PARITY_ERROR_TAG
 from deploy.gates import GateResult
 from deploy.measuring import Measurements
 from orchestrator.records import TrialRecord
-from orchestrator.scores import figure, label
+from orchestrator.scores import count_text, figure, label
 from orchestrator.tracking_names import trial_name
-from orchestrator.tracking_note import count_text, widths_text
+from orchestrator.tracking_note import widths_text
 
 DATA_TAG = "pas.data"
 """Tag of a version: fingerprint of the images that it was trained and chosen on."""

@@ -17,7 +17,7 @@ _STATES = {"in force": _IN_FORCE, "past": ""}
 
 def gates_table(gates: Sequence[GateResult], title: str) -> Table:
     """Return one row per gate."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("gate")
     table.add_column("")
     for name in ("measured", "required"):
@@ -34,7 +34,7 @@ def gates_table(gates: Sequence[GateResult], title: str) -> Table:
 
 def history_table(history: History) -> Table:
     """Return one row per move, the oldest first; a star marks those in force."""
-    table = Table(title=history.model_name, title_justify="left")
+    table = Table(title=escape(history.model_name), title_justify="left")
     for name in ("when, who", "alias", "from", "to", "kind", "sweep, trial", "score"):
         table.add_column(name, overflow="fold")
     table.add_column("why", overflow="fold", min_width=10)

@@ -70,13 +70,13 @@ class SweepReport:
         return front(self.records, self.info.resource)
 
     @property
-    def limits(self) -> list[float]:
-        """Absolute limits of the budgets; none while the supernet's cost is not known."""
-        cost, absolute = self.info.supernet_cost, []
+    def limits(self) -> dict[float, float]:
+        """Absolute limits by budget; none for shares while the supernet's cost is not known."""
+        cost, absolute = self.info.supernet_cost, {}
         for limit in self.config.budget.limits:
             number, is_absolute = read_limit("limits has", limit, self.info.resource)
             if is_absolute or cost is not None:
-                absolute.append(number if is_absolute else number * (cost or 0))
+                absolute[number] = number if is_absolute else number * (cost or 0)
         return absolute
 
     @property
@@ -103,7 +103,7 @@ def collect(uri: str, info: SweepInfo) -> SweepReport:
         TrackingError: the store or its artifacts cannot be read.
         UserError: the sweep's settings are not as this version writes them.
     """
-    from orchestrator.importance import importance_of
+    from orchestrator.importance import importance_of, one_per_front
 
     records = records_of(uri, info)
     sweep_file = read_text(uri, info.run_id, SWEEP_FILE)
@@ -116,6 +116,7 @@ def collect(uri: str, info: SweepInfo) -> SweepReport:
     if not isinstance(document, dict):
         raise UserError(f"{SWEEP_FILE} of sweep {info.sweep_id} is no sweep file")
     config = parse_recorded(document, f"{SWEEP_FILE} of sweep {info.sweep_id}")
+    draws = one_per_front(records) if config.budget.schedule == "annealed" else records
     return SweepReport(
         info=info,
         records=records,
@@ -123,7 +124,7 @@ def collect(uri: str, info: SweepInfo) -> SweepReport:
         sweep_file=sweep_file,
         supernet_widths=_supernet_widths(uri, info, records),
         curves=_curves(uri, thinned(front(records, info.resource))),
-        importance=importance_of(records, config.hyperparameters),
+        importance=importance_of(draws, config.hyperparameters),
         made_ms=time.time_ns() // 1_000_000,
     )
 
@@ -190,7 +191,7 @@ def _curves(uri: str, members: Sequence[TrialRecord]) -> dict[str, Curve]:
     client = open_client(uri)
     try:
         found = {
-            r.trial_id: _curve(client, r.run_id, r.metric, _search_widths(uri, r.run_id))
+            r.trial_id: _curve(client, r.run_id, r.metric, *_search_widths(uri, r.run_id))
             for r in members
             if r.run_id is not None
         }
@@ -201,16 +202,20 @@ def _curves(uri: str, members: Sequence[TrialRecord]) -> dict[str, Curve]:
     return {trial_id: curve for trial_id, curve in found.items() if curve.epochs}
 
 
-def _search_widths(uri: str, run_id: str) -> Mapping[str, Sequence[int]]:
-    """Return a trial's widths by epoch of its search; nothing where they are not recorded."""
+def _search_widths(uri: str, run_id: str) -> tuple[Sequence[int], Mapping[str, Sequence[int]]]:
+    """Return epochs of a trial's search, and the widths after each, as far as recorded."""
     text = read_text(uri, run_id, SEARCH_WIDTHS)
-    if text is None:
-        return {}
-    widths: Mapping[str, Sequence[int]] = json.loads(text)["widths"]
-    return widths
+    found = {} if text is None else json.loads(text)
+    return found.get("epochs", ()), found.get("widths", {})
 
 
-def _curve(client: Any, run_id: str, metric: str, widths: Mapping[str, Sequence[int]]) -> Curve:
+def _curve(
+    client: Any,
+    run_id: str,
+    metric: str,
+    width_epochs: Sequence[int],
+    widths: Mapping[str, Sequence[int]],
+) -> Curve:
     from orchestrator.report_figures import Curve
 
     names = ("phase", "epoch_macs_ratio", f"epoch_{metric}")
@@ -224,5 +229,6 @@ def _curve(client: Any, run_id: str, metric: str, widths: Mapping[str, Sequence[
         macs_ratio=[ratio[epoch] for epoch in epochs],
         score=[score[epoch] for epoch in epochs],
         num_search=sum(phase[epoch] == 0 for epoch in epochs),
+        width_epochs=width_epochs,
         widths=widths,
     )

@@ -36,13 +36,15 @@ class Curve:
         macs_ratio: after each of them, the share of the supernet's MACs.
         score: after each of them, on the validation split.
         num_search: how many of them belong to the search.
-        widths: by channel group, after each epoch of the search, as far as they are known.
+        width_epochs: those of the search after which widths are known.
+        widths: by channel group, after each of these.
     """
 
     epochs: Sequence[int]
     macs_ratio: Sequence[float]
     score: Sequence[float]
     num_search: int
+    width_epochs: Sequence[int] = ()
     widths: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 

@@ -91,7 +91,9 @@ def _figures(
 ) -> dict[str, Markup]:
     """Return each picture as a piece of HTML."""
     info = report.info
-    front = report_front(report.records, info.resource, info.supernet_cost, report.limits)
+    front = report_front(
+        report.records, info.resource, info.supernet_cost, list(report.limits.values())
+    )
     figures = {"front": front}
     if trials:
         figures["cells"] = cells_figure(trials)
@@ -134,7 +136,7 @@ def _facts(report: SweepReport) -> list[tuple[str, str]]:
     ]
     if controls := controls_among(report.records):
         facts.append(("controls", _counts(controls)))
-    if best := best_of(report.records):
+    if best := best_of(report.records, info.resource):
         score = _scores(info.metric, best.score, best.test_score)
         cost = f"{_COSTS[info.resource]} {cost_text(best, info.resource)}"
         facts.append(("best trial", f"{best.trial_id}: {score}, {cost}"))
@@ -206,7 +208,8 @@ def _hours(report: SweepReport) -> list[tuple[str, str, str]]:
 
 def _searches(report: SweepReport) -> list[dict[str, str]]:
     """Return the command of each front member, or why there is none."""
-    found = [(r.trial_id, search_command(report.config, r)) for r in report.members]
+    limits = report.limits
+    found = [(r.trial_id, search_command(report.config, r, limits)) for r in report.members]
     return [{"trial": trial_id, "command": command or ""} for trial_id, command in found]
 
 

@@ -62,7 +62,7 @@ def widths_figure(members: Sequence[TrialRecord], supernet: Mapping[str, int] | 
 def search_widths_figure(members: Sequence[TrialRecord], curves: Mapping[str, Curve]) -> go.Figure:
     """Return widths by layer (rows) after each epoch of the search; a menu chooses the network.
 
-    Colours are shares of the width before the search.
+    Colours are shares of the greatest of these widths.
 
     Args:
         members: of the front; at first the last one is shown.
@@ -71,12 +71,13 @@ def search_widths_figure(members: Sequence[TrialRecord], curves: Mapping[str, Cu
     drawn = [m for m in members if m.trial_id in curves and curves[m.trial_id].widths]
     figure, rows = go.Figure(), 0
     for member in drawn:
-        widths = curves[member.trial_id].widths
+        curve = curves[member.trial_id]
+        widths = curve.widths
         rows = max(rows, len(widths))
         full = {name: max(values) for name, values in widths.items()}
         heatmap = go.Heatmap(
             z=[[width / full[name] for width in values] for name, values in widths.items()],
-            x=list(range(1, 1 + max(map(len, widths.values())))),
+            x=list(curve.width_epochs),
             y=[html.escape(name) for name in widths],
             customdata=[list(values) for values in widths.values()],
             hovertemplate="%{y}, epoch %{x}<br>%{customdata} channels<extra></extra>",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.cells import from_loose_to_tight
 from orchestrator.config import SweepConfig
@@ -15,8 +15,15 @@ def sweep_command(config: SweepConfig) -> str:
     return shlex.join(["pas", "sweep", f"{config.name}.yaml"])
 
 
-def search_command(config: SweepConfig, record: TrialRecord) -> str | None:
+def search_command(
+    config: SweepConfig, record: TrialRecord, absolute: Mapping[float, float]
+) -> str | None:
     """Return the command that runs one trial of the sweep again.
+
+    Args:
+        config: the sweep.
+        record: the trial.
+        absolute: limits by budget, see :func:`orchestrator.cells.from_loose_to_tight`.
 
     Returns:
         ``None`` if there is none: a control, or a network of an annealed front behind the first.
@@ -25,7 +32,8 @@ def search_command(config: SweepConfig, record: TrialRecord) -> str | None:
     limits = dict(zip(budget.numbers, budget.limits, strict=True))
     if record.control is not None or record.budget not in limits:
         return None
-    if budget.schedule == "annealed" and record.budget != from_loose_to_tight(config, {})[0]:
+    loosest = from_loose_to_tight(config, absolute)[0]
+    if budget.schedule == "annealed" and record.budget != loosest:
         return None
     words = ["pas", "search", f"{config.name}.yaml", "--budget", str(limits[record.budget])]
     words += ["--strength", repr(record.strength).removesuffix(".0")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from orchestrator.cells import CONTROL_PREFIX
 from orchestrator.pareto import mark_front
 from orchestrator.records import TrialRecord
 from orchestrator.sweep_files import HomeFiles
@@ -44,7 +45,8 @@ class Retention:
         """Delete whatever trials that have ended need no longer, by what is there."""
         self._push_off()
         keeps = {r.trial_id for r in self._front} | self._others
-        self._files.tidy(keeps.__contains__)
+        # Of controls that the sweep file asks for no more, nothing was told.
+        self._files.tidy(lambda id_: id_ in keeps or id_.startswith(CONTROL_PREFIX))
         self._is_tidy = True
 
     def _push_off(self) -> list[TrialRecord]:

@@ -22,7 +22,7 @@ from orchestrator.driver import (
     terminate_as_interrupt,
 )
 from orchestrator.errors import SweepStoppedError, UserError
-from orchestrator.growth import check_unchanged, with_recorded_cells
+from orchestrator.growth import check_same_supernet, check_unchanged, with_recorded_cells
 from orchestrator.home import PREVIEW_FILES, Home, write_json
 from orchestrator.latency_table import keep_table, plan_latency
 from orchestrator.preflight import Plan, check_device, check_disk, describe, make_plan
@@ -30,7 +30,7 @@ from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
 from orchestrator.report import SUPERNET_WIDTHS, SWEEP_FILE, log_report
 from orchestrator.spool import drop_epochs
-from orchestrator.storage import prepare_storage
+from orchestrator.storage import has_trials, prepare_storage
 from orchestrator.sweep import Sweep, build_studies
 from orchestrator.sweep_files import files_of
 from orchestrator.sweep_lock import only_driver_of_store
@@ -101,6 +101,8 @@ def prepare(
         raise UserError(f"tracking.uri: {error}") from None
     with console.status("data") as status:
         plan = make_plan(config, status.update)
+    if has_trials(config, home):
+        check_same_supernet(config, plan.supernet_key, home)
     if address is None:
         check_device(config)
     check_disk(home, plan)
@@ -176,6 +178,7 @@ def _keep_plan(plan: Plan, home: Home) -> None:
         {
             "config": config.model_dump(mode="json"),
             "tracking_uri": tracking_uri(config, home),
+            "supernet_key": plan.supernet_key,
             "plan": describe(plan),
         },
     )

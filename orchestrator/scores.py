@@ -1,4 +1,4 @@
-"""How the scores of networks are shown, whatever metric a sweep compares them by."""
+"""How scores and counts are shown, whatever metric a sweep compares networks by."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ def figure(metric: str, value: float) -> str:
 def short(metric: str, value: float, digits: int = 1) -> str:
     """Return a score to be read at a glance: ``93.1 %`` of an accuracy, else as figures."""
     return f"{100 * value:.{digits}f} %" if metric == "accuracy" else figure(metric, value)
+
+
+def count_text(value: float | None) -> str:
+    """Return a number with three digits and a unit, such as ``13.4 M``."""
+    if value is None:
+        return ""
+    rounded = float(f"{value:.3g}")
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if rounded >= size:
+            return f"{rounded / size:.3g} {unit}"
+    return f"{value:g}"

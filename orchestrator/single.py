@@ -110,21 +110,22 @@ def search_one(
 def _job(
     plan: Plan, home: Home, folder: Path, number: int, hyperparameters: dict[str, float]
 ) -> TrialJob:
-    """Return the job of a trial; trials with other hyper-parameters have folders of their own."""
+    """Return the job of a trial; the same number at another limit or with other hyper-parameters
+    has a folder of its own."""
     config = plan.config
     (cell,) = cells_of(config)
     table = kept_table(folder) if plan.latency_table else None
     trial_id = cell.trial_id(number)
-    name = f"{trial_id}-{content_key(hyperparameters)[:8]}" if hyperparameters else trial_id
+    trial = trial_config(config, cell, number, hyperparameters, table)
     return TrialJob(
         trial_id=trial_id,
         sweep_id=config.sweep_id,
         cell=cell,
         number=number,
         hyperparameters=hyperparameters,
-        config=trial_config(config, cell, number, hyperparameters, table),
+        config=trial,
         supernet_folder=home.supernet(plan.supernet_key),
-        folder=folder / name,
+        folder=folder / f"{trial_id}-{content_key(trial)[:8]}",
         num_threads=worker_threads(config.resources.cpus_per_trial),
         cpus=config.resources.cpus_per_trial,
         gpus=config.resources.gpus_per_trial if torch.cuda.is_available() else 0,

@@ -6,7 +6,9 @@ result file; its curves are here, line by line, until they have been delivered.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,17 +40,24 @@ class Epoch:
 def keep_epoch(folder: Path, epoch: Epoch) -> None:
     """Append an epoch to what is kept of a trial."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(epoch)) + "\n")
+    with (folder / FILE).open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":  # a full disk cut the last one short
+                file.write(b"\n")
+        file.write(json.dumps(asdict(epoch)).encode() + b"\n")
 
 
 def kept_epochs(folder: Path) -> list[Epoch]:
-    """Return what is kept, in order; a last line that a kill cut short is left out."""
+    """Return what is kept, in order; lines that a kill or a full disk cut short are left out."""
     path = folder / FILE
     if not path.exists():
         return []
-    whole, _, _torn = path.read_text(encoding="utf-8").rpartition("\n")
-    return [Epoch(**json.loads(line)) for line in whole.splitlines()]
+    epochs = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            epochs.append(Epoch(**json.loads(line)))
+    return epochs
 
 
 def widths_by_epoch(epochs: Sequence[Epoch]) -> dict[str, Any]:

@@ -59,6 +59,23 @@ def prepare_storage(config: SweepConfig, home: Home, *, dry_run: bool) -> None:
     _check_unchanged(config, home)
 
 
+def has_trials(config: SweepConfig, home: Home) -> bool:
+    """Whether any trial of the sweep has left something, here or in the sweep's storage.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    if any((home.sweep(config.sweep_id) / "trials").glob("*")):
+        return True
+    if config.storage.uri is None:
+        return False
+    try:
+        below = (KEYS.sweep(config.sweep_id) / "trials").as_posix()
+        return bool(open_store(config.storage.uri).folders(f"{below}/"))
+    except DataError as error:
+        raise UserError(str(error)) from None
+
+
 def _check_writing(store: ObjectStore) -> None:
     """Write and delete an object; check that conditions, which the lock needs, are heeded."""
     probe = f"probe-{uuid.uuid4().hex}"

@@ -98,7 +98,8 @@ class CellStudies:
         self._asked = dict.fromkeys(cells, 0)
         for suggestion in self.every():
             self._asked[suggestion.cell] += 1
-        trials = {cell: study.get_trials(deepcopy=False) for cell, study in self._studies.items()}
+        with _storage():
+            trials = {c: study.get_trials(deepcopy=False) for c, study in self._studies.items()}
         self._failures = {cell: _failures_in_a_row(known) for cell, known in trials.items()}
         self._told = {
             cell: {trial.number for trial in known if trial.state.is_finished()}
@@ -107,12 +108,13 @@ class CellStudies:
 
     def every(self) -> list[Suggestion]:
         """Return all trials handed out so far, whatever became of them."""
-        return [
-            Suggestion(cell, trial.number, self._all_params(cell, trial))
-            for cell, study in self._studies.items()
-            for trial in study.get_trials(deepcopy=False)
-            if trial.state != TrialState.WAITING
-        ]
+        with _storage():
+            return [
+                Suggestion(cell, trial.number, self._all_params(cell, trial))
+                for cell, study in self._studies.items()
+                for trial in study.get_trials(deepcopy=False)
+                if trial.state != TrialState.WAITING
+            ]
 
     def restore(self, suggestions: Iterable[Suggestion]) -> None:
         """Hand out again what was handed out before the storage was lost.

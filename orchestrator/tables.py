@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.accounting import amount
 from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
-from orchestrator.scores import figure, label
+from orchestrator.scores import count_text, figure, label
 from orchestrator.submitted import SweepJob
 
 
@@ -67,7 +68,7 @@ _COSTS = {
 
 
 def _cell_text(cell: Sequence[TrialRecord], resource: str) -> str:
-    best = _best(cell)
+    best = _best(cell, resource)
     finished = sum(r.status == "FINISHED" for r in cell)
     count = "" if finished == len(cell) else f" {finished}/{len(cell)}"
     if best is None:
@@ -82,7 +83,7 @@ def cost_text(record: TrialRecord, resource: str) -> str:
     cost = record.cost(resource)
     if resource == "macs" or cost is None:
         return f"{record.macs_ratio:.3f}"
-    return _milliseconds(cost) if resource == "latency_ms" else _count(round(cost))
+    return _milliseconds(cost) if resource == "latency_ms" else count_text(round(cost))
 
 
 def front_table(records: Sequence[TrialRecord], title: str, resource: str = "macs") -> Table:
@@ -115,10 +116,10 @@ def _cost_table(records: Sequence[TrialRecord], title: str, caption: str, resour
     for r in members:
         table.add_row(
             r.trial_id,
-            _count(r.macs),
+            count_text(r.macs),
             f"{r.macs_ratio:.4f}",
-            _count(r.num_params),
-            *[_count(r.activation_bytes)] * by_memory,
+            count_text(r.num_params),
+            *[count_text(r.activation_bytes)] * by_memory,
             _milliseconds(r.latency_ms),
             *[_milliseconds(r.predicted_latency_ms)] * has_table,
             _score(r, r.score),
@@ -129,7 +130,7 @@ def _cost_table(records: Sequence[TrialRecord], title: str, caption: str, resour
 
 def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
     """Return one row per trial with its status."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     has_times = any(r.seconds is not None for r in records)
     has_prices = any(r.price is not None for r in records)
     known = [*["time"] * has_times, *["price"] * has_prices]
@@ -145,7 +146,7 @@ def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
             "" if r.macs_ratio is None else f"{r.macs_ratio:.4f}",
             *[_duration(r.seconds)] * has_times,
             *["" if r.price is None else amount(r.price)] * has_prices,
-            r.error or chosen,
+            escape(r.error or chosen),
         )
     return table
 
@@ -157,7 +158,8 @@ def jobs_table(jobs: Sequence[SweepJob], title: str) -> Table:
         table.add_column(name, overflow="fold")
     for job in jobs:
         table.add_row(
-            job.job_id, job.state, _time(job.start_time_ms), _time(job.end_time_ms), job.message
+            *(job.job_id, job.state, _time(job.start_time_ms), _time(job.end_time_ms)),
+            escape(job.message),
         )
     return table
 
@@ -171,7 +173,7 @@ def plan_table(summary: dict[str, Any]) -> Table:
     """Return the plan of a sweep, see :func:`orchestrator.preflight.describe`."""
     table = Table("plan", "", show_header=False, box=None)
     for key, value in summary.items():
-        table.add_row(key, _plan_text(value))
+        table.add_row(key, escape(_plan_text(value)))
     return table
 
 
@@ -191,17 +193,17 @@ def _plan_text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the best finished trial; of equals the one with the fewest MACs.
+def best_of(records: Sequence[TrialRecord], resource: str = "macs") -> TrialRecord | None:
+    """Return the best finished trial; of equals the one that costs least in a resource.
 
     Controls do not count.
     """
-    return _best(without_controls(records))
+    return _best(without_controls(records), resource)
 
 
-def _best(records: Sequence[TrialRecord]) -> TrialRecord | None:
+def _best(records: Sequence[TrialRecord], resource: str) -> TrialRecord | None:
     finished = [r for r in records if r.status == "FINISHED" and r.score is not None]
-    return max(finished, key=lambda r: (r.gain or 0.0, -(r.macs or 0)), default=None)
+    return max(finished, key=lambda r: (r.gain or 0.0, -(r.cost(resource) or 0)), default=None)
 
 
 def _supernet_texts(
@@ -227,12 +229,3 @@ def _duration(seconds: float | None) -> str:
 
 def _milliseconds(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
-
-
-def _count(value: int | None) -> str:
-    if value is None:
-        return ""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return str(value)

@@ -71,4 +71,7 @@ def show(document: Any, as_json: bool, shown: Sequence[Any]) -> None:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
         return
     for item in shown:
-        out.print(item)
+        if isinstance(item, str):  # may name a folder with brackets
+            out.print(item, markup=False, soft_wrap=True)
+        else:
+            out.print(item)

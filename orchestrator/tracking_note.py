@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.pareto import front
 from orchestrator.records import TrialRecord, controls_among, without_controls
-from orchestrator.scores import label, short
+from orchestrator.scores import count_text, label, short
 from orchestrator.tables import best_of
 from orchestrator.tracking_names import budget_text
 from orchestrator.tracking_requests import MAX_TAG_CHARS
@@ -135,7 +135,7 @@ def _links(facts: SweepFacts) -> str:
 def _rows(facts: SweepFacts, records: Sequence[TrialRecord], members: set[str]) -> list[str]:
     rows = []
     for budget in sorted({r.budget for r in without_controls(records)}, reverse=True):
-        best = best_of([r for r in records if r.budget == budget])
+        best = best_of([r for r in records if r.budget == budget], facts.resource)
         text = budget_text(budget, facts.resource, facts.limits.get(budget))
         if best is None:
             rows.append(f"| {text} | none has finished |")
@@ -178,9 +178,9 @@ def _commands(facts: SweepFacts) -> str:
     budget = "BUDGET"
     if facts.limits:
         number, limit = max(facts.limits.items())
-        budget = f"{number:g}"
+        budget = repr(number).removesuffix(".0")
         if facts.resource == "latency_ms" and number == limit:
-            budget = f"'{number:g} ms'"
+            budget = f"'{budget} ms'"
     return (
         "★ on the front: no trial is as accurate for less. share: of the supernet's MACs; ms: one "
         "image on one CPU thread; channels: all together. In a terminal:\n\n```\n"
@@ -192,13 +192,3 @@ def _commands(facts: SweepFacts) -> str:
 
 def _score(metric: str, value: float | None) -> str:
     return "" if value is None else short(metric, value)
-
-
-def count_text(value: float | None) -> str:
-    """Return a number with three digits and a unit, such as ``13.4 M``."""
-    if value is None:
-        return ""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:g}"

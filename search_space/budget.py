@@ -108,7 +108,8 @@ def read_limit(what: str, limit: Limit, resource: str) -> tuple[float, bool]:
             f"{what} {limit!r}; it must be a number above 0, as such or as text with one of the "
             f"units {', '.join(units)}"
         )
-    number *= units.get(unit, 1)
+    if (factor := units.get(unit, 1)) != 1:
+        number = float(f"{number * factor:.12g}")  # 4.1 M are 4,100,000
     return number, bool(unit) or number > 1
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
-from orchestrator.growth import check_unchanged, differences, extended, with_recorded_cells
+from orchestrator.growth import (
+    check_same_supernet,
+    check_unchanged,
+    differences,
+    extended,
+    with_recorded_cells,
+)
 from orchestrator.home import Home, write_json
 from orchestrator.loading import load_sweep
 
@@ -35,6 +42,20 @@ def test_cells_that_a_sweep_has_stay_in_it(home):
     assert config.budget.limits == [0.5, "300 k", 0.25]
     assert config.strengths == [10, 1, 3]
     assert config.trials_per_cell == digits().trials_per_cell
+    record(home, digits("trials_per_cell=9"))
+    assert with_recorded_cells(digits("trials_per_cell=2"), home).trials_per_cell == 9
+
+
+def test_other_images_under_the_same_path_are_refused(home):
+    config = digits()
+    check_same_supernet(config, "a1", home)  # it has not been started
+    record(home, config)
+    check_same_supernet(config, "a1", home)  # by a version that did not record it
+    path = home.record_of(config.sweep_id)
+    write_json(path, json.loads(path.read_text()) | {"supernet_key": "a1"})
+    check_same_supernet(config, "a1", home)
+    with pytest.raises(UserError, match=r"trials of supernet a1.*data\.root.*gives b2"):
+        check_same_supernet(config, "b2", home)
 
 
 def test_a_share_and_an_absolute_limit_cannot_name_the_same_cell(home):

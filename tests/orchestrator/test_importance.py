@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.importance import FEWEST, importance_of, scores
+from orchestrator.importance import FEWEST, importance_of, one_per_front, scores
 from orchestrator.records import TrialRecord
 from search_space import FloatRange
 
@@ -81,6 +82,21 @@ def test_a_range_of_one_value_has_no_importance():
     ranges = RANGES | {"learning_rate": FloatRange(low=0.1, high=0.1, log=True)}
     records = trials(12, lambda budget, learning_rate, weight_decay: weight_decay)
     assert importance_of(records, ranges).shares["learning_rate"] == 0
+
+
+def test_a_front_counts_once_by_its_mean():
+    """All its budgets have one draw, so five of them are no five trials."""
+    (ended,) = trials(1, lambda *_, **__: 0.5, cells=[(0.5, 1.0)])
+    records = [
+        dataclasses.replace(ended, number=number, budget=budget, score=number + budget)
+        for number in range(8)
+        for budget in (0.5, 0.25, 0.125)
+    ]
+    unfinished = dataclasses.replace(ended, number=8)
+    found = one_per_front([*records, unfinished])
+    assert [r.number for r in found] == list(range(8))
+    assert [r.score for r in found] == pytest.approx([n + 0.875 / 3 for n in range(8)])
+    assert "there are 8." in importance_of(found, RANGES).reason
 
 
 def flat(budget, learning_rate, weight_decay):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from orchestrator.errors import UserError
-from orchestrator.loading import load_sweep, parse_sweep
+from orchestrator.loading import load_sweep, parse_sweep, relative_paths
 from search_space import GroupRules, WidthRules
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"
@@ -44,6 +44,16 @@ def test_relative_roots_are_relative_to_the_file(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(document))
     assert load_sweep(path).data.root == str(tmp_path / "images")
+
+
+def test_databases_are_relative_to_the_file(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(DIGITS.read_text())
+    found = load_sweep(path, ["tracking.uri=sqlite:///runs/mlflow.db"])
+    assert found.tracking.uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    for uri in (f"sqlite:///{tmp_path}/mlflow.db", "http://host:5000"):
+        assert load_sweep(path, [f"tracking.uri={uri}"]).tracking.uri == uri
+    assert relative_paths({"tracking": {"uri": "sqlite:///mlflow.db"}}) == ["tracking.uri"]
 
 
 def test_weights_files_are_relative_to_the_file_and_published_names_are_not(tmp_path):
@@ -163,6 +173,15 @@ def test_only_what_decides_results_changes_the_id():
             ["gpus_per_trial is 1, but prices has no gpu_hour"],
         ),
         ("tracking.uri=http://me:secret@h:1", ["credentials", "MLFLOW_TRACKING_USERNAME"]),
+        ("tracking.uri=http://me:sec/ret@h:1", ["credentials", "MLFLOW_TRACKING_USERNAME"]),
+        ("tracking.uri=sqlite://", ["tracking.uri", "sqlite:///FILE"]),
+        ("tracking.uri='sqlite:///:memory:'", ["tracking.uri", "sqlite:///FILE"]),
+        ("data.root=2024-13-45", ["not valid YAML"]),
+        ("data={name: imagefolder, root: ~nosuch/x}", ["data.root is '~nosuch/x'", "no path"]),
+        ("resources.cpus_per_trial=.inf", ["cpus_per_trial is inf", "finite"]),
+        ("resources.gpus_per_trial=.inf", ["gpus_per_trial is inf", "finite"]),
+        ("strengths=[1234561, 1234564]", ["strengths 1234561.0 and 1234564.0", "six digits"]),
+        ("budget.limits=[0.3333333, 0.333333]", ["limits 0.3333333 and 0.333333", "six digits"]),
         ("tracking.uri=ftp://h", ["tracking.uri", "http://"]),
         ("name=Bad Name", ["name is 'Bad Name'"]),
         ("task=segmentation", ["task: name is 'segmentation'", "instance_segmentation"]),

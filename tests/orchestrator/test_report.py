@@ -53,7 +53,7 @@ def test_a_report_holds_what_mlflow_holds(uri):
     report = collect(uri, info)
     assert info.supernet_macs == info.supernet_cost
     assert len(report.records) == 4
-    assert report.limits == [0.5 * info.supernet_cost, 0.25 * info.supernet_cost]
+    assert report.limits == {b: b * info.supernet_cost for b in (0.5, 0.25)}
     for member in report.members:
         assert member.widths.keys() == report.supernet_widths.keys()
         assert all(member.widths[n] <= report.supernet_widths[n] for n in member.widths)
@@ -115,7 +115,7 @@ def test_a_sweep_that_runs_is_reported_as_far_as_it_is(uri):
     finally:
         tracker.close("KILLED")
     report = collect(uri, find_sweep(uri, "other"))
-    assert report.limits == [30000]  # the supernet's cost is not known yet
+    assert report.limits == {30000: 30000}  # the supernet's cost is not known yet
     assert [cell.name for cell in report.given_up] == ["b0.5-s10"]
     assert report.supernet_widths == {"a": 8}
     assert report.members == []

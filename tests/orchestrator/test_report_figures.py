@@ -99,14 +99,15 @@ def test_widths_of_the_search_are_shares_of_what_they_were():
     members = [trial(0, 0.9), trial(1, 0.8), trial(2, 0.7)]
     known = {"epochs": [1, 2], "macs_ratio": [1, 1], "score": [0, 1], "num_search": 2}
     curves = {
-        members[0].trial_id: Curve(**known, widths={"a": [8, 4], "b": [4, 4]}),
+        members[0].trial_id: Curve(**known, width_epochs=[1, 2], widths={"a": [8, 4], "b": [4, 4]}),
         members[1].trial_id: Curve(**known),
-        members[2].trial_id: Curve(**known, widths={"a": [8, 2]}),
+        members[2].trial_id: Curve(**known, width_epochs=[5, 6], widths={"a": [8, 2]}),
     }
     figure = search_widths_figure(members, curves)
     first, last = figure.data
     assert [list(row) for row in first.z] == [[1, 0.5], [1, 1]]
     assert [list(row) for row in last.z] == [[1, 0.25]]
+    assert (list(first.x), list(last.x)) == ([1, 2], [5, 6])
     assert (first.visible, last.visible) == (False, True)
     (menu,) = figure.layout.updatemenus
     assert [b.label for b in menu.buttons] == [members[0].trial_id, members[2].trial_id]

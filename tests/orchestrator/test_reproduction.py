@@ -33,28 +33,32 @@ def member(budget=0.5, strength=10.0, **fields):
 
 
 def test_a_trial_has_its_number_and_its_exact_hyperparameters():
-    command = search_command(config(), member())
+    command = search_command(config(), member(), {})
     assert command == (
         "pas search tiny.yaml --budget 0.5 --strength 10 --number 3 "
         "--hyperparameter learning_rate=0.30000000000000004"
     )
-    assert "--strength 0.1 " in search_command(config(), member(strength=0.1))
+    assert "--strength 0.1 " in search_command(config(), member(strength=0.1), {})
     assert sweep_command(config()) == "pas sweep tiny.yaml"
 
 
 def test_limits_are_written_as_in_the_file():
     latency = config(budget={"resource": "latency_ms", "limits": ["0.8 ms"]})
-    command = search_command(latency, member(budget=0.8))
+    command = search_command(latency, member(budget=0.8), {})
     assert shlex.split(command)[3:5] == ["--budget", "0.8 ms"]
     assert command.endswith("--set latency.table=latency.json")
     assert any("latency.json" in sentence for sentence in caveats(latency, []))
 
 
 def test_what_only_the_sweep_repeats_has_no_command():
-    assert search_command(config(), member(control="uniform", strength=0.0)) is None
+    assert search_command(config(), member(control="uniform", strength=0.0), {}) is None
     annealed = config(budget={"limits": [0.25, 0.5], "schedule": "annealed"})
-    assert search_command(annealed, member(budget=0.25)) is None
-    assert "--budget 0.5 " in search_command(annealed, member(budget=0.5))
+    assert search_command(annealed, member(budget=0.25), {}) is None
+    assert "--budget 0.5 " in search_command(annealed, member(budget=0.5), {})
+    mixed = config(budget={"limits": ["20 k", 0.5], "schedule": "annealed"})
+    costs = {20_000.0: 20_000.0, 0.5: 226_112.0}
+    assert search_command(mixed, member(budget=20_000), costs) is None
+    assert "--budget 0.5 " in search_command(mixed, member(budget=0.5), costs)
 
 
 @pytest.mark.parametrize(

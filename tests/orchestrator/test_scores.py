@@ -21,3 +21,18 @@ def test_texts(metric, label, axis, figure, short):
     assert scores.axis(metric) == axis
     assert scores.figure(metric, 0.9312) == figure
     assert scores.short(metric, 0.9312) == short
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (None, ""),
+        (999, "999"),
+        (999_400, "999 k"),
+        (999_600, "1 M"),
+        (13_419_776, "13.4 M"),
+        (1e9, "1 G"),
+    ],
+)
+def test_counts_have_three_digits_and_the_unit_that_fits(count, text):
+    assert scores.count_text(count) == text

@@ -29,6 +29,9 @@ def test_epochs_come_back_in_order_without_a_torn_line(tmp_path):
     text = (folder / FILE).read_text()
     (folder / FILE).write_text(text[:-20])  # killed while it wrote
     assert kept_epochs(folder) == epochs[:2]
+    keep_epoch(folder, epochs[0])  # a full disk has room again
+    keep_epoch(folder, epochs[2])
+    assert kept_epochs(folder) == [*epochs[:2], epochs[0], epochs[2]]
     drop_epochs(folder)
     drop_epochs(folder)
     assert kept_epochs(folder) == []

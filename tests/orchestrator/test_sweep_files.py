@@ -192,6 +192,16 @@ def test_what_killed_processes_left_is_tidied(kept, object_store):
     assert there(3) >= {"checkpoint.pt", *WEIGHTS}  # it goes on
 
 
+def test_controls_that_are_asked_for_no_more_keep_their_weights(home):
+    folder = home.trial("s-1", "control-uniform-b0.5")
+    folder.mkdir(parents=True)
+    for name in (*PACKAGE, "result.json"):
+        (folder / name).touch()
+    with HomeFiles(home, "s-1") as files:
+        Retention(files, "front", "macs").tidy()
+    assert {path.name for path in folder.iterdir()} == WHOLE
+
+
 def test_all_weights_are_kept_if_so_configured(kept):
     files, leave, there = kept
     retention = Retention(files, "all", "macs")

@@ -27,6 +27,9 @@ def test_one_trial_runs_without_ray_or_a_server(pas):
     assert not (pas.home / "mlflow.db").exists()
     again = pas.json("search", str(pas.file), "--budget", "0.3", "--strength", "5")
     assert again["accuracy"] == record["accuracy"]
+    cell = ("--set", "strengths=[1, 2]", "--budget", str(record["macs"]), "--strength", "5")
+    absolute = pas.json("search", str(pas.file), *cell, "--set", "finetune.epochs=1")
+    assert absolute["folder"] != record["folder"]
 
 
 def test_a_trial_of_a_sweep_is_run_again_by_itself(finished, make_pas, tmp_path):
@@ -34,7 +37,8 @@ def test_a_trial_of_a_sweep_is_run_again_by_itself(finished, make_pas, tmp_path)
     trials = finished.json("compare", "tiny")["trials"]
     trial = next(t for t in trials if t["number"] == 1)
     shutil.copytree(finished.home / "supernets", alone.home / "supernets")
-    _, *words = shlex.split(search_command(load_sweep(alone.file), TrialRecord.from_json(trial)))
+    record = TrialRecord.from_json(trial)
+    _, *words = shlex.split(search_command(load_sweep(alone.file), record, {}))
     again = alone.json(*words)
     for name in ("macs", "widths", "accuracy", "test_accuracy", "hyperparameters"):
         assert again[name] == trial[name], name

@@ -50,6 +50,20 @@ def test_the_best_is_the_most_accurate_then_the_cheapest():
     assert best_of([record(0, "RUNNING")]) is None
 
 
+def test_the_cheapest_is_that_in_the_limited_resource():
+    small = record(0, num_params=1000, macs=9, on_front=True)
+    large = record(1, num_params=2000, macs=5)
+    assert best_of([small, large], "num_params") is small
+    assert "1 k ★" in shown(compare_table([small, large], "num_params", "s-1"))
+
+
+def test_what_was_not_written_by_us_is_no_markup():
+    failed = record(0, "FAILED", error="expected [torch.float32], see [/data/x.png]")
+    text = shown(trial_table([failed], "files in /home/me[1]"))
+    assert "expected [torch.float32], see [/data/x.png]" in text
+    assert "files in /home/me[1]" in text
+
+
 def test_tables_name_the_metric_and_follow_it():
     lower = {"metric": "swd", "higher_is_better": False, "test_score": 0.5}
     near, far = record(0, score=0.25, **lower), record(1, score=0.75, **lower)
@@ -132,7 +146,7 @@ def test_costs_are_those_of_the_sweeps_resource():
     fast = record(0, on_front=True, latency_ms=2.5, predicted_latency_ms=1.25, macs=900_000)
     slow = record(1, on_front=True, latency_ms=0.5, predicted_latency_ms=3.5, macs=100_000)
     text = shown(compare_table([slow, fast], "latency_ms", "s-1"))
-    assert "0.9000 (0.8800) 3.5 ★" in text
+    assert "0.9000 (0.8800) 1.25 ★" in text
     assert "milliseconds predicted" in text
     lines = shown(front_table([slow, fast], "front", "latency_ms")).splitlines()
     rows = [line for line in lines if "b0.5" in line]

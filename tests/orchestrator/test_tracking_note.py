@@ -58,6 +58,7 @@ def test_a_sweep_of_very_many_budgets_still_fits():
         ("latency_ms", {0.8: 0.8, 0.5: 0.5}, "--budget '0.8 ms'"),
         ("latency_ms", {0.8: 1.6}, "--budget 0.8 "),
         ("macs", {300000.0: 300000.0}, "--budget 300000 "),
+        ("macs", {1234564.0: 1234564.0}, "--budget 1234564 "),
     ],
 )
 def test_the_command_to_promote_can_be_copied(resource, limits, words):
