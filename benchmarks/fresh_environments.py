@@ -138,7 +138,7 @@ def _expected(home: Home, tags: dict[str, str], count: int | None) -> Expected:
     test = sources.test
     if count is not None and count < len(test):
         test = test.subset([i * len(test) // count for i in range(count)])
-    way = resize_of(sources.test, sources, config)
+    way = resize_of(sources, config)
     pixels = prepare_images(test.images, sources.image_size, sources.channels, way)
     images = pixels.float() / 255
     network = deployed_network(*load_package(home.trial(sweep_id, trial_id)))

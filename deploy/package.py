@@ -98,7 +98,7 @@ def load_package(
     try:
         _check_memory(architecture)
         network = build_compact(architecture, deploy=deploy)
-    except (ValueError, RuntimeError, OverflowError) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         path = source / ARCHITECTURE_FILE
         raise PackageError(f"{path} is not an architecture: {_first_line(error)}") from error
     path = source / (WEIGHTS_FILE if deploy else TRAINING_WEIGHTS_FILE)

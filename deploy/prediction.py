@@ -13,7 +13,7 @@ from deploy.manifest import ManifestError, verify_folder
 from deploy.onnx_export import onnx_network
 from deploy.package import PackageError, deployed_network, load_architecture, load_package
 from deploy.parity import Form
-from pas_trainer import IMAGE_SUFFIXES, DataError, Resize, is_image, prepare_images
+from pas_trainer import IMAGE_SUFFIXES, DataError, Resize, images_below, prepare_images
 from pas_trainer.data import IMAGENET_MEAN, IMAGENET_STD
 from search_space import Architecture
 
@@ -163,7 +163,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if is_image(p))
+            below = images_below(path)
             if not below:
                 kinds = ", ".join(sorted(IMAGE_SUFFIXES))
                 raise DataError(f"folder {path} has no images ({kinds})")

@@ -21,7 +21,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from torch import Tensor
 
-from pas_trainer import IMAGE_SUFFIXES, Resize, prepare_image
+from pas_trainer import Resize, file_formats, prepare_image
 from search_space import Architecture
 
 _KINDS = (
@@ -147,7 +147,7 @@ def _of_file(
 ) -> NDArray[np.uint8]:
     """Decode a file; its size is in the header, and is checked before anything is unpacked."""
     try:
-        with Image.open(io.BytesIO(content), formats=_file_formats()) as opened:
+        with Image.open(io.BytesIO(content), formats=file_formats()) as opened:
             width, height = opened.size
         _check_pixels(width, height, size, limits, where)
         return prepare_image(io.BytesIO(content), size, channels, resize)
@@ -156,7 +156,7 @@ def _of_file(
     except Image.DecompressionBombError:
         raise _too_large(limits, where) from None
     except Exception:  # what decoders raise on malformed files is not documented
-        kinds = ", ".join(sorted(_file_formats()))
+        kinds = ", ".join(file_formats())
         raise RequestError(422, f"{where} cannot be decoded; send one of {kinds}") from None
 
 
@@ -203,9 +203,3 @@ def _too_many(limits: Limits) -> RequestError:
 
 def _not_finite(name: str) -> float:
     raise RequestError(422, f"the JSON has the value {name}; send finite numbers")
-
-
-def _file_formats() -> tuple[str, ...]:
-    """Return the formats that images to train with may have; Pillow knows riskier ones."""
-    known = Image.registered_extensions()
-    return tuple(sorted({known[suffix] for suffix in IMAGE_SUFFIXES}))

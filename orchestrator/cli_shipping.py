@@ -133,9 +133,9 @@ def predict(
 
     with told("classified"):
         files = image_files(paths)
-        with err.status("model") as status:
+        with err.status("model"):
             wanted = _wanted(model, alias, version, tracking_uri, allow_import)
-            network = shipping.predictor_of(wanted, engine.value, tell=status.update)
+            network = shipping.predictor_of(wanted, engine.value)
         if isinstance(network, Classifier):
             found = network.classify(files, top=top, batch_size=batch_size, unreadable=note)
             _print_predictions(found, as_json, as_csv)

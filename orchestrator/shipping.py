@@ -33,7 +33,7 @@ from orchestrator.errors import UserError
 from orchestrator.home import Home
 from orchestrator.lookup import store_of
 from orchestrator.staged_data import Tell
-from orchestrator.sweep_images import export_images, resize_of_sweep
+from orchestrator.sweep_images import export_images
 
 KEY_VARIABLE = "PAS_SIGNING_KEY"
 
@@ -144,7 +144,7 @@ def publish(wanted: Wanted, address: str, tell: Tell = lambda _: None) -> Publis
         return publish_folder(out, store, key)
 
 
-def predictor_of(wanted: Wanted, engine: str, tell: Tell = lambda _: None) -> Classifier | Drawer:
+def predictor_of(wanted: Wanted, engine: str) -> Classifier | Drawer:
     """Return a network ready for files: of an exported folder, a trial's folder or a version.
 
     Raises:
@@ -164,7 +164,7 @@ def predictor_of(wanted: Wanted, engine: str, tell: Tell = lambda _: None) -> Cl
         package = download_package(registered, Path(temporary))
         if load_architecture(package).task != "classification":
             return _drawer_of(package, wanted, engine)
-        return _classifier_of(registered, package, wanted, engine, tell)
+        return _classifier_of(registered, package, wanted, engine)
 
 
 def _of_trial(folder: Path, wanted: Wanted, engine: str) -> Classifier | Drawer:
@@ -182,12 +182,11 @@ def _drawer_of(package: Path, wanted: Wanted, engine: str) -> Drawer:
 
 
 def _classifier_of(
-    registered: RegisteredVersion, package: Path, wanted: Wanted, engine: str, tell: Tell
+    registered: RegisteredVersion, package: Path, wanted: Wanted, engine: str
 ) -> Classifier:
     """Return the network of a version whose package lies in a folder, which may be written to."""
-    resize = resize_of_sweep(Home.from_environment(), registered, tell)
     allow = wanted.allow_import
-    classifier = classifier_of_package(package, resize, allow_import=allow)
+    classifier = classifier_of_package(package, allow_import=allow)
     if engine == "torch":
         return classifier
     architecture, network = load_package(package, allow_import=allow)

@@ -31,7 +31,6 @@ from pas_trainer import (
     TaskData,
     open_sources,
     prepare_images,
-    resize_of,
     task_of,
 )
 from pas_trainer.data.sources import Source, Sources
@@ -86,7 +85,7 @@ def export_images(
             data="not recorded here",
             resize=_resize_concluded(architecture),
         )
-    resize = resize_of(sources.test, sources, config)
+    resize = resize_of_architecture(architecture)
     validation = _some(sources.validation, VALIDATION_IMAGES if int8 else max(BATCH_SIZES))
     images = _prepared(validation, sources, resize)
     calibration = _some(sources.train, CALIBRATION_IMAGES)
@@ -98,16 +97,6 @@ def export_images(
         calibration=_prepared(calibration, sources, resize) if int8 else None,
         validation=(images, torch.as_tensor(validation.labels)) if int8 else None,
     )
-
-
-def resize_of_sweep(home: Home, registered: RegisteredVersion, tell: Tell) -> Resize | None:
-    """Return how the sweep prepares images for evaluation; ``None`` if it is not at hand."""
-    try:
-        config = _data_config(home, registered, tell)
-        sources = open_sources(config)
-    except (DataError, UserError):
-        return None
-    return resize_of(sources.test, sources, config)
 
 
 def _images_of_task(config: DataConfig, architecture: Architecture) -> ExportImages:

@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from pas_trainer.errors import DataError
 from pas_trainer.workers import from_first, is_first
-
-_UNREADABLE = (
-    *(RuntimeError, EOFError, OSError, ValueError, LookupError),
-    *(UnpicklingError, zipfile.BadZipFile, NotImplementedError),
-)
 
 
 class Checkpoint:
@@ -49,7 +43,7 @@ class Checkpoint:
                 if (damaged := archive.testzip()) is not None:
                     raise zipfile.BadZipFile(damaged)
             state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-        except _UNREADABLE as error:
+        except Exception as error:  # what unpickling a damaged file raises is of any kind
             raise DataError(
                 f"checkpoint {self._path} cannot be read ({type(error).__name__}); "
                 "remove it to start this trial anew"

@@ -6,12 +6,10 @@ Files are safetensors, or torch files read with ``weights_only=True``: no pickle
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -127,15 +125,14 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0].rstrip(". ")
-        raise WeightsError(
-            f"weights {path} are not a file of tensors ({reason}); save the network's state_dict "
-            "as safetensors"
-        ) from error
     except OSError as error:
         reason = error.strerror or "no such file or not readable"
         raise WeightsError(f"weights {path} cannot be read: {reason}") from error
+    except Exception as error:  # what unpickling a damaged file raises is of any kind
+        raise WeightsError(
+            f"weights {path} are not a file of tensors alone ({type(error).__name__}); save the "
+            "network's state_dict as safetensors"
+        ) from error
     for key in _WRAPPED_IN:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

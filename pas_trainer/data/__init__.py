@@ -20,7 +20,7 @@ from pas_trainer.data.pair_batches import PairBatch, TranslationData, load_pairs
 from pas_trainer.data.pairs import PairSources, open_pairs
 from pas_trainer.data.places import Place, is_remote, place_of, set_place
 from pas_trainer.data.preparing import Resize, prepare_image, prepare_images
-from pas_trainer.data.sources import IMAGE_SUFFIXES, is_image, open_sources
+from pas_trainer.data.sources import IMAGE_SUFFIXES, file_formats, images_below, open_sources
 from pas_trainer.data.splitting import fits
 
 CPU = torch.device("cpu")
@@ -43,7 +43,8 @@ __all__ = [
     "Resize",
     "Target",
     "TranslationData",
-    "is_image",
+    "file_formats",
+    "images_below",
     "is_remote",
     "load_data",
     "load_instances",

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pas_trainer.data.config import DataConfig
-from pas_trainer.data.preparing import Resize, centre_of, resized
+from pas_trainer.data.preparing import Resize, prepare_image
 from pas_trainer.data.sources import Source, Sources, decode
 from pas_trainer.errors import DataError
 
@@ -133,16 +135,20 @@ class MemorySplit:
 
 
 class DiskSplit:
-    """Images decoded anew each epoch by worker processes (data sets larger than memory)."""
+    """Images decoded anew each epoch by worker processes (data sets larger than memory).
 
-    def __init__(self, source: Source, sources: Sources, config: DataConfig, augment: bool) -> None:
-        from torchvision.transforms import v2
+    Args:
+        source, sources, config, augment: see :func:`load_split`.
+        resize: how they are evaluated.
+    """
 
-        size = sources.image_size
-        evaluate = centre_of(size)
-        train = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
-        self._train = _Decoded(source, v2.Compose(train) if augment else evaluate)
-        self._evaluate = _Decoded(source, evaluate)
+    def __init__(
+        self, source: Source, sources: Sources, config: DataConfig, resize: Resize, augment: bool
+    ) -> None:
+        size, channels = sources.image_size, sources.channels
+        prepare = partial(prepare_image, size=size, channels=channels, resize=resize)
+        self._evaluate = _Decoded(source, prepare)
+        self._train = _Decoded(source, _RandomCrop(size)) if augment else self._evaluate
         self._workers = config.workers
 
     def __len__(self) -> int:
@@ -167,7 +173,8 @@ class DiskSplit:
         share: Share,
         generator: torch.Generator | None,
     ) -> Iterator[Batch]:
-        shares = (batch[share.items] for batch in batches)
+        # The last batch of an evaluation may have fewer images than there are workers.
+        shares = (part for batch in batches if len(part := batch[share.items]))
         yield from read_batches(dataset, shares, self._workers, generator=generator)
 
 
@@ -213,10 +220,10 @@ def shuffled(num_images: int, batch_size: int, generator: torch.Generator) -> It
 
 
 class _Decoded(Dataset[tuple[Tensor, int]]):
-    """Decodes and transforms one file at a time."""
+    """Decodes and prepares one file at a time."""
 
-    def __init__(self, source: Source, transform: object) -> None:
-        self._source, self._transform = source, transform
+    def __init__(self, source: Source, prepare: Callable[[Path], NDArray[np.uint8]]) -> None:
+        self._source, self._prepare = source, prepare
 
     def __len__(self) -> int:
         return len(self._source)
@@ -224,18 +231,36 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = self._source.images[index]
         assert isinstance(image, Path)
-        transformed = self._transform(decode(image))  # type: ignore[operator]
-        array = torch.from_numpy(np.asarray(transformed).copy())
+        array = torch.from_numpy(self._prepare(image).copy())
         return array.permute(2, 0, 1), self._source.labels[index]
 
 
-def resize_of(
-    source: Source, sources: Sources, config: DataConfig, *, augment: bool = False
-) -> Resize:
-    """Return which way the images of a split go when they are evaluated, see :func:`load_split`."""
+class _RandomCrop:
+    """Crops and mirrors files at random."""
+
+    def __init__(self, size: int) -> None:
+        from torchvision.transforms import v2
+
+        steps = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+        self._crop = v2.Compose(steps)
+
+    def __call__(self, path: Path) -> NDArray[np.uint8]:
+        return np.asarray(self._crop(decode(path)))
+
+
+def resize_of(sources: Sources, config: DataConfig) -> Resize:
+    """Return how the images of all splits are evaluated: as it suits how the training images are.
+
+    Those from disk are cropped at random, mostly by much, and seen at a larger scale.
+    """
+    return "whole" if _fits(sources.train, sources, config, config.augment) else "centre"
+
+
+def _fits(source: Source, sources: Sources, config: DataConfig, augment: bool) -> bool:
+    """Whether a split is held in memory."""
     pixels = (sources.image_size + 2 * _padding(sources.image_size, augment)) ** 2
-    too_many = len(source) * sources.channels * pixels > config.memory_gib * 2**30
-    return "centre" if too_many and not isinstance(source.images, np.ndarray) else "whole"
+    num_bytes = len(source) * sources.channels * pixels
+    return num_bytes <= config.memory_gib * 2**30 or isinstance(source.images, np.ndarray)
 
 
 def _padding(size: int, augment: bool) -> int:
@@ -257,13 +282,13 @@ def load_split(
     Raises:
         DataError: naming the file, if an image cannot be decoded (at once, or when first read).
     """
-    size, channels = sources.image_size, sources.channels
-    if resize_of(source, sources, config, augment=augment) == "centre":
-        return DiskSplit(source, sources, config, augment)
+    size, channels, resize = sources.image_size, sources.channels, resize_of(sources, config)
+    if not _fits(source, sources, config, augment):
+        return DiskSplit(source, sources, config, resize, augment)
     padding = _padding(size, augment)
     images = np.empty((len(source), size, size, channels), np.uint8)
     for i, image in enumerate(source.images):
-        images[i] = resized(image, size, channels)
+        images[i] = prepare_image(image, size, channels, resize)
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
     mirror = augment and config.name != "digits"
     return MemorySplit(tensor, torch.as_tensor(source.labels), padding, mirror)

@@ -1,7 +1,7 @@
 """How an image becomes what a network is evaluated on: decoded, resized, cropped.
 
-There are two ways, as splits are held in memory or read from disk, and whoever classifies further
-images with a trained network must go the one that it was evaluated by.
+There are two ways, as the training images are held in memory or read from disk, and whoever
+classifies further images with a trained network must go the one that it was evaluated by.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pas_trainer.data.sources import decode
 
 Resize = Literal["whole", "centre"]
 """``whole``: the shorter side is brought to the image size, and the middle of the longer one kept
-(images in memory). ``centre``: the shorter side is brought to 256/224 of that, and the middle of
-both kept (images on disk)."""
+(training images in memory). ``centre``: the shorter side is brought to 256/224 of that, and the
+middle of both kept (training images on disk)."""
 
 
 Given = Path | BinaryIO | NDArray[np.uint8]

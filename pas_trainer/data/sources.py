@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -125,6 +126,13 @@ def _of_eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
+@cache
+def file_formats() -> tuple[str, ...]:
+    """Return the formats that a file may have, whatever its name; Pillow knows riskier ones."""
+    known = Image.registered_extensions()
+    return tuple(sorted({known[suffix] for suffix in IMAGE_SUFFIXES}))
+
+
 @contextmanager
 def opened(path: Path | BinaryIO) -> Iterator[Image.Image]:
     """Open one image file, of which only the header is read until its pixels are asked for.
@@ -133,7 +141,7 @@ def opened(path: Path | BinaryIO) -> Iterator[Image.Image]:
         DataError: naming the file, if it cannot be read or decoded.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=file_formats()) as image:
             yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         name = address_of(path) if isinstance(path, Path) else "of bytes"
@@ -206,7 +214,7 @@ def _read_class_folders(folder: Path) -> tuple[Source, tuple[str, ...]]:
     images: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).rglob("*") if is_image(p))
+        files = images_below(folder / name)
         if not files:
             raise DataError(f"class folder {shown}/{name} has no images; fill or remove it")
         images.extend(files)
@@ -214,9 +222,18 @@ def _read_class_folders(folder: Path) -> tuple[Source, tuple[str, ...]]:
     return Source(images, labels), tuple(classes)
 
 
+def images_below(folder: Path) -> list[Path]:
+    """Return the images in a folder and in those below it, sorted; nothing that is hidden."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if is_image(path) and all(map(is_visible, path.relative_to(folder).parents))
+    )
+
+
 def is_image(path: Path) -> bool:
-    """Whether a file counts as an image, by its name."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and is_visible(path)
+    """Whether a path is that of an image, by its name."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and is_visible(path) and path.is_file()
 
 
 def is_visible(path: Path) -> bool:

@@ -126,6 +126,8 @@ def test_images_beyond_memory_are_read_from_disk(folder):
         _, labels = next(split.train_batches(8, 3, share))
         assert torch.equal(labels, batches[0][1][share.items])
         assert sum(len(labels) for _, labels in split.eval_batches(10, share)) == 16
+    parts = [list(split.eval_batches(31, Share(rank, 2))) for rank in (0, 1)]
+    assert [len(part) for part in parts] == [2, 1]  # the last batch is a single image
 
 
 @pytest.mark.parametrize("memory_gib", [1.0, 0.0])
@@ -151,6 +153,16 @@ def test_a_truncated_jpeg_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=r"x\.jpg"):
         decode(path)
+
+
+def test_formats_are_those_that_suffixes_promise(tmp_path):
+    """Pillow reads more, some of them by starting other programs, and looks at no suffix."""
+    image = Image.fromarray(np.zeros((4, 4), np.uint8))
+    image.save(tmp_path / "x.png", "gif")
+    with pytest.raises(DataError, match=r"x\.png"):
+        decode(tmp_path / "x.png")
+    image.save(tmp_path / "x.png", "jpeg")
+    assert decode(tmp_path / "x.png").size == (4, 4)
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -274,5 +286,9 @@ def test_hidden_files_and_folders_are_none_of_the_data(folder):
     (folder / "train" / "cat" / "._000.png").write_bytes(b"no image")
     for split in ("train", "test"):
         (folder / split / ".ipynb_checkpoints").mkdir()
+        (folder / split / "cat" / "folder.png").mkdir()
+        below = folder / split / "cat" / "more" / ".ipynb_checkpoints"
+        below.mkdir(parents=True)
+        (below / "1-checkpoint.png").write_bytes(b"no image")
     after = open_sources(config(folder))
     assert (after.classes, after.train.images) == (before.classes, before.train.images)

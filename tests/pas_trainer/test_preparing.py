@@ -28,8 +28,15 @@ def root(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("memory_gib", "kind"), [(1.0, MemorySplit), (0.0, DiskSplit)])
-def test_prepared_files_are_what_evaluation_sees(root, memory_gib, kind) -> None:
+@pytest.mark.parametrize(
+    ("memory_gib", "kind", "way"),
+    [
+        (1.0, MemorySplit, "whole"),
+        (0.0, DiskSplit, "centre"),
+        (9000 / 2**30, MemorySplit, "centre"),  # too little for the training images alone
+    ],
+)
+def test_prepared_files_are_what_evaluation_sees(root, memory_gib, kind, way) -> None:
     config = DataConfig(
         name="imagefolder", root=str(root), image_size=16, memory_gib=memory_gib, workers=0
     )
@@ -37,7 +44,11 @@ def test_prepared_files_are_what_evaluation_sees(root, memory_gib, kind) -> None
     split = load_split(sources.test, sources, config)
     assert isinstance(split, kind)
     expected = torch.cat([images for images, _ in split.eval_batches(3)])
-    resize = resize_of(sources.test, sources, config)
+    resize = resize_of(sources, config)
+    assert resize == way
+    assert isinstance(load_split(sources.train, sources, config, augment=True), DiskSplit) == (
+        way == "centre"
+    )
     assert torch.equal(prepare_images(sources.test.images, 16, 3, resize), expected)
 
 

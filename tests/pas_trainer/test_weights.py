@@ -106,7 +106,12 @@ def test_files_without_step_counters_are_read(
 
 @pytest.mark.parametrize("file", ["w.safetensors", "w.pt"])
 @pytest.mark.parametrize(
-    ("content", "parts"), [(None, "cannot be read"), (b"no tensors", "are not a file of tensors")]
+    ("content", "parts"),
+    [
+        (None, "cannot be read"),
+        (b"no tensors", "are not a file of tensors"),
+        (b"hello", "are not a file of tensors"),
+    ],
 )
 def test_unusable_files_are_named(
     tmp_path: Path, file: str, content: bytes | None, parts: str
