@@ -47,12 +47,13 @@ class Drawer:
         Args:
             paths: image files.
             out: folder, created if missing; pictures are named after images, numbered where two
-                have the same name.
+                have the same name, or one would take the place of an image.
             unreadable: told of each image that cannot be decoded; the others go on.
         """
         task = task_of(self.architecture)
         out.mkdir(parents=True, exist_ok=True)
-        taken: set[str] = set()
+        here = out.resolve()
+        taken = {p.stem for p in map(Path.resolve, paths) if p == here / f"{p.stem}.png"}
         for path in paths:
             try:
                 image = decode(path)

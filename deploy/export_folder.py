@@ -285,8 +285,10 @@ def check_free(out: Path) -> None:
     """Check that a folder can be written: there is none, or it is empty.
 
     Raises:
-        ManifestError: something is there.
+        ManifestError: something is there, or it is the working folder, whose place cannot be taken.
     """
+    if out.resolve() == Path.cwd():
+        raise ManifestError(f"{out} is the working folder; name one that it is to hold")
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise ManifestError(f"{out} exists and is not empty; name another folder")
 

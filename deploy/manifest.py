@@ -22,9 +22,10 @@ MANIFEST_FILE = "manifest.json"
 SCHEMA = 1
 """Version of the layout; raised when old manifests can no longer be read."""
 
-Preparation = Literal["whole", "centre", "longer"]
-"""How images are prepared: as :data:`pas_trainer.Resize` says; or, of detectors, ``longer``: the
-longer side is brought to the image size, and all of the image kept."""
+Preparation = Literal["whole", "centre", "longer", "stretched"]
+"""How images are prepared: as :data:`pas_trainer.Resize` says; of detectors, ``longer``: the longer
+side is brought to the image size, and all of the image kept; of generators, ``stretched``: both
+sides are brought to it, bicubically."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _MODEL_NAME = re.compile(r"[^\x00-\x1f\x7f/\\:.][^\x00-\x1f\x7f/\\:]{0,199}")

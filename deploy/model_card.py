@@ -23,6 +23,7 @@ _RESIZE_WORDS: Mapping[Preparation, str] = {
     "centre": "the shorter side is brought to {larger} pixels (bilinear), the middle {size} x "
     "{size} kept",
     "longer": "the longer side is brought to {size} pixels (bilinear)",
+    "stretched": "stretched to {size} x {size} pixels (bicubic)",
 }
 
 _ONNX = """\

@@ -109,9 +109,9 @@ def classifier_of_folder(
         )
     architecture = load_architecture(folder)
     _check_classifies(architecture, folder)
-    if manifest.resize == "longer":
+    if manifest.resize == "longer" or manifest.resize == "stretched":  # noqa: PLR1714 - for mypy
         raise ManifestError(
-            f"the manifest of {folder} prepares images as for detectors, but its network "
+            f"the manifest of {folder} prepares images as for another task, but its network "
             "classifies; do not use it"
         )
     if engine == "torch":

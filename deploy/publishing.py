@@ -27,6 +27,7 @@ from deploy.manifest import (
     verify_folder,
     write_manifest,
 )
+from deploy.model_card import CARD_FILE
 from deploy.object_reader import BadReadError, RemoteObject
 from deploy.object_store import ObjectStore
 from deploy.store_errors import StoreUse
@@ -123,10 +124,10 @@ def publish_folder(folder: Path, store: ObjectStore, key: str | None = None) -> 
     if there is None:
         there = manifest if key is None else manifest.signed(key)
         uploaded = _upload(folder, store, place, there)
-    elif there.names != manifest.names:
+    elif differing := _differing(there, manifest):
         raise ManifestError(
-            f"{store.uri}/{place} holds this version with other files "
-            f"({', '.join(sorted(there.names))}); publish it below another prefix"
+            f"{store.uri}/{place} holds this version with other files ({', '.join(differing)}); "
+            "publish it below another prefix"
         )
     return Published(
         uri=f"{store.uri}/{place.rstrip('/')}",
@@ -134,6 +135,17 @@ def publish_folder(folder: Path, store: ObjectStore, key: str | None = None) -> 
         uploaded=uploaded,
         moved=move_pointer(store, there),
     )
+
+
+def _differing(there: Manifest, here: Manifest) -> list[str]:
+    """Return the files that only one of two manifests names, or with other content.
+
+    Model cards may differ: they tell what was measured when they were written.
+    """
+    old, new = ({f.name: f.sha256 for f in manifest.files} for manifest in (there, here))
+    names = {*old, *new} - {CARD_FILE}
+    differing = sorted(name for name in names if old.get(name) != new.get(name))
+    return differing if there.resize == here.resize else [*differing, MANIFEST_FILE]
 
 
 def move_pointer(store: ObjectStore, manifest: Manifest) -> bool:
@@ -257,7 +269,12 @@ def _model_at(store: ObjectStore) -> str:
     if any(_FOLDER.fullmatch(folder) for folder in folders):
         return ""
     if len(folders) == 1:
-        return f"{folders[0]}/"
+        model = f"{folders[0]}/"
+        if not any(_FOLDER.fullmatch(folder) for folder in store.folders(model)):
+            raise DataError(
+                f"{store.uri}/{model} holds no versions of a model; correct the address"
+            )
+        return model
     if not folders:
         raise DataError(f"there is no model below {store.uri}; correct the address, or publish one")
     raise DataError(

@@ -21,6 +21,8 @@ TASK_TAG, METRIC_TAG, FORM_TAG = "pas.task", "pas.metric", "pas.form"
 """Tags of a version: what it is for, what it is judged by, :attr:`pas_trainer.Task.form`. Of old
 versions, which have none of them: classification, accuracy, program."""
 
+_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
 _EXAMPLE_FILE = "input_example.json"
 
 
@@ -68,7 +70,8 @@ def find_version(
     """Look a version up, by its number or by an alias.
 
     Raises:
-        PackageError: there is no such model, alias or version, or it was registered by others.
+        PackageError: there is no such model, alias or version, it was registered by others, or the
+            registry does not answer.
     """
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     try:
@@ -79,6 +82,11 @@ def find_version(
         location = client.get_model_version_download_uri(model, found.version)
     except MlflowException as error:
         what = f"alias {alias!r}" if version is None else f"version {version}"
+        if error.error_code not in _UNKNOWN:
+            raise PackageError(
+                f"the registry does not tell of model {model!r} with {what} ({error.error_code}); "
+                "check the tracking server, and what your account may read"
+            ) from None
         raise PackageError(
             f"the registry has no model {model!r} with {what} ({error.error_code}); "
             "promote a trial first, or correct the name"

@@ -126,6 +126,8 @@ def register_candidate(
     version = _find_version(client, model_name, run_id, candidate.content_hash)
     if version is None:
         return _register(client, model_name, run, candidate, all_tags, description)
+    logged = log_network(client, run, candidate.content_hash, {})
+    name_version(client, logged, model_name, str(version))
     for key, value in all_tags.items():
         client.set_model_version_tag(model_name, str(version), key, value)
     if description:

@@ -213,6 +213,8 @@ class Outbox:
                 patiently(lambda write=write: write.do(self._store), self._closed)  # type: ignore[misc]
             except DataError as refused:
                 error = refused
+            except Exception as unforeseen:  # or whoever flushes would wait for ever
+                error = DataError(f"{write.path} cannot be stored: {unforeseen!r}")
             finally:
                 write.close()
             with self._changed:

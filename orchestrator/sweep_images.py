@@ -115,6 +115,8 @@ def _resize_concluded(architecture: Architecture) -> Preparation:
     """Conclude how images are prepared from what the network is for."""
     if architecture.task == "classification":
         return resize_of_architecture(architecture)
+    if architecture.task == "image_translation":
+        return "stretched"
     return "longer" if task_of(architecture).form == "onnx" else "whole"
 
 

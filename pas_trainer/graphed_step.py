@@ -39,7 +39,8 @@ class GraphedStep:
     def __init__(
         self, gradients: Gradients, model: nn.Module, images: Tensor, labels: Tensor
     ) -> None:
-        progress = torch.zeros((), dtype=torch.float64, device=images.device)
+        # Before the search, so that what is kept of it does not count the steps to warm up.
+        progress = torch.full((), -1.0, dtype=torch.float64, device=images.device)
         self._inputs = (images, labels, progress)
         buffers = [buffer.clone() for buffer in model.buffers()]
         gc.collect()  # parts of earlier autograd graphs belong to another stream

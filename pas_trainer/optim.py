@@ -29,7 +29,8 @@ class OptimizerConfig:
     momentum: float = 0.9
     """Of ``adamw``, the decay rate of the mean gradient (its first beta)."""
     weight_decay: float = 5e-4
-    """On weights of convolutions and linear layers only; never on scores, biases and norms."""
+    """On weights of convolutions and linear layers, and on other parameters with two sizes above 1
+    (a transformer's position embedding); never on scores, biases and norms."""
     label_smoothing: float = 0.1
     batch_size: int = 128
     """Images per step."""

@@ -145,7 +145,8 @@ def _parsed(file: Path) -> Any:
         with redirect_stdout(io.StringIO()):
             content = COCO(file)
         for image in content.imgs.values():
-            if not (image["width"] > 0 and image["height"] > 0 and image["file_name"]):
+            sizes = (image["width"], image["height"])
+            if not (all(isinstance(s, int) and s > 0 for s in sizes) and image["file_name"]):
                 raise ValueError
         for category in content.cats.values():
             if not category["name"]:

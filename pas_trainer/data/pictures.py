@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -114,8 +115,13 @@ def load_pictures(
     return MemoryPictures(in_memory, _stacked(larger) if augment else in_memory)
 
 
+def stretched(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Bring a picture of any shape to (size, size, 3), bicubically."""
+    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
+
+
 class _Decoded(Dataset[Tensor]):
-    """Decodes and resizes one file at a time, bicubically, whatever its shape."""
+    """Decodes and stretches one file at a time."""
 
     def __init__(self, files: Sequence[Path], size: int, halves: int) -> None:
         self.files, self.size, self.halves = files, size, halves
@@ -129,8 +135,7 @@ class _Decoded(Dataset[Tensor]):
         pictures = [
             whole.crop((i * width, 0, (i + 1) * width, whole.height)) for i in range(self.halves)
         ]
-        scaled = [p.resize((self.size, self.size), Image.Resampling.BICUBIC) for p in pictures]
-        array = np.concatenate([np.asarray(each) for each in scaled], axis=2)
+        array = np.concatenate([stretched(each, self.size) for each in pictures], axis=2)
         return torch.from_numpy(array).permute(2, 0, 1)
 
 

@@ -21,7 +21,7 @@ from pas_trainer.data import (
     open_pairs,
 )
 from pas_trainer.data.batches import Split
-from pas_trainer.data.preparing import resized
+from pas_trainer.data.pictures import stretched
 from pas_trainer.devices import autocast
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.previews import translation_picture
@@ -195,10 +195,10 @@ class ImageTranslation(Task):
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Return what becomes of an image, (S, S, 3), S being the size it was trained on.
 
-        The shorter side is brought to that, and the middle of the longer one kept.
+        It is stretched to that, as it is for training and evaluation.
         """
         size = architecture.image_size
-        pixels = torch.tensor(resized(np.array(image), size, 3)).permute(2, 0, 1)[None]
+        pixels = torch.tensor(stretched(image, size)).permute(2, 0, 1)[None]
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (architecture.mean, architecture.std))
         made = network((pixels.float() / 255 - mean) / std)[0] * std + mean
         drawn = (made.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()

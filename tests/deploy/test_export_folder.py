@@ -18,6 +18,7 @@ from deploy.export_folder import (
     BATCH_SIZES,
     accuracy,
     check_forms,
+    check_free,
     file_names,
     held_export,
     write_export,
@@ -200,6 +201,12 @@ def test_a_folder_in_use_is_refused(written, tmp_path) -> None:
         write_export(
             tmp_path / "link", written.registered, written.package, export_images(int8=False)
         )
+
+
+def test_the_working_folder_is_refused_at_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ManifestError, match="is the working folder"):
+        check_free(Path())
 
 
 def test_the_same_export_is_known_and_another_one_refused(written, tmp_path) -> None:

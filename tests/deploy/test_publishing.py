@@ -219,6 +219,31 @@ def test_the_same_version_with_other_files_is_refused(store, folder, tmp_path) -
         publish_folder(tmp_path / "more", store)
 
 
+def test_the_same_version_with_other_content_is_refused(store, folder, tmp_path) -> None:
+    publish_folder(folder, store)
+    manifest = verify_folder(folder)
+    write_manifest(folder, dataclasses.replace(manifest, resize="centre"))
+    with pytest.raises(ManifestError, match=r"with other files \(manifest\.json\)"):
+        publish_folder(folder, store)
+    first = dataclasses.replace(manifest.files[0], sha256="0" * 64)
+    other = dataclasses.replace(manifest, files=(first, *manifest.files[1:]))
+    assert deploy.publishing._differing(manifest, other) == [first.name]
+    card = dataclasses.replace(first, name="MODEL_CARD.md")
+    cards = [
+        dataclasses.replace(manifest, files=(dataclasses.replace(card, sha256=s * 64),))
+        for s in "01"
+    ]
+    assert deploy.publishing._differing(*cards) == []
+
+
+def test_a_folder_above_the_models_is_told(store, folder, tmp_path) -> None:
+    publish_folder(folder, store)
+    uri, _, name = store.uri.rpartition("/")
+    above = open_models(uri)
+    with pytest.raises(DataError, match=f"{name}/ holds no versions of a model"):
+        fetch_folder(above, tmp_path / "got")
+
+
 def test_a_manifest_moved_from_another_version_is_refused(
     object_store, store, folder, tmp_path
 ) -> None:

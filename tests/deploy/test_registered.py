@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from torch import Tensor
 
 from deploy import PackageError, content_hash, promote_package
@@ -53,6 +55,15 @@ def test_what_is_not_there_or_not_ours_is_told(promoted: str, tmp_path: Path) ->
     client.create_model_version("theirs", source=str(tmp_path))
     with pytest.raises(PackageError, match="was not registered by pas promote"):
         find_version(promoted, "theirs", version=1)
+
+
+def test_a_registry_that_refuses_is_not_taken_for_an_empty_one(promoted, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise MlflowException("no", error_code=PERMISSION_DENIED)
+
+    monkeypatch.setattr(MlflowClient, "get_model_version_by_alias", refuse)
+    with pytest.raises(PackageError, match=r"does not tell .*\(PERMISSION_DENIED\).*may read"):
+        find_version(promoted, "digits")
 
 
 def test_files_that_are_not_those_promoted_are_refused(promoted: str, tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_what_is_refused_for_good_is_told(object_store):
             outbox.write("b", b"")
 
 
+def test_what_nobody_foresaw_is_told_too(store, outbox, monkeypatch):
+    monkeypatch.setattr(ObjectStore, "write", lambda *_: 1 // 0)
+    with pytest.raises(DataError, match=r"^a cannot be stored: ZeroDivisionError"):
+        outbox.write("a", b"")
+        outbox.flush()
+
+
 def test_what_waits_when_the_outbox_is_closed_is_given_up(object_store, uri, store):
     object_store.away = True
     outbox = Outbox(store)

@@ -31,6 +31,10 @@ def test_only_the_end_of_a_search_counts(gated):
     mean = ScoreMean(gated, 0.7, CPU)
     seen = follow(gated, mean, [0.0, 0.5, 0.69, 0.7, 0.8, 0.9])
     mean.settle()
+    whole = ScoreMean(gated, 0.0, CPU)
+    follow(gated, whole, [-1.0])  # before the search, where steps are recorded
+    assert not whole.state_dict()["count"]
+    mean.settle()
     for k, gate in enumerate(gated.gates.values()):
         torch.testing.assert_close(gate.scores.data, sum(s[k] for s in seen[3:]) / 3)
 
