@@ -61,7 +61,8 @@ class DataConfig:
     """Random crops (and mirror images, except for digits) while training; for instance
     segmentation mirror images only."""
     memory_gib: float = 2.0
-    """Decoded images are held in memory up to this size, and read again each epoch beyond it."""
+    """The decoded images of a split are held in memory up to this size; beyond, they are read again
+    each epoch."""
     workers: int = 4
     """Processes that decode images, where they do not fit in memory."""
     split_seed: int = 0

@@ -83,8 +83,8 @@ def test_what_is_refused_for_good_is_told(object_store):
 
 def test_what_nobody_foresaw_is_told_too(store, outbox, monkeypatch):
     monkeypatch.setattr(ObjectStore, "write", lambda *_: 1 // 0)
+    outbox.write("a", b"")
     with pytest.raises(DataError, match=r"^a cannot be stored: ZeroDivisionError"):
-        outbox.write("a", b"")
         outbox.flush()
 
 
