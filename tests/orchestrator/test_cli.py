@@ -335,6 +335,8 @@ def test_an_undecodable_image_stops_the_sweep_resumably(sweep, images):
     result = sweep("--json", *sets)
     assert result.code == 0, result.err
     assert [t["status"] for t in json.loads(result.out)["trials"]] == ["FINISHED"]
+    (images / "train" / "a" / "1.png").unlink()  # its trials would be of two data sets
+    refused(sweep("--dry-run", *sets), "data.root", "changed since", "another name")
 
 
 @pytest.mark.slow
