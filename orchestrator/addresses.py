@@ -63,8 +63,8 @@ def check_address(address: str | None) -> None:
     host, port = host_and_port(address)
     try:
         socket.create_connection((host, port), timeout=_TIMEOUT_S).close()
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
+    except (OSError, UnicodeError) as error:  # the latter of names that no host can have
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(
             f"--address {address}: nothing answers at {host} port {port} ({reason}); is the "
             "cluster up, and is there a way (a tunnel) to that port?"
@@ -77,11 +77,11 @@ def host_and_port(address: str) -> tuple[str, int]:
     Raises:
         UserError: no such address.
     """
-    url = urlsplit(address if takes_jobs(address) else f"tcp://{address}")
     try:
+        url = urlsplit(address if takes_jobs(address) else f"tcp://{address}")
         port = url.port or _PORTS.get(url.scheme)
-    except ValueError:  # out of range
-        port = None
+    except ValueError:  # a port out of range, half an IPv6 address
+        url, port = urlsplit(""), None
     if not url.hostname or not port or url.path.strip("/") or not re.fullmatch(r"\S+", address):
         raise UserError(f"--address {address!r} is no address; it may be {_FORMS}")
     if url.username or url.password:

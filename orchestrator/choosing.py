@@ -26,7 +26,8 @@ def choose(
     """
     absolute = absolute_limit(limit, resource, supernet)
     members = [r for r in records if r.on_front and r.control is None]
-    within = [r for r in members if _cost(r, resource) <= absolute]
+    # A share of a whole number is not always the whole number that was searched for.
+    within = [r for r in members if _cost(r, resource) <= absolute * (1 + 1e-9)]
     if not within:
         if not members:
             raise UserError("no trial of the sweep has finished; nothing can be promoted")

@@ -99,7 +99,7 @@ def extend(
         options = [f"--trials={trials}"] * (trials is not None) + ["--json"] * as_json
         options += [f"--limit={limit}" for limit in limits or []]
         options += [f"--strength={strength}" for strength in strengths or []]
-        command = entrypoint(["extend", sweep, *options], with_code=code)
+        command = entrypoint(["extend", names[0], *options], with_code=code)
         folders = code_folders() if code else []
         run_as_job(server, names, command, folders, detach=detach, as_json=as_json)
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.cli_options import Json, Model, TrackingUri
@@ -261,5 +262,5 @@ def _print_predictions(found: Iterator[Prediction], as_json: bool, as_csv: bool)
         return
     table = Table("image", "class", "probability")
     for one in found:
-        table.add_row(str(one.path), one.label, f"{one.probability:.4f}")
+        table.add_row(escape(str(one.path)), escape(one.label), f"{one.probability:.4f}")
     out.print(table)

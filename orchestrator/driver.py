@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.errors import UserError
+from orchestrator.errors import UserError, printable
 from orchestrator.home import Home
 
 STOP_WAIT_S = 120
@@ -50,12 +50,19 @@ def only_driver(home: Home, sweep_id: str) -> Iterator[str]:
         A token of this folder, the same for every driver that holds its lock, and no other's.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or it cannot be written.
     """
     folder = home.sweep(sweep_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
-        if not _locked(file, tries=_TRIES):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise UserError(
+            f"{error.filename} cannot be written ({error.strerror}); run the sweep as the user it "
+            "was begun by, or set PAS_HOME to a folder of your own"
+        ) from None
+    with lock as file:
+        if not _locked(file, fcntl.LOCK_EX, tries=_TRIES):
             raise UserError(
                 f"sweep {sweep_id} is being run by another process; follow it with 'pas status' "
                 "or 'pas logs', end it with 'pas stop'"
@@ -71,8 +78,8 @@ def driver_of(home: Home, sweep_id: str) -> Driver | None:
     """Return what runs a sweep of this home folder now; ``None`` if nothing does."""
     path = home.sweep(sweep_id) / "lock"
     try:
-        with path.open("r+") as file:
-            if not _locked(file):
+        with path.open() as file:
+            if not _locked(file, fcntl.LOCK_SH):
                 holder = _read(file)
                 return Driver(holder["host"], holder["pid"]) if holder else None
     except FileNotFoundError:
@@ -90,11 +97,11 @@ def _read(file: IO[str]) -> dict[str, Any]:
     return said
 
 
-def _locked(file: IO[str], tries: int = 1) -> bool:
+def _locked(file: IO[str], kind: int, tries: int = 1) -> bool:
     """Lock a file; more than one try where another process may only be looking."""
     for _ in range(tries):
         with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
             return True
         time.sleep(_POLL_S / 4)
     return False
@@ -187,7 +194,7 @@ def driver_log(home: Home, sweep_id: str) -> Iterator[Callable[[str], None]]:
 
     def write(line: str) -> None:
         with suppress(OSError):
-            file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
+            file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {printable(line)}\n")
 
     with log_path(home, sweep_id).open("a", buffering=1, encoding="utf-8") as file:
         write(f"driver {os.getpid()} on {socket.gethostname()} begins")

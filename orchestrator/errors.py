@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Return a text that can be printed and stored: names of files may be no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class UserError(Exception):
     """Bad input or surroundings (exit code 2): the message names what, where and the way out."""
 

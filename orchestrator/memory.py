@@ -11,8 +11,8 @@ import torch
 
 from orchestrator.cells import TrialJob
 
-_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-"""How torch's allocators say so where they raise a plain RuntimeError."""
+_WORDS = ("out of memory", "t allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+"""How allocators (can't, cannot allocate) and NVIDIA's libraries say so in a RuntimeError."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -27,6 +27,7 @@ from orchestrator.node_files import supernet_on_node
 from orchestrator.node_resources import check_gpu, worker_threads
 from orchestrator.ray_room import nodes, workers_on
 from orchestrator.staged_data import bring_data
+from orchestrator.submission import NEVER_SENT
 from orchestrator.worker import stopping_sentence
 from pas_trainer import (
     DataError,
@@ -56,7 +57,7 @@ def ray_session(address: str | None, code: Sequence[str] = ()) -> Iterator[None]
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
-            runtime_env={"py_modules": list(code)} if code else None,
+            runtime_env={"py_modules": list(code), "excludes": NEVER_SENT} if code else None,
         )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(unreachable(address, error)) from None
@@ -120,6 +121,12 @@ _RemoteSupernetActor = ray.remote(max_restarts=2, max_task_retries=2, max_concur
 )
 
 
+_OUT_OF_MEMORY = (
+    "supernet: out of memory; raise optimizer.micro_batches or lower optimizer.batch_size or "
+    "data.image_size"
+)
+
+
 def supernet_booking(resources: ResourceConfig) -> tuple[float, float]:
     """Return the CPUs and GPUs that the supernet's training books on the connected cluster."""
     cpus = [node.get("CPU", 0) for node in nodes() if workers_on(node, resources)]
@@ -168,15 +175,17 @@ def train_supernet_on_cluster(
         if isinstance(cause, DataError | WeightsError | DivergenceError | OSError):
             raise SweepStoppedError(f"supernet: {stopping_sentence(cause)}") from None
         if is_out_of_memory(cause):
-            raise SweepStoppedError(
-                "supernet: out of memory; raise optimizer.micro_batches or lower "
-                "optimizer.batch_size or data.image_size"
-            ) from None
+            raise SweepStoppedError(_OUT_OF_MEMORY) from None
         raise SweepStoppedError(f"supernet: {type(cause).__name__}: {cause}") from error
+    except ray.exceptions.OutOfMemoryError:  # of the node, whose monitor killed the worker
+        raise SweepStoppedError(_OUT_OF_MEMORY) from None
     except ray.exceptions.RayActorError:
         raise SweepStoppedError(
             "the worker that trained the supernet died three times; see Ray's logs, "
             "then run the same command to go on from its last epoch"
         ) from None
+    except ray.exceptions.RayError as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SweepStoppedError(f"supernet: its worker cannot be had: {first}") from None
     finally:
         ray.kill(actor)

@@ -19,6 +19,7 @@ import requests
 from orchestrator.addresses import LOCKED, check_address, is_ray_client, takes_jobs
 from orchestrator.driver import STOP_WAIT_S
 from orchestrator.errors import UserError
+from orchestrator.submission import NEVER_SENT
 from orchestrator.submitted import SweepJob, metadata_of, sweep_job
 
 # Read by Ray when it is imported: 'uv run pas' does not make uv a need of the cluster.
@@ -69,9 +70,7 @@ class JobServer:
             found = [sweep_job(info) for info in self._client.list_jobs()]
         jobs = [job for job in found if job is not None]
         if sweep is not None:
-            jobs = [job for job in jobs if job.sweep_id == sweep] or [
-                job for job in jobs if job.name == sweep
-            ]
+            jobs = [job for job in jobs if sweep in {job.sweep_id, job.name}]
         return sorted(jobs, key=lambda job: job.start_time_ms or 2**63, reverse=True)
 
     def latest(self, sweep: str) -> SweepJob:
@@ -121,7 +120,7 @@ class JobServer:
             "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
         }
         if py_modules:
-            environment["py_modules"] = list(py_modules)
+            environment |= {"py_modules": list(py_modules), "excludes": NEVER_SENT}
         with self._told():
             job_id = self._client.submit_job(
                 entrypoint=entrypoint,
@@ -147,13 +146,14 @@ class JobServer:
         """Yield what a job says, from its beginning to its end; lost connections are renewed."""
         shown = 0
         while True:
+            ended = self._patiently(job_id).has_ended
             skip = shown
             for piece in _tail(self._client, job_id):
                 new, skip = piece[skip:], max(0, skip - len(piece))
                 shown += len(new)
                 if new:
                     yield new
-            if self._patiently(job_id).has_ended:
+            if ended:
                 return
             time.sleep(_POLL_S)
 

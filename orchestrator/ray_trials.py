@@ -48,6 +48,9 @@ def run_trials(
 ) -> None:
     """Run every trial that ``sweep`` has to give, as one Tune run.
 
+    As another one what that has lost: if a worker dies just when it is to be used for the next
+    trial, Tune forgets the trial.
+
     Args:
         sweep: gives jobs and is told what happens.
         resources: per trial.
@@ -55,7 +58,29 @@ def run_trials(
         folder: for Ray's own files; removed afterwards.
         train: what a worker does for a job, where a trial has one.
     """
-    tuner = tune.Tuner(
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_suggested_ahead(resources))
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    _let_killed_for_memory_be_dead()
+    for _ in range(1 + MAX_WORKER_DEATHS):
+        _run(_tuner(sweep, resources, scheduler, folder, train), folder)
+        lost = False
+        with _stop_if_storage_fails(sweep):
+            lost = sweep.stop_reason is None and sweep.take_back()
+        if not lost:
+            return
+    sweep.stop_reason = sweep.stop_reason or (
+        "workers die between two trials, again and again; see Ray's logs"
+    )
+
+
+def _tuner(
+    sweep: Sweep,
+    resources: ResourceConfig,
+    scheduler: SchedulerConfig,
+    folder: Path,
+    train: Train,
+) -> tune.Tuner:
+    return tune.Tuner(
         _trainable(resources, train),
         tune_config=tune.TuneConfig(
             search_alg=_SweepSearcher(sweep),
@@ -75,8 +100,22 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=-1),  # see _SweepCallback
         ),
     )
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_suggested_ahead(resources))
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def _let_killed_for_memory_be_dead() -> None:
+    """Have Tune replace workers that Ray's memory monitor has killed, as it does other dead ones.
+
+    These end with an error of their own, which it knows not: it would end the whole run.
+    """
+    from ray.air.execution._internal import actor_manager
+    from ray.exceptions import OutOfMemoryError, RayActorError
+    from ray.tune.execution import tune_controller
+
+    for module in (actor_manager, tune_controller):
+        module.RayActorError = (RayActorError, OutOfMemoryError)
+
+
+def _run(tuner: tune.Tuner, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         # Stdout is for results; Tune prints its own tables there.

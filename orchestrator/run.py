@@ -103,7 +103,7 @@ def prepare(
         plan = make_plan(config, status.update)
     if has_trials(config, home):
         check_same_supernet(config, plan.supernet_key, home)
-    if address is None:
+    if is_own(address):
         check_device(config)
     check_disk(home, plan)
     return plan_latency(plan, home, home.sweep(config.sweep_id), console, dry_run=dry_run)

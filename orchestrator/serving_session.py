@@ -48,6 +48,12 @@ def serve_on_ray(options: ServingOptions, pointer: Path, token: str | None) -> I
         )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(unreachable(options.address, error)) from None
+    if _serves_already():
+        ray.shutdown()
+        raise UserError(
+            f"the cluster at {options.address} serves something already, at an address that was "
+            "chosen then; end that (serve shutdown), or leave out --address"
+        )
     try:
         _start(options, pointer, token)
         yield
@@ -71,11 +77,6 @@ def _start(options: ServingOptions, pointer: Path, token: str | None) -> None:
 
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    if _serves_already():
-        raise UserError(
-            f"the cluster at {options.address} serves something already, at an address that was "
-            "chosen then; end that (serve shutdown), or leave out --address"
-        )
     metrics = pointer.parent / "metrics"
     metrics.mkdir()
     limits = options.limits

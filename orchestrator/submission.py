@@ -18,6 +18,10 @@ from orchestrator.errors import UserError
 from orchestrator.loading import parse_sweep, read_document, relative_paths
 
 _PACKAGES = ("search_space", "pas_trainer", "deploy", "orchestrator")
+NEVER_SENT = [".env", ".env.*", "*.pem", ".git", "__pycache__"]
+"""What stays here of the folders of :func:`code_folders`, as .gitignore writes it: ``deploy`` may
+hold a filled-in ``.env``, and Ray heeds no ignore file above a folder."""
+
 _MAX_BYTES = 100_000
 """Of a sweep file: it is an argument of a shell, and Linux takes no longer ones than 128 KiB."""
 

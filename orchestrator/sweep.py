@@ -145,6 +145,17 @@ class Sweep:
         records.tell_ended(job)
         records.redraw_front()
 
+    def take_back(self) -> bool:
+        """Queue again what was handed out and has not ended; return whether anything was."""
+        for trial_id, job in self._jobs.items():
+            self._files.pull(job.steps)
+            self._records.tell_ended(job)
+            self.meter.ended(trial_id, lost=not self._records.has_ended(job))
+        lost = [job for job in self._jobs.values() if not self._records.has_ended(job)]
+        self._again = lost + self._again
+        self._jobs.clear()
+        return bool(lost)
+
     def account(self) -> dict[str, float]:
         """Keep what the sweep has used until now, tell the tracking store and return it.
 

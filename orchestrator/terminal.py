@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from orchestrator.errors import printable
 from orchestrator.records import TrialRecord, controls_among, without_controls
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -33,7 +34,7 @@ def resumable() -> Iterator[None]:
 
 def fail(sentence: str) -> None:
     """End with a sentence about bad input."""
-    err.print(f"pas: {sentence}", highlight=False, soft_wrap=True, markup=False)
+    err.print(printable(f"pas: {sentence}"), highlight=False, soft_wrap=True, markup=False)
     sys.exit(BAD_INPUT)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from deploy import content_hash, median_pass_ms, save_package
 from orchestrator.accounting import booked
 from orchestrator.cells import Report, Train, TrialJob
-from orchestrator.errors import WorkerLostError
+from orchestrator.errors import WorkerLostError, printable
 from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TRIAL_FILE, write_json
 from orchestrator.memory import (
     free_memory,
@@ -137,7 +137,7 @@ def _attempt(job: TrialJob, report: Report, train: Train) -> TrialJob | None:
             _fail(job, _OUT_OF_MEMORY.format(parts=job.trial.optimizer.micro_batches))
             return None
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / ERROR_FILE).write_text(traceback.format_exc())
+        (job.folder / ERROR_FILE).write_text(printable(traceback.format_exc()))
         _fail(job, f"{type(error).__name__}: {error}")
     return None
 
@@ -149,7 +149,7 @@ _OUT_OF_MEMORY = (
 
 
 def _fail(job: TrialJob, sentence: str) -> None:
-    end_rest(job, lambda step: failed(step, sentence))
+    end_rest(job, lambda step: failed(step, printable(sentence)))
 
 
 def end_rest(job: TrialJob, ended: Callable[[TrialJob], TrialRecord]) -> list[TrialJob]:
@@ -164,7 +164,7 @@ def stopping_sentence(error: Exception) -> str:
     """Return one sentence for an error that every trial would meet."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'home folder'}); make room and run again"
-    return str(error)
+    return printable(str(error))
 
 
 def write_result(job: TrialJob, record: TrialRecord) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import socket
 
 import pytest
@@ -63,10 +64,11 @@ def test_the_port_may_be_left_out_where_there_is_a_usual_one(address, named):
     [
         *("", "foo", "bogus://x:1", "http://", "http://:8265", "http://x:99999", "x:y"),
         *("http://x/jobs", "ray://", "ray://:10001", "ray://x:0x1", "ray://x/y"),
+        "http://[::1:8265",
     ],
 )
 def test_what_is_no_address_is_refused(address):
-    with pytest.raises(UserError, match=f"--address '{address}' is no address; it may be auto"):
+    with pytest.raises(UserError, match=re.escape(f"--address '{address}' is no address; it may")):
         check_address(address)
 
 
@@ -86,6 +88,11 @@ def test_where_nothing_answers_is_told(form):
         port = closed.getsockname()[1]
         with pytest.raises(UserError, match=f"nothing answers at 127.0.0.1 port {port}"):
             check_address(form.format(port))
+
+
+def test_a_name_that_no_host_can_have_is_told():
+    with pytest.raises(UserError, match=r"nothing answers at ray\.\.head port 6379"):
+        check_address("ray..head:6379")
 
 
 def test_a_host_that_is_not_known_is_told():

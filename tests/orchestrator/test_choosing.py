@@ -46,6 +46,12 @@ def test_the_most_accurate_front_member_within_the_limit_is_chosen(limit, chosen
     assert choose(RECORDS, "macs", limit, 1000).trial_id == chosen
 
 
+def test_a_share_takes_the_network_that_was_found_for_it():
+    (found,) = mark_front([record("found", 29, 0.7)])
+    assert 0.29 * 100 < 29  # in floating point
+    assert choose([found], "macs", 0.29, 100) == found
+
+
 def test_a_control_is_never_chosen_however_good_it_is():
     perfect = dataclasses.replace(record("control-uniform-b0.5", 90, 1.0), control="uniform")
     records = mark_front([*RECORDS, perfect])

@@ -136,6 +136,13 @@ def test_the_reason_of_an_end_is_in_the_log(home):
     assert (home.sweep("s-1") / "driver.log").read_text().endswith(" the disk is full\n")
 
 
+def test_names_that_are_no_utf_8_are_told_all_the_same(home):
+    home.sweep("s-1").mkdir(parents=True)
+    with pytest.raises(UserError), driver_log(home, "s-1"):
+        raise UserError("cannot decode k\udce4fig.png")
+    assert "decode k\\udce4fig.png" in "".join(read_log(home, "s-1", follow=False))
+
+
 def test_no_log_is_told(home):
     with pytest.raises(UserError, match="sweep s-1 has no log in home folder"):
         list(read_log(home, "s-1", follow=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -98,7 +99,7 @@ def server(monkeypatch):
 
 def test_a_log_goes_on_where_it_was_when_the_connection_was_lost(server):
     server._client = StandIn("one ", "two ", "three")
-    answers = iter([ConnectionError("away"), None, None, None])
+    answers = itertools.chain([None, ConnectionError("away")], itertools.repeat(None))
     real = server._client.get_job_info
 
     def sometimes(job_id):
@@ -108,6 +109,41 @@ def test_a_log_goes_on_where_it_was_when_the_connection_was_lost(server):
 
     server._client.get_job_info = sometimes
     assert list(server.follow("pas-a-1")) == ["one ", "two ", "three"]
+
+
+def test_what_a_job_said_while_the_connection_was_lost_is_told(server):
+    """It ends meanwhile, with more than one piece that nobody has read."""
+    server._client = StandIn("one ", "two ", "three")
+    info = server._client.get_job_info
+
+    def ended_after_the_first(job_id):
+        if server._client.asked:
+            server._client.asked = 3
+        return info(job_id)
+
+    server._client.get_job_info = ended_after_the_first
+    assert "".join(server.follow("pas-a-1")) == "one two three"
+
+
+def test_jobs_are_found_by_id_and_by_name_alike(server):
+    """One that was submitted by a name alone, its id being unknown, hides none of the others."""
+    jobs = [("digits", "digits"), ("digits-1a", "digits"), ("other-2b", "other")]
+    infos = [
+        SimpleNamespace(
+            submission_id=f"pas-{sweep_id}-1",
+            metadata=metadata_of(sweep_id, name),
+            status=JobStatus.RUNNING,
+            driver_exit_code=None,
+            start_time=start,
+            end_time=None,
+            message=None,
+        )
+        for start, (sweep_id, name) in enumerate(jobs, 1)
+    ]
+    server._client = SimpleNamespace(list_jobs=lambda: infos)
+    assert [job.sweep_id for job in server.jobs("digits")] == ["digits-1a", "digits"]
+    assert server.latest("digits").job_id == "pas-digits-1a-1"
+    assert server.latest("digits-1a").job_id == "pas-digits-1a-1"
 
 
 def test_a_server_that_stays_away_is_told(server, monkeypatch):

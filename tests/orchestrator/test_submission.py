@@ -4,14 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from ray._private.runtime_env import packaging
 
 from orchestrator.errors import UserError
 from orchestrator.loading import load_sweep
-from orchestrator.submission import code_folders, entrypoint, sweep_entrypoint
+from orchestrator.submission import NEVER_SENT, code_folders, entrypoint, sweep_entrypoint
 
 SWEEP = """
 name: tiny
@@ -100,6 +102,23 @@ def test_what_the_cluster_knows_is_not_looked_for_here(file, root):
 def test_a_file_too_long_for_a_shell_is_refused(file):
     with pytest.raises(UserError, match="100000 bytes"):
         submitted(file, f"data.root=/{'x' * 100_000}")
+
+
+def test_no_secrets_travel_with_the_code(tmp_path):
+    """As Ray packs a folder; the ignore file above it is not heeded."""
+    (tmp_path / ".gitignore").write_text("compose/.env")
+    (tmp_path / "deploy" / "compose").mkdir(parents=True)
+    for name in ("__init__.py", "compose/.env", "compose/env.example"):
+        (tmp_path / "deploy" / name).write_text("password")
+    target = tmp_path / "deploy.zip"
+    packaging.create_package(
+        str(tmp_path / "deploy"), target, include_gitignore=True, excludes=NEVER_SENT
+    )
+    with zipfile.ZipFile(target) as sent:
+        assert {name for name in sent.namelist() if not name.endswith("/")} == {
+            "__init__.py",
+            "compose/env.example",
+        }
 
 
 @pytest.mark.parametrize("path", ["mynets.py", "mynets/__init__.py"])

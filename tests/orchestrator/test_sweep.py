@@ -59,6 +59,24 @@ def epoch(phase: str, **seconds: float) -> dict[str, object]:
     }  # fmt: skip
 
 
+def test_what_was_lost_on_its_way_to_a_worker_is_handed_out_again(tmp_path):
+    sweep, tracker = driver(Home(tmp_path))
+    first, second, third = (sweep.next_job() for _ in range(3))
+    sweep.trial_started(first.trial_id)
+    write_result(first, failed(first, "the loss became nan"))
+    sweep.trial_started(second.trial_id)
+    assert sweep.next_job() is None
+    assert sweep.take_back()
+    assert [sweep.next_job() for _ in range(3)] == [second, third, None]
+    for job in (second, third):
+        sweep.trial_started(job.trial_id)
+        write_result(job, failed(job, "the loss became nan"))
+        sweep.trial_done(job.trial_id)
+    assert not sweep.take_back()
+    assert [r.status for r in sweep.ended_records()] == ["FAILED"] * 3
+    tracker.close("FINISHED")
+
+
 def test_trials_that_do_not_finish_have_seconds_and_a_price_too(tmp_path):
     home, prices = Home(tmp_path), "resources.prices={cpu_hour: 3600}"
     sweep, tracker = driver(home, "resources.cpus_per_trial=2", prices)

@@ -82,9 +82,18 @@ def test_an_unforeseen_error_fails_the_trial_and_keeps_its_trace(job, monkeypatc
     assert "Traceback" in (job.folder / "error.txt").read_text()
 
 
+def test_an_error_may_name_a_file_that_is_no_utf_8(job, monkeypatch):
+    run_with(job, monkeypatch, KeyError("k\udce4fig.png"))
+    record = worker.read_result(job)
+    assert record is not None
+    assert "k\\udce4fig.png" in (record.error or "")
+    assert "k\\udce4fig.png" in (job.folder / "error.txt").read_text()
+
+
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     MemoryError(),
 ]
 
