@@ -55,35 +55,22 @@ def load_promoted(
     *,
     allow_import: bool = False,
 ) -> LoadedModel:
-    """Load the version that an alias points to, without pickle and on any device.
+    """Load the version that an alias points to from its package files, on any device.
+
+    Only these are downloaded (``architecture.json`` and the weights); the network is rebuilt from
+    them, without pickle. One with an ``import:`` supernet or task is refused unless
+    ``allow_import``, since that runs the code it names.
 
     Raises:
         MlflowException: the model or alias is unknown, or the store failed.
-        PackageError: the stored files are unusable.
+        PackageError: the stored files are unusable, or not those that were promoted.
     """
     client = registry_client(client_or_tracking_uri)
-    version = client.get_model_version_by_alias(model_name, alias)
-    return load_version(client, model_name, int(version.version), allow_import=allow_import)
-
-
-def load_version(
-    client: MlflowClient,
-    model_name: str,
-    version: int,
-    *,
-    allow_import: bool = False,
-) -> LoadedModel:
-    """Load a version from its package files, without pickle and on any device.
-
-    Only these are downloaded (``architecture.json`` and the weights); the network is rebuilt from
-    them. One with an ``import:`` supernet or task is refused unless ``allow_import``, since that
-    runs the code it names.
-
-    Raises:
-        MlflowException: the version is unknown, or the store failed.
-        PackageError: the stored files are unusable.
-    """
+    found = client.get_model_version_by_alias(model_name, alias)
+    version, promised = int(found.version), found.tags.get(CONTENT_HASH_TAG)
     with stored_package(client, model_name, version) as folder:
+        if promised is not None:
+            _check_content(folder, promised, model_name, version)
         architecture, network = load_package(folder, allow_import=allow_import)
     return LoadedModel(
         name=model_name,
@@ -114,13 +101,17 @@ def check_version(client: MlflowClient, model_name: str, version: int) -> None:
         for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise PromotionError(f"version {version} of {model_name!r} has no {name} any more")
-        if content_hash(folder) != promised:
-            raise PackageError(
-                f"the files of version {version} of {model_name!r} are not those that were "
-                "promoted: their content hash is another"
-            )
+        _check_content(folder, promised, model_name, version)
         if not imported_names(load_architecture(folder)):
             load_package(folder)
+
+
+def _check_content(folder: Path, promised: str, model_name: str, version: int) -> None:
+    if content_hash(folder) != promised:
+        raise PackageError(
+            f"the files of version {version} of {model_name!r} are not those that were promoted: "
+            "their content hash is another"
+        )
 
 
 def registry_client(client_or_tracking_uri: MlflowClient | str) -> MlflowClient:

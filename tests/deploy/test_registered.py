@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from torch import Tensor
 
-from deploy import PackageError, content_hash, promote_package
+from deploy import PackageError, content_hash, load_promoted, promote_package
 from deploy.registered import download_example, download_package, find_version
 
 
@@ -72,6 +72,8 @@ def test_files_that_are_not_those_promoted_are_refused(promoted: str, tmp_path: 
     stored.write_text(stored.read_text().replace('"0"', '"zero"'))
     with pytest.raises(PackageError, match="are not those that were promoted"):
         download_package(found, tmp_path / "a")
+    with pytest.raises(PackageError, match="are not those that were promoted"):
+        load_promoted(promoted, "digits", "champion")
     stored.parent.joinpath("weights.safetensors").unlink()
     with pytest.raises(PackageError):
         download_package(found, tmp_path / "b")
