@@ -43,6 +43,8 @@ class Checkpoint:
                 if (damaged := archive.testzip()) is not None:
                     raise zipfile.BadZipFile(damaged)
             state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+        except MemoryError:  # the file may be whole
+            raise
         except Exception as error:  # what unpickling a damaged file raises is of any kind
             raise DataError(
                 f"checkpoint {self._path} cannot be read ({type(error).__name__}); "
