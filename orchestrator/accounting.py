@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.records import TrialRecord, controls_among, without_controls
 
 if TYPE_CHECKING:
-    from orchestrator.config import PriceConfig
+    from orchestrator.sections import PriceConfig
 
 TOTALS = (
     "cpu_seconds",

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from orchestrator.config import LatencyConfig
 from orchestrator.errors import UserError
 from orchestrator.home import TABLE_FILE, Home, write_text
 from orchestrator.preflight import Plan, check_budgets
+from orchestrator.sections import LatencyConfig
 from pas_trainer import read_latency_table
 from search_space import (
     ChannelGraph,

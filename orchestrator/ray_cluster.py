@@ -20,12 +20,12 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "600")  # our own records are 
 import ray
 
 from orchestrator.addresses import LOCKED, is_own
-from orchestrator.config import ResourceConfig
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.memory import is_out_of_memory
 from orchestrator.node_files import supernet_on_node
 from orchestrator.node_resources import check_gpu, worker_threads
 from orchestrator.ray_room import nodes, workers_on
+from orchestrator.sections import ResourceConfig
 from orchestrator.staged_data import bring_data
 from orchestrator.submission import NEVER_SENT
 from orchestrator.worker import stopping_sentence

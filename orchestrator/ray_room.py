@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import ray
 from ray.util import placement_group, remove_placement_group
 
-from orchestrator.config import ResourceConfig
 from orchestrator.driver import check_interrupted
 from orchestrator.errors import UserError
+from orchestrator.sections import ResourceConfig
 
 _POLL_S = 0.5
 

@@ -23,10 +23,10 @@ from ray.tune.schedulers import (
 from ray.tune.search import Searcher
 
 from orchestrator.cells import Train, TrialJob
-from orchestrator.config import ResourceConfig, SchedulerConfig
 from orchestrator.driver import check_interrupted
 from orchestrator.ray_room import trials_at_once
 from orchestrator.ray_workers import train_on_workers
+from orchestrator.sections import ResourceConfig, SchedulerConfig
 from orchestrator.sweep import Sweep
 from orchestrator.sweep_records import PHASES
 from orchestrator.worker import run_trial_job, stopping_sentence, train_job

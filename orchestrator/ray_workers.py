@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.cells import TrialJob
-from orchestrator.config import ResourceConfig
 from orchestrator.errors import WorkerLostError
 from orchestrator.node_files import on_node, pull_trial
+from orchestrator.sections import ResourceConfig
 from orchestrator.worker import train_job
 
 

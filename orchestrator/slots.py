@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.accounting import price_of
-from orchestrator.config import PriceConfig
 from orchestrator.home import write_json
+from orchestrator.sections import PriceConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

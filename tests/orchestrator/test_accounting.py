@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.accounting import booked, priced, summary, summary_text
-from orchestrator.config import PriceConfig
 from orchestrator.records import TrialRecord
+from orchestrator.sections import PriceConfig
 from orchestrator.tables import trial_table
 
 TRIAL = TrialRecord(

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from orchestrator import ray_cluster, ray_room
-from orchestrator.config import ResourceConfig
 from orchestrator.errors import UserError
 from orchestrator.ray_room import find_room, trials_at_once
+from orchestrator.sections import ResourceConfig
 
 
 class Cluster:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from orchestrator.config import PriceConfig
+from orchestrator.sections import PriceConfig
 from orchestrator.slots import SlotMeter, Usage, keep_usage, kept_usage
 
 
