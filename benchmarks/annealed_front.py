@@ -50,10 +50,11 @@ LIMITS = (0.5, 0.35, 0.25, 0.18, 0.125)
 OURS, SEPARATE, SCRATCH = "annealed", "separate searches", "uniform from scratch"
 ANNEALED: dict[str, dict[str, float]] = {
     OURS: {},
+    "annealed, large batches": {},
     "annealed, last scores": {"average": 0.0},
     "annealed, halfway to uniform": {"toward_uniform": 0.5},
 }
-"""Our ways, and what they change of the search."""
+"""Our ways, and what they change of the search; all but the first take the recipe's batches."""
 CHAINS = {"chain of uniform slices": "uniform slices", "chain by global L1": "L1 global"}
 SINGLE = (SEPARATE, SCRATCH, "uniform slices", "L1 global")
 WAYS = (*ANNEALED, *CHAINS, *SINGLE)
@@ -127,7 +128,8 @@ def _run(
     found: dict[int, TrialResult] = {}
     step = LIMITS.index(limit)
     if way in ANNEALED:
-        run_annealed(_with(annealed, ANNEALED[way]), folder, found.__setitem__)
+        large = {} if way == OURS else {"batch_size": trial.optimizer.batch_size}
+        run_annealed(_with(annealed, ANNEALED[way] | large), folder, found.__setitem__)
     elif way in CHAINS:
         found = _chain(CHAINS[way], annealed, folder)
     else:

@@ -47,13 +47,13 @@ class Drawer:
         Args:
             paths: image files.
             out: folder, created if missing; pictures are named after images, numbered where two
-                have the same name, or one would take the place of an image.
+                have the same name, or the folder has images of its own.
             unreadable: told of each image that cannot be decoded; the others go on.
         """
         task = task_of(self.architecture)
         out.mkdir(parents=True, exist_ok=True)
-        here = out.resolve()
-        taken = {p.stem for p in map(Path.resolve, paths) if p == here / f"{p.stem}.png"}
+        holds_images = out.resolve() in {path.resolve().parent for path in paths}
+        taken = {path.stem for path in out.glob("*.png")} if holds_images else set()
         for path in paths:
             try:
                 image = decode(path)

@@ -28,7 +28,8 @@ side is brought to the image size, and all of the image kept; of generators, ``s
 sides are brought to it, bicubically."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_MODEL_NAME = re.compile(r"[^\x00-\x1f\x7f/\\:.][^\x00-\x1f\x7f/\\:]{0,199}")
+MODEL_NAME = re.compile(r"[^\x00-\x1f\x7f/\\:.][^\x00-\x1f\x7f/\\:]{0,199}")
+"""What a model may be called so that it can be exported and published."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _RESIZES = get_args(Preparation)
 
@@ -239,7 +240,7 @@ def _described(path: Path) -> ManifestFile:
 def _check_values(manifest: Manifest) -> None:
     """Check what types alone do not, since a stranger may have written the document."""
     checks: dict[str, Any] = {
-        "model": isinstance(manifest.model, str) and _MODEL_NAME.fullmatch(manifest.model),
+        "model": isinstance(manifest.model, str) and MODEL_NAME.fullmatch(manifest.model),
         "version": type(manifest.version) is int and manifest.version >= 1,
         "resize": manifest.resize in _RESIZES,
         "signature": manifest.signature is None or _is_digest(manifest.signature),

@@ -24,6 +24,8 @@ from search_space import Architecture
 
 OPSET = 18
 """Of the standard operators; ONNX Runtime reads it from version 1.14 on."""
+IR_VERSION = 8
+"""Of the file itself, the newest that ONNX Runtime 1.14 reads; int8 files need 1.18."""
 
 INPUT = "images"
 """Name of a network's input, float32 (N, C, H, W) in [0, 1]; its output has the name of the task's
@@ -141,6 +143,7 @@ def _set_metadata(path: Path, metadata: Mapping[str, str]) -> None:
     import onnx
 
     model = onnx.load(path)
+    model.ir_version = min(model.ir_version, IR_VERSION)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(metadata))
     for node in model.graph.node:

@@ -20,6 +20,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from deploy.manifest import MODEL_NAME
 from deploy.moves import (
     DONE_TAG,
     MAX_WHY_CHARS,
@@ -48,8 +49,11 @@ def check_request(model_name: str, alias: str, why: str) -> None:
     Raises:
         PromotionError: a name is not allowed, or the reason is too long.
     """
-    if not model_name.strip() or re.search(r"[/:]", model_name):
-        raise PromotionError(f"model name {model_name!r} must not be empty nor hold '/' or ':'")
+    if not (model_name.strip() and MODEL_NAME.fullmatch(model_name)):
+        raise PromotionError(
+            f"model name {model_name!r} must have 1 to 200 characters, none of them '/', '\\', ':' "
+            "or a control character, and must not begin with '.'"
+        )
     reserved = re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE)
     if reserved or not re.fullmatch(r"[\w-]{1,255}", alias):
         raise PromotionError(

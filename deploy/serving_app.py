@@ -96,17 +96,27 @@ class _Door:
             await self._app(scope, receive, send)
             return
         began, path = time.perf_counter(), scope["path"]
+        answered = False
+
+        def count(status: int) -> None:
+            nonlocal answered
+            answered = True
+            known = path if path in self._paths else "other"
+            self._service.metrics.answered(known, status, time.perf_counter() - began)
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                known = path if path in self._paths else "other"
-                seconds = time.perf_counter() - began
-                self._service.metrics.answered(known, message["status"], seconds)
+                count(message["status"])
             await send(message)
 
         given = Request(scope).headers.get("authorization", "")
         if path in OPEN_PATHS or self._service.lets_in(given):
-            await self._app(scope, receive, counted)
+            try:
+                await self._app(scope, receive, counted)
+            except Exception:  # which Starlette answers, outside of what was added to it
+                if not answered:
+                    count(500)
+                raise
             return
         answer = _error(401, "the token is missing or wrong; send Authorization: Bearer TOKEN")
         answer.headers["WWW-Authenticate"] = "Bearer"

@@ -27,7 +27,12 @@ def serve(
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that classify.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each of them.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Images classified together.")] = 64,
+    batch: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Images classified together, at most; no fewer than --max-images."
+        ),
+    ] = 64,
     batch_wait_ms: Annotated[
         float, typer.Option(min=0, max=1000, help="For how long a batch waits for more images.")
     ] = 2.0,

@@ -26,6 +26,7 @@ from deploy.gates import (
 from deploy.measuring import Measurements, measure_score
 from deploy.package import imported_names
 from deploy.parity import eval_batch
+from deploy.prediction import resize_of_architecture
 from deploy.promotions import aliases_of
 from deploy.stored_versions import stored_package
 from orchestrator.choosing import absolute_limit
@@ -259,4 +260,8 @@ def _difference(theirs: Architecture, own: Architecture) -> str:
         return "has other classes"
     if (theirs.in_channels, theirs.image_size) != (own.in_channels, own.image_size):
         return "takes images of another shape"
+    if own.task == "classification" and (
+        resize_of_architecture(theirs) != resize_of_architecture(own)
+    ):
+        return "was trained on images prepared otherwise"
     return ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pas_trainer.config import TrialConfig
+from pas_trainer.workers import num_workers
 
 STEP_PASSES = 3
 """Forward passes that a training step costs as much as: one forward, and backward twice that."""
@@ -38,12 +39,14 @@ class TrialCompute:
     Attributes:
         full_macs: MACs of the supernet, one image.
         epoch_images: images of one epoch, see :func:`images_per_epoch`.
+        search_images: the same, of the search, whose batches may be smaller.
         recalibration_images: images that pass forward to recalibrate batch-norm.
         search_epochs, finetune_epochs: of the two phases.
     """
 
     full_macs: int
     epoch_images: int
+    search_images: int
     recalibration_images: int
     search_epochs: int
     finetune_epochs: int
@@ -53,9 +56,11 @@ class TrialCompute:
         """Return what a trial spends in a supernet of ``full_macs`` on ``num_train`` images."""
         batch_size = config.optimizer.batch_size
         images = images_per_epoch(num_train, batch_size)
+        search = config.search.recipe(config.optimizer, num_train, num_workers())
         return cls(
             full_macs=full_macs,
             epoch_images=images,
+            search_images=images_per_epoch(num_train, search.batch_size),
             recalibration_images=min(images, config.finetune.recalibration_batches * batch_size),
             search_epochs=config.search.epochs,
             finetune_epochs=config.finetune.epochs,
@@ -63,7 +68,7 @@ class TrialCompute:
 
     def search(self) -> int:
         """MACs of the search."""
-        return training_macs(self.full_macs, self.epoch_images, self.search_epochs)
+        return training_macs(self.full_macs, self.search_images, self.search_epochs)
 
     def recalibration(self, macs: int) -> int:
         """MACs of recalibrating a sliced network of ``macs``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from pas_trainer.data import DataConfig
@@ -38,12 +38,22 @@ def check_pretraining(supernet: SupernetConfig, pretrain: PretrainConfig) -> Non
         )
 
 
+ENOUGH_STEPS = 1000
+"""Steps of a search, see ``search.batch_size``."""
+SMALLEST_BATCH = 32
+"""Images, below which no batch is halved."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig:
     """The search proper: gates and weights trained together (``search:``)."""
 
     epochs: int = 5
     """Epochs over the training split, at least 1."""
+    batch_size: int | None = field(default=None, metadata=ADDED)
+    """Images per step; the weights' learning rate scales with it. ``None``: the recipe's, halved
+    until the search has :data:`ENOUGH_STEPS` steps, but not below :data:`SMALLEST_BATCH`: gates
+    learn by steps, and the same images in more of them cost no more."""
     anneal: float = 0.7
     """Share of the search over which the limit comes down from the supernet's cost, in [0, 1]."""
     learning_rate_scale: float = 0.5
@@ -59,6 +69,8 @@ class SearchConfig:
         """Check the ranges."""
         if self.epochs < 1:
             raise ValueError(f"epochs is {self.epochs}; it must be at least 1")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise ValueError(f"batch_size is {self.batch_size}; batch-norm needs at least 2")
         if not 0 <= self.anneal <= 1:
             raise ValueError(f"anneal is {self.anneal}; it must be in [0, 1]")
         if not 0 < self.learning_rate_scale <= 1:
@@ -67,6 +79,31 @@ class SearchConfig:
         for name in ("average", "toward_uniform"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+
+    def recipe(self, recipe: OptimizerConfig, num_images: int, num_workers: int) -> OptimizerConfig:
+        """Return the recipe of the search, whose learning rate is that of the weights.
+
+        Args:
+            recipe: of the other phases.
+            num_images: in the training split.
+            num_workers: that share each batch equally.
+        """
+        size = self.batch_size
+        if size is None:
+            size = recipe.batch_size
+            while (
+                size % (2 * num_workers) == 0
+                and size >= 2 * SMALLEST_BATCH
+                and num_images // size * self.epochs < ENOUGH_STEPS
+            ):
+                size //= 2
+        share = size / recipe.batch_size
+        return replace(
+            recipe,
+            batch_size=size,
+            micro_batches=max(1, recipe.micro_batches * size // recipe.batch_size),
+            learning_rate=recipe.learning_rate * share * self.learning_rate_scale,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -93,7 +93,7 @@ class _Control(TrialPhases):
             "control",
             network,
             num_epochs,
-            self.config.optimizer.learning_rate,
+            self.config.optimizer,
             cosine_factor,
             macs=lambda: float(macs),
             state=state,

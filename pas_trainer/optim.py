@@ -9,10 +9,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from pas_trainer.gates import Gate
 from pas_trainer.keys import ADDED
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,10 +132,12 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, learning_rate: fl
     modules = list(model.modules())
     scores = {id(m.scores) for m in modules if isinstance(m, Gate)}
     layers = {id(m.weight) for m in modules if isinstance(m, _ConvNd | nn.Linear)}
+    norms = {id(p) for m in modules if isinstance(m, _NORMS) for p in m.parameters()}
     gates = [p for p in model.parameters() if id(p) in scores]
     rest = [p for p in model.parameters() if id(p) not in scores]
-    weights = [p for p in rest if id(p) in layers or _is_matrix(p)]
-    others = [p for p in rest if not (id(p) in layers or _is_matrix(p))]
+    decayed = {id(p) for p in rest if id(p) in layers or _is_matrix(p)} - norms
+    weights = [p for p in rest if id(p) in decayed]
+    others = [p for p in rest if id(p) not in decayed]
     groups = [
         {"params": weights, "weight_decay": config.weight_decay, "peak_lr": learning_rate},
         {"params": others, "weight_decay": 0.0, "peak_lr": learning_rate},

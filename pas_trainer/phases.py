@@ -19,7 +19,7 @@ from pas_trainer.config import TrialConfig
 from pas_trainer.devices import pick_device
 from pas_trainer.fuse import reparameterize
 from pas_trainer.loop import EpochReport, Phase, Report, Trainer, derive_seed, recalibrate_norms
-from pas_trainer.optim import Optimizer, build_optimizer
+from pas_trainer.optim import Optimizer, OptimizerConfig, build_optimizer
 from pas_trainer.phase_clock import PhaseClock
 from pas_trainer.supernet import (
     graph_of_trial,
@@ -226,7 +226,7 @@ class TrialPhases:
         phase: Phase,
         model: nn.Module,
         num_epochs: int,
-        learning_rate: float,
+        recipe: OptimizerConfig,
         lr_factor: Callable[[int, int, float], float],
         *,
         macs: Callable[[], float],
@@ -242,9 +242,9 @@ class TrialPhases:
         """
         self.clock.phase = phase
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = build_optimizer(model, self.config.optimizer, learning_rate)
+        optimizer = build_optimizer(model, recipe, recipe.learning_rate)
         if self.companion is not None:
-            self.companion.begin(learning_rate)
+            self.companion.begin(recipe.learning_rate)
         start = 0
         if state is not None:
             start = self._take_up(phase, num_epochs, model, optimizer, state)
@@ -253,7 +253,7 @@ class TrialPhases:
             optimizer=optimizer,
             task=self.task,
             data=self.data,
-            recipe=self.config.optimizer,
+            recipe=recipe,
             phase=phase,
             num_epochs=num_epochs,
             lr_factor=lr_factor,

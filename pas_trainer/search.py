@@ -27,6 +27,7 @@ from pas_trainer.optim import cosine_factor
 from pas_trainer.phases import TrialPhases, TrialResult
 from pas_trainer.score_mean import ScoreMean
 from pas_trainer.slicing import slice_channels
+from pas_trainer.workers import num_workers
 from search_space import WidthRules, narrow_graph, slice_network, uniform_widths
 
 
@@ -131,12 +132,11 @@ class SearchTrial(TrialPhases):
             now = annealed_limits(progress, limits, full, config.search.anneal)
             return config.strength * budget_loss(costs, now, full, budget.resource)
 
-        learning_rate = config.optimizer.learning_rate * config.search.learning_rate_scale
         self._train_phase(
             "search",
             gated,
             config.search.epochs,
-            learning_rate,
+            config.search.recipe(config.optimizer, len(self.data.train), num_workers()),
             _constant_after_warmup,
             macs=lambda: float(gated.cost("macs").detach()),
             widths=lambda: {name: len(units) for name, units in gated.open_channels().items()},
@@ -163,7 +163,7 @@ class SearchTrial(TrialPhases):
             "finetune",
             compact,
             config.finetune.epochs,
-            config.optimizer.learning_rate,
+            config.optimizer,
             cosine_factor,
             macs=lambda: float(macs),
             state=state,

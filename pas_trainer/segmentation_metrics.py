@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,8 +40,14 @@ class MaskPrecision:
     def __init__(self) -> None:
         from torchmetrics.detection import MeanAveragePrecision
 
+        # COCO's thresholds; torchmetrics' own are rounded to float32, so that an overlap of exactly
+        # 0.6, not rare among small masks, would be too little for 0.6.
         self._metric: Any = MeanAveragePrecision(
-            iou_type=("bbox", "segm"), backend="pycocotools", sync_on_compute=False
+            iou_type=("bbox", "segm"),
+            iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+            rec_thresholds=np.linspace(0, 1, 101).tolist(),
+            backend="pycocotools",
+            sync_on_compute=False,
         )
         self._metric.warn_on_many_detections = False
 

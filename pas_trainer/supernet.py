@@ -97,8 +97,9 @@ def graph_of_trial(
 def train_supernet(
     config: SupernetTraining, folder: Path, report: Report = ignore_report
 ) -> SupernetResult:
-    """Train the supernet, or return at once if ``folder`` holds it already.
+    """Train the supernet, or return at once if ``folder`` holds one already.
 
+    A folder is for one configuration: what a finished supernet was trained by is not looked at.
     With ``config.supernet.weights`` it starts from those; with 0 epochs it stays at them. Writes
     ``supernet.safetensors`` and, last, ``supernet.json``; resumes after a kill.
 

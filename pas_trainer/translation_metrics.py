@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from typing import Any
 
@@ -108,8 +109,9 @@ class KernelDistance:
 
     ``kid`` is the unbiased squared distance of the two sets' features under the kernel
     (x·y / d + 1)³, averaged over random subsets; near 0, and possibly below, for images of one
-    distribution. It needs no pairs. The same images give the same figure. Nothing is exchanged with
-    other processes.
+    distribution. It needs no pairs. The same images give the same figure. A target that was there
+    before counts once: of two domains, the smaller one's images come again and again. Nothing is
+    exchanged with other processes.
 
     Args:
         network: features of a batch of images as given to :meth:`update`, (N, ...). Those of
@@ -128,13 +130,22 @@ class KernelDistance:
             )
         self._subset_size, self._subsets = subset_size, subsets
         self._num_outputs = self._num_targets = 0
+        self._seen: set[bytes] = set()
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add images of either set, (N, C, H, W); the two batches may differ in number."""
+        new = targets[[i for i, each in enumerate(targets) if self._is_new(each)]]
         self._num_outputs += len(outputs)
-        self._num_targets += len(targets)
-        self._metric.update(targets, real=True)
+        self._num_targets += len(new)
+        if len(new):
+            self._metric.update(new, real=True)
         self._metric.update(outputs, real=False)
+
+    def _is_new(self, image: Tensor) -> bool:
+        digest = hashlib.sha256(image.detach().float().cpu().numpy().tobytes()).digest()
+        is_new = digest not in self._seen
+        self._seen.add(digest)
+        return is_new
 
     def compute(self) -> dict[str, float]:
         """Return ``kid``.

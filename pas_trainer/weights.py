@@ -40,7 +40,8 @@ def load_weights(config: SupernetConfig, network: nn.Module, num_classes: int) -
     assert config.weights is not None
     state = read_weights(config)
     left = fit_weights(config, state, network, num_classes)
-    kept = {n: t for n, t in state.items() if n in network.state_dict() and n not in left}
+    fitting = network.state_dict().keys() - set(left)
+    kept = {name: tensor for name, tensor in state.items() if name in fitting}
     network.load_state_dict(kept, strict=False)
     return left
 

@@ -169,7 +169,7 @@ def fit_widths(
         resource, cost = fit.most_used()
         limit = _shown(resource, fit.limits[resource])
         raise ValueError(
-            f"limit {_written(budget, resource)} falls between two possible costs: "
+            f"limit {_written(budget, resource)} seems to fall between two possible costs: "
             f"{_shown(resource, cost)} is the largest found below {limit}, less than "
             f"{LOWEST_USE:.0%} of it; choose another limit, a smaller divisor or a wider supernet"
         )
@@ -198,11 +198,12 @@ def _check_limits(graph: ChannelGraph, budget: Budget, rules: WidthRules) -> Non
                 "choose a smaller limit"
             )
         if least > limit:
+            share = math.ceil(least / full * 1e4) / 1e4  # so that it can be asked for
             as_number = budget.written()[resource]
             absolute = isinstance(as_number, float | int) and as_number > 1
             raise ValueError(
                 f"limit {written} ({'absolute, as it is above 1: ' if absolute else ''}{cost}) is "
-                f"below {_shown(resource, least)} ({least / full:.4f} of the supernet), the "
+                f"below {_shown(resource, least)} ({share:.4f} of the supernet), the "
                 f"least that {_smallest(rules)} per layer allows; raise the limit or lower them"
             )
 

@@ -260,6 +260,8 @@ def _group_norm(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
         by_group = vector.reshape(groups, -1)
         draft.labels.tie(by_group, by_group[:1])
         draft.norms[draft.key(weight, 0)] = owner_of(weight)
+    elif weight is None and call.module is not None:
+        draft.sized[call.module_name] = vector
     for tensor in (weight, bias):
         if tensor is not None:
             draft.labels.tie(draft.axis(tensor, 0), vector)

@@ -86,7 +86,11 @@ def _adapt_modules(network: nn.Module, graph: ChannelGraph, is_open: Tensor) -> 
         _update_sizes(module, shrinks=name in graph.layout.shrinking_convs)
     for name, units in graph.layout.sized:
         norm: Any = network.get_submodule(name)
-        norm.num_features = len(kept_entries(units, is_open))
+        count = len(kept_entries(units, is_open))
+        if isinstance(norm, nn.GroupNorm):  # each channel by itself
+            norm.num_channels = norm.num_groups = count
+        else:
+            norm.num_features = count
     _avoid_strided_pointwise(network)
     return apply_relayouts(network, graph.layout.relayouts, is_open)
 

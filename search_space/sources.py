@@ -193,7 +193,7 @@ def _call(name: str, function: Callable[..., Any], *values: Any, **arguments: An
         network = function(*values, **arguments)
     except ValueError as error:
         raise ValueError(f"supernet {name}: {_first_line(error)}") from error
-    except (TypeError, AssertionError, LookupError, AttributeError) as error:
+    except Exception as error:  # builders' code can raise anything
         reason = f"{type(error).__name__}: {_first_line(error)}"
         raise ValueError(f"supernet {name} cannot be built with these options: {reason}") from error
     if not isinstance(network, nn.Module):

@@ -98,12 +98,11 @@ class Rival(TrialPhases):
     def finetune(self, network: nn.Module, macs: int) -> None:
         """Train a network that costs ``macs`` to run with what compute is left."""
         num_epochs = epochs_within(self.total_macs - self.spent, macs, self.compute.epoch_images)
-        learning_rate = self.config.optimizer.learning_rate
         self._train_phase(
             "finetune",
             network,
             num_epochs,
-            learning_rate,
+            self.config.optimizer,
             cosine_factor,
             macs=lambda: float(macs),
             state=None,
@@ -118,11 +117,12 @@ class Rival(TrialPhases):
             return SPARSITY * torch.stack([weight.abs().sum() for weight in norms]).sum()
 
         search, optimizer = self.config.search, self.config.optimizer
+        learning_rate = optimizer.learning_rate * search.learning_rate_scale
         self._train_phase(
             "search",
             self.supernet,
             search.epochs,
-            optimizer.learning_rate * search.learning_rate_scale,
+            dataclasses.replace(optimizer, learning_rate=learning_rate),
             lambda step, _steps, warmup: min(1.0, (step + 1) / (warmup + 1)),
             macs=lambda: float(self.full_macs),
             state=None,
@@ -205,7 +205,10 @@ def _paper(rival: Rival) -> TrialResult:
 
     With our landing on the budget, without which it would cost more or less than the others.
     """
-    search = dataclasses.replace(rival.config.search, anneal=0.0, average=0.0)
+    batch_size = rival.config.optimizer.batch_size
+    search = dataclasses.replace(
+        rival.config.search, anneal=0.0, average=0.0, batch_size=batch_size
+    )
     config = dataclasses.replace(rival.config, strength=PAPER_STRENGTH, search=search)
     trial = SearchTrial(config, rival.supernet_folder, ignore_report, Checkpoint(None, ""))
     gated = attach_gates(trial.supernet, trial.graph, config.width_rules)
@@ -218,8 +221,11 @@ def _paper(rival: Rival) -> TrialResult:
 
 
 def _pas_with(**options: float) -> Callable[[Rival], TrialResult]:
+    """The search in the recipe's batches, with other changes."""
+
     def method(rival: Rival) -> TrialResult:
-        search = dataclasses.replace(rival.config.search, **options)  # type: ignore[arg-type]
+        batch_size = rival.config.optimizer.batch_size
+        search = dataclasses.replace(rival.config.search, batch_size=batch_size, **options)  # type: ignore[arg-type]
         return run_search(dataclasses.replace(rival.config, search=search), rival.supernet_folder)
 
     return method
@@ -233,7 +239,8 @@ def _control(kind: ControlKind) -> Callable[[Rival], TrialResult]:
 
 METHODS: Mapping[str, Callable[[Rival], TrialResult]] = {
     "supernet": _control("supernet"),
-    "PaS": _pas_with(),
+    "PaS": lambda rival: run_search(rival.config, rival.supernet_folder),
+    "PaS, large batches": _pas_with(),
     "PaS, last scores": _pas_with(average=0.0),
     "PaS halfway to uniform": _pas_with(toward_uniform=0.5),
     "uniform from scratch": _control("uniform"),

@@ -25,6 +25,7 @@ from pas_trainer.data.splitting import fits
 
 CPU = torch.device("cpu")
 _STATISTICS_IMAGES = 4096
+_STATISTICS_AT_ONCE = 256
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 __all__ = [
@@ -130,14 +131,19 @@ def _near(splits: Sequence[Split], device: torch.device) -> list[Split]:
 
 
 def _statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel over at most 4,096 images; ImageNet's, if on disk."""
+    """Mean and deviation per channel over 4,096 to 8,191 images, or all; ImageNet's, if on disk."""
     if not isinstance(split, MemorySplit):
         return IMAGENET_MEAN, IMAGENET_STD
-    stride = max(1, len(split) // _STATISTICS_IMAGES)
-    images = split.images[::stride].double() / 255
-    mean = images.mean(dim=(0, 2, 3))
-    std = images.std(dim=(0, 2, 3)).clamp_min(1e-3)
-    return _rounded(mean), _rounded(std)
+    images = split.images[:: max(1, len(split) // _STATISTICS_IMAGES)]
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.double)
+    for part in torch.split(images, _STATISTICS_AT_ONCE):
+        for channel, values in enumerate(part.unbind(dim=1)):
+            counts[channel] += torch.bincount(values.flatten(), minlength=256).cpu()
+    values = torch.arange(256, dtype=torch.double) / 255
+    total = counts.sum(dim=1)
+    mean = counts @ values / total
+    variance = (counts * (values - mean[:, None]) ** 2).sum(dim=1) / (total - 1)
+    return _rounded(mean), _rounded(variance.sqrt().clamp_min(1e-3))
 
 
 def _rounded(values: torch.Tensor) -> tuple[float, ...]:

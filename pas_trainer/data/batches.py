@@ -113,7 +113,9 @@ class MemorySplit:
         """See :class:`Split`."""
         for start in range(0, len(self), batch_size):
             batch = slice(start, start + batch_size)
-            yield self.images[batch][share.items], self.labels[batch][share.items]
+            labels = self.labels[batch][share.items]
+            if len(labels):
+                yield self.images[batch][share.items], labels
 
     def _augmented(self, chosen: Tensor, shifts: Tensor, mirrored: Tensor) -> Tensor:
         """Return images, each shifted and mirrored, (n, C, H, W).

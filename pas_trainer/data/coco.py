@@ -3,13 +3,14 @@
 ``root/annotations/instances_train2017.json`` describes the images in ``root/train2017``, and
 ``instances_val2017.json`` those in ``root/val2017``, which are the test split; any other ending
 will do. Crowds (``iscrowd``) and objects whose box has no area are left out, as torchvision's
-reference training does.
+reference training does; in evaluation as well, where COCO's own overlooks what is found in crowds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,7 @@ def _parsed(file: Path) -> Any:
     try:
         with redirect_stdout(io.StringIO()):
             content = COCO(file)
+            _check_ids_differ(content)
         for image in content.imgs.values():
             sizes = (image["width"], image["height"])
             if not (all(isinstance(s, int) and s > 0 for s in sizes) and image["file_name"]):
@@ -153,6 +155,8 @@ def _parsed(file: Path) -> Any:
                 raise ValueError
         for annotation in content.anns.values():
             _has_area(annotation)
+    except _RepeatedIdError as error:
+        raise DataError(f"{error} of {address_of(file)}; number them anew") from None
     except (OSError, ValueError, AssertionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{address_of(file)} is not a file of COCO instance annotations "
@@ -161,6 +165,23 @@ def _parsed(file: Path) -> Any:
     if not content.imgs or not content.cats:
         raise DataError(f"{address_of(file)} lists no images or no categories; replace it")
     return content
+
+
+class _RepeatedIdError(ValueError):
+    """Says which."""
+
+
+def _check_ids_differ(content: Any) -> None:
+    """Check that nothing was lost in pycocotools' index, which keeps the last of each id."""
+    for kind, kept in (
+        ("images", content.imgs),
+        ("categories", content.cats),
+        ("annotations", content.anns),
+    ):
+        counts = Counter(entry["id"] for entry in content.dataset.get(kind, ()))
+        if len(kept) < counts.total():
+            ((repeated, count),) = counts.most_common(1)
+            raise _RepeatedIdError(f"{count} {kind} have the id {repeated!r} in the file")
 
 
 def _has_area(annotation: dict[str, Any]) -> bool:

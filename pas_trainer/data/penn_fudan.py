@@ -91,9 +91,15 @@ def _read_numbers(mask: Path) -> NDArray[np.int64]:
             f"mask {address_of(mask)} is in colours ({picture.mode}); it must hold one number per "
             "pixel, that of the object there"
         )
+    if pixels.dtype.kind == "f" or pixels.min(initial=0) < 0:
+        raise DataError(
+            f"mask {address_of(mask)} holds fractions or numbers below 0; it must hold one number "
+            "per pixel, that of the object there, and 0 where there is none"
+        )
     return pixels.astype(np.int64)
 
 
 def _objects(pixels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the objects' numbers, (n,)."""
-    return np.flatnonzero(np.bincount(pixels.ravel())[1:]) + 1
+    numbers = np.unique(pixels)
+    return numbers[numbers > 0]

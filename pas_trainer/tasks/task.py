@@ -33,6 +33,9 @@ from search_space import (
 Prepare = Callable[[Any], tuple[Any, Any]]
 """From a batch of a split to what a network reads and its targets, on the device."""
 
+_PIXELS_AT_ONCE = 512 * 64 * 64
+"""Of the images in a forward pass without gradients."""
+
 
 class Task(ABC):
     """One kind of work for a network; knows its data, its loss, and what it is judged by.
@@ -52,7 +55,7 @@ class Task(ABC):
         takes_bfloat16: whether networks are trained in mixed precision on a GPU.
         shares_batches: whether several workers may train one network together.
         scopes: submodules to search in where ``supernet.scope`` names none; empty: everywhere.
-        eval_batch: images per forward pass where networks are measured.
+        eval_batch: images per forward pass where networks are measured; of large images fewer.
         answers: what a shipped network returns, in a word, which also names the output of an ONNX
             file; not ``images``, which names the input.
         form: what a shipped network is registered and exported as: a program of ``torch.export``
@@ -135,7 +138,8 @@ class Task(ABC):
         """
         network.eval()
         prepare, judge = self.preparer(data, device), self.judge(data, device)
-        for batch in split.eval_batches(self.eval_batch, own_share()):
+        size = max(1, min(self.eval_batch, _PIXELS_AT_ONCE // data.image_size**2))
+        for batch in split.eval_batches(size, own_share()):
             inputs, targets = prepare(batch)
             with autocast(device, allowed=self.takes_bfloat16):
                 outputs = network(inputs)

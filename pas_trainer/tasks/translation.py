@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from pas_trainer.data import (
 from pas_trainer.data.batches import Split
 from pas_trainer.data.pictures import stretched
 from pas_trainer.devices import autocast
+from pas_trainer.errors import DataError
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.previews import translation_picture
 from pas_trainer.tasks.about import About, TaskData
@@ -82,8 +85,16 @@ class ImageTranslation(Task):
             raise ValueError(
                 "option features is missing, which metric kid needs: import:package.module:function"
             )
-        if isinstance(critic_width, bool) or not 1 <= critic_width <= 1024:
-            raise ValueError(f"option critic_width is {critic_width!r}; it must be in 1..1024")
+        if features is not None and not (
+            isinstance(features, str) and re.fullmatch(r"import:[^:]+:[^:]+", features)
+        ):
+            raise ValueError(
+                f"option features is {features!r}; write import:package.module:function"
+            )
+        if type(critic_width) is not int or not 1 <= critic_width <= 1024:
+            raise ValueError(
+                f"option critic_width is {critic_width!r}; it must be a whole number in 1..1024"
+            )
         for name in weights:
             if name not in _WEIGHTS:
                 known = ("metric", "critic_width", "features", *_WEIGHTS)
@@ -108,8 +119,16 @@ class ImageTranslation(Task):
             )
 
     def open_data(self, config: DataConfig) -> PairSources:
-        """See :func:`pas_trainer.data.open_pairs`."""
-        return open_pairs(config)
+        """See :func:`pas_trainer.data.open_pairs`; of a split for ``kid`` there must be two."""
+        sources = open_pairs(config)
+        for name in ("validation", "test") if self._features is not None else ():
+            files = getattr(sources, name)
+            if min(len(files.inputs), len(files.targets)) < 2:
+                raise DataError(
+                    f"the {name} split of {config.root} has one image, but kid needs two of either "
+                    "domain; hold out more"
+                )
+        return sources
 
     def load_data(self, config: DataConfig, device: torch.device) -> TranslationData:
         """See :func:`pas_trainer.data.load_pairs`."""
@@ -157,9 +176,26 @@ class ImageTranslation(Task):
             ImageQuality() if getattr(about, "paired", True) else PatchDistance()
         ]
         if self._features is not None:
-            features = find_attribute(self._features, "task.options.features")()
-            judges.append(KernelDistance(features.to(device).eval()))
+            judges.append(KernelDistance(self._feature_network.to(device).eval()))
         return _Together(judges)
+
+    @cached_property
+    def _feature_network(self) -> nn.Module:
+        """What ``features`` names, made once."""
+        assert self._features is not None
+        function = find_attribute(self._features, "task.options.features")
+        try:
+            network = function()
+        except Exception as error:  # the user's own code can raise anything
+            raise ValueError(
+                f"task.options.features {self._features} failed: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(network, nn.Module):
+            raise ValueError(  # noqa: TRY004
+                f"task.options.features {self._features} returns a {type(network).__name__}; it "
+                "must return a network"
+            )
+        return network
 
     def shipped(self, network: nn.Module, architecture: Architecture) -> nn.Module:
         """Return a generator from images in [0, 1] to such images."""
@@ -171,7 +207,8 @@ class ImageTranslation(Task):
         return inputs, targets
 
     def check_network(self, network: nn.Module, about: About) -> None:
-        """Check that an image comes out as one of the same size."""
+        """Check that an image comes out as one of the same size, and that there is a judge."""
+        self.judge(about, torch.device("cpu"))
         outputs = check_images_pass(network, about)
         wanted = (2, about.channels, about.image_size, about.image_size)
         if not isinstance(outputs, Tensor) or tuple(outputs.shape) != wanted:

@@ -308,6 +308,9 @@ def test_an_error_of_the_server_says_nothing_of_its_inside(model) -> None:
 
     with TestClient(app_of(model, classify=broken), raise_server_exceptions=False) as client:
         answer = client.post("/predict", content=FILES[0], headers=PNG)
+        told = client.get("/metrics").text
+    assert metric(told, 'pas_serve_requests_total{path="/predict",status="500"}') == 1
+    assert metric(told, "pas_serve_request_seconds_count") == 1
     assert answer.status_code == 500
     assert answer.json() == {"error": "the server met an error of its own, which its log tells of"}
 

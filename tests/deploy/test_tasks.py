@@ -190,6 +190,9 @@ def test_answers_are_drawn_from_the_package_alone(made, tmp_path):
     before = path.read_bytes()
     (again,) = drawer.draw([path], tmp_path, unreadable=pytest.fail)
     assert (again.picture, path.read_bytes()) == (tmp_path / "an image-2.png", before)
+    Image.fromarray(pixels).save(tmp_path / "an image.jpg")
+    (beside,) = drawer.draw([tmp_path / "an image.jpg"], tmp_path, unreadable=pytest.fail)
+    assert (beside.picture, path.read_bytes()) == (tmp_path / "an image-3.png", before)
     if made.kind != "outlined":  # generators see images as they were trained and evaluated
         path = tmp_path / "square.png"
         size = (drawer.architecture.image_size,) * 2

@@ -15,6 +15,7 @@ from latency_tables import write_product_table
 from pas_trainer import (
     AnnealedConfig,
     FinetuneConfig,
+    SearchConfig,
     build_compact,
     load_data,
     read_supernet_result,
@@ -113,11 +114,15 @@ def test_an_architecture_of_the_front_rebuilds_its_network(front):
 def test_compute_adds_up_over_the_chain(front, supernet):
     """3 MACs per image and step; the first search runs the supernet, others what they narrow."""
     trained = read_supernet_result(supernet)
-    images = images_per_epoch(len(load_data(DATA).train), RECIPE.batch_size)
+    num_images = len(load_data(DATA).train)
+    images = images_per_epoch(num_images, RECIPE.batch_size)
     spent, searched = trained.training_macs, trained.macs
     for result, (search, finetune) in zip(front, [(3, 4), (2, 2), (2, 2)], strict=True):
+        batch_size = SearchConfig(epochs=search).recipe(RECIPE, num_images, 1).batch_size
+        search_images = images_per_epoch(num_images, batch_size)
         recalibration = result.macs * 5 * RECIPE.batch_size
-        spent += 3 * images * (searched * search + result.macs * finetune) + recalibration
+        spent += 3 * (search_images * searched * search + images * result.macs * finetune)
+        spent += recalibration
         assert result.training_macs == spent
         searched = result.macs
 

@@ -105,6 +105,12 @@ def first(**values):
             {"annotations": first(segmentation={"size": [30, 20], "counts": [600]})},
             "annotation 1 of .* has a mask of another size than its image 1.png",
         ),
+        (
+            {"annotations": lambda all_: [{**each, "id": 7} for each in all_]},
+            r"\d+ annotations have the id 7 in the file .*instances_train2017\.json; number them",
+        ),
+        ({"images": lambda all_: [*all_, all_[0]]}, "2 images have the id"),
+        ({"categories": lambda all_: [*all_, all_[0]]}, "2 categories have the id"),
         ({"annotations": first(bbox=None)}, "is not a file of COCO instance annotations"),
         ({"images": first(file_name="../val2017/0.png")}, "../val2017/0.png of .* is not in"),
         ({"images": first(width="wide")}, "is not a file of COCO instance annotations"),

@@ -34,14 +34,15 @@ def test_a_trial_is_search_at_full_cost_and_the_rest_at_its_own():
     compute = TrialCompute(
         full_macs=1000,
         epoch_images=60,
+        search_images=64,
         recalibration_images=20,
         search_epochs=4,
         finetune_epochs=10,
     )
-    assert compute.search() == 3 * 1000 * 60 * 4
+    assert compute.search() == 3 * 1000 * 64 * 4
     assert compute.recalibration(250) == 250 * 20
     assert compute.finetune(250) == 250 * 20 + 3 * 250 * 60 * 10
-    assert compute.trial(250) == 720_000 + 5_000 + 450_000
+    assert compute.trial(250) == 768_000 + 5_000 + 450_000
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,16 @@ import dataclasses
 
 import pytest
 
-from pas_trainer import AnnealedConfig, ControlConfig, DataConfig, TrialConfig, content_key
-from pas_trainer.keys import state_key
+from pas_trainer import (
+    AnnealedConfig,
+    ControlConfig,
+    DataConfig,
+    OptimizerConfig,
+    SearchConfig,
+    TrialConfig,
+    content_key,
+)
+from pas_trainer.keys import plain_values, state_key
 from search_space import Budget, SupernetConfig
 
 TRIAL = TrialConfig(
@@ -35,3 +43,42 @@ def test_states_are_known_by_what_the_latency_table_holds_not_by_where_it_lies(t
     assert without == content_key(configs(TRIAL)[kind])
     assert key("here.json", "{}") == key("there.json", "{}") != without
     assert key("here.json", "{1}") != key("there.json", "{}")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_images", "epochs", "workers", "expected"),
+    [
+        (512, 45_000, 1, 1, 32),  # 1,406 steps; of 64 images it would be 703
+        (512, 45_000, 5, 1, 128),  # 1,755 steps; of 256 images it would be 875
+        (512, 1_000_000, 1, 1, 512),
+        (512, 100, 1, 1, 32),
+        (48, 100, 1, 1, 48),  # half of it would be less than 32
+        (192, 45_000, 1, 1, 48),
+        (70, 100, 1, 1, 35),
+        (70, 100, 1, 2, 70),  # 35 images cannot be shared by two
+        (2, 100, 1, 1, 2),
+    ],
+)
+def test_a_search_takes_smaller_batches_for_more_steps(
+    batch_size, num_images, epochs, workers, expected
+):
+    parts = 4 if batch_size > 8 else 1
+    recipe = OptimizerConfig(batch_size=batch_size, learning_rate=0.2, micro_batches=parts)
+    search = SearchConfig(epochs=epochs, learning_rate_scale=0.5)
+    own = search.recipe(recipe, num_images, workers)
+    share = expected / batch_size
+    assert own.learning_rate == pytest.approx(0.1 * share)
+    assert own == dataclasses.replace(
+        recipe,
+        batch_size=expected,
+        learning_rate=own.learning_rate,
+        micro_batches=max(1, int(parts * share)),
+    )
+    given = dataclasses.replace(search, batch_size=64).recipe(recipe, num_images, workers)
+    assert given.batch_size == 64
+    assert given.learning_rate == pytest.approx(0.1 * 64 / batch_size)
+
+
+def test_a_search_whose_batches_are_not_set_is_known_as_before():
+    assert "batch_size" not in plain_values(SearchConfig())
+    assert content_key(SearchConfig()) != content_key(SearchConfig(batch_size=32))

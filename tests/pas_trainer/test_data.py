@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pas_trainer import DataConfig, DataError, load_data, open_sources
+from pas_trainer.data import _statistics
 from pas_trainer.data.batches import DiskSplit, MemorySplit, Share, load_split
 from pas_trainer.data.sources import decode
 
@@ -292,3 +293,21 @@ def test_hidden_files_and_folders_are_none_of_the_data(folder):
         (below / "1-checkpoint.png").write_bytes(b"no image")
     after = open_sources(config(folder))
     assert (after.classes, after.train.images) == (before.classes, before.train.images)
+
+
+def test_statistics_are_those_of_the_pixels():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 200, (600, 3, 4, 5), dtype=torch.uint8, generator=generator)
+    images[:, 1] //= 2
+    mean, std = _statistics(MemorySplit(images, torch.zeros(600), padding=1, mirror=False))
+    pixels = images.double() / 255
+    assert mean == pytest.approx(pixels.mean(dim=(0, 2, 3)).tolist(), abs=1e-4)
+    assert std == pytest.approx(pixels.std(dim=(0, 2, 3)).tolist(), abs=1e-4)
+
+
+def test_a_worker_without_a_share_of_the_last_batch_is_given_none():
+    split = MemorySplit(torch.zeros(9, 1, 4, 4), torch.arange(9), padding=0, mirror=False)
+    shares = [list(split.eval_batches(4, Share(rank, 2))) for rank in range(2)]
+    assert [[len(labels) for _, labels in batches] for batches in shares] == [[2, 2, 1], [2, 2]]
+    labels = torch.cat([labels for batches in shares for _, labels in batches])
+    assert sorted(labels.tolist()) == list(range(9))

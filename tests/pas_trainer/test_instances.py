@@ -199,6 +199,12 @@ def spoil_colours(folder):
     return "P004_mask.png is in colours"
 
 
+def spoil_numbers(folder):
+    mask = Image.fromarray(np.full((20, 31), -1, np.int32))
+    mask.save(folder / "PedMasks" / "P004_mask.png", format="TIFF")
+    return "P004_mask.png holds fractions or numbers below 0"
+
+
 def spoil_file(folder):
     (folder / "PedMasks" / "P004_mask.png").write_bytes(b"no image")
     return "cannot decode image .*P004_mask.png"
@@ -272,3 +278,14 @@ def test_boxes_are_those_of_the_published_annotations(tmp_path):
         assert differences.abs().max() <= 1
         matched += int((differences == 0).all(dim=1).sum())
     assert matched >= 0.95 * sum(image.num_objects for image in sources.test[:12])
+
+
+def test_large_numbers_of_objects_are_objects_as_others(folder):
+    numbers = np.zeros((20, 31), np.int32)
+    numbers[2:5, 3:9], numbers[10:12, 3:9] = 2_000_000_000, 7
+    Image.fromarray(numbers).save(folder / "PedMasks" / "P004_mask.png", format="TIFF")
+    sources = open_instances(config(folder))
+    images = (*sources.train, *sources.validation, *sources.test)
+    (image,) = (image for image in images if image.path.stem == "P004")
+    _, masks = image.objects()
+    assert sorted(masks.sum(dim=(1, 2)).tolist()) == [2 * 6, 3 * 6]

@@ -78,3 +78,10 @@ def test_learning_rates_scale_together():
 def test_values_out_of_range_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         OptimizerConfig(**wrong)
+
+
+def test_scales_of_several_sizes_are_not_decayed_where_a_norm_has_them():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.LayerNorm((4, 8, 8)))
+    decayed, others = build_optimizer(model, OptimizerConfig(), 0.1).param_groups
+    assert decayed["params"] == [model[0].weight]
+    assert others["params"] == [model[0].bias, model[1].weight, model[1].bias]

@@ -153,3 +153,10 @@ def test_masks_and_every_image_count():
     expected = [detections(), detections(*TWO)]
     assert detection_error(expected, [detections(), moved]) == pytest.approx(100 / 400)
     assert detection_error([detections()], [detections()]) == 0.0
+
+
+def test_an_overlap_of_exactly_a_threshold_reaches_it():
+    # 3 of 5 pixels, an overlap of 0.6: right at 0.5, 0.55 and 0.6, as COCOeval counts it.
+    found = precision([output((1, (0, 0, 3, 1)))], [target((1, (0, 0, 5, 1)))])
+    assert found["mask_map"] == pytest.approx(0.3)
+    assert found["box_map"] == pytest.approx(0.3)

@@ -102,3 +102,12 @@ def test_kernel_distance_of_subsets_repeats_and_leaves_random_numbers_alone():
 def test_a_single_image_has_no_distance():
     with pytest.raises(ValueError, match="1 images in a set"):
         distance(images(1), images(1))
+
+
+def test_targets_that_come_again_count_once():
+    outputs, targets = images(8), images(4, seed=1) * 0.5
+    once = KernelDistance(nn.AvgPool2d(8))
+    once.update(outputs, targets)
+    again = torch.cat([targets, targets])
+    assert distance(outputs, again) == once.compute()["kid"]
+    assert distance(outputs, again) == pytest.approx(brute_force(outputs, targets), rel=0.1)

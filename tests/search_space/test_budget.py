@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -155,6 +156,15 @@ def test_a_limit_below_the_floor_is_refused(graph_of: GraphOf) -> None:
         check_feasible(graph, Budget(limit=0.9, also={"num_params": 0.2}), rules)
 
 
+def test_the_share_that_is_named_as_the_least_can_be_asked_for(graph_of: GraphOf) -> None:
+    graph, rules = graph_of("repvgg_tiny"), WidthRules()
+    with pytest.raises(ValueError, match=r"\((0\.\d+) of the supernet\)") as caught:
+        check_feasible(graph, Budget(limit=0.0001), rules)
+    (share,) = re.findall(r"\((0\.\d+) of the supernet\)", str(caught.value))
+    least = graph.count_macs({g.name: rules.lowest(g) for g in graph.groups})
+    assert Budget(limit=float(share)).absolute(graph) >= least
+
+
 def test_floors_of_groups_count() -> None:
     graph = _parallel({"a": 16, "b": 16})
     rules = WidthRules(groups={"b": GroupRules(floor=0.5)})
@@ -167,12 +177,12 @@ def test_a_limit_between_two_possible_costs_is_refused() -> None:
     graph = _parallel({"a": 16}, cost=10)
     rules = WidthRules(divisor=8)
     check_feasible(graph, Budget(limit=80), rules)
-    with pytest.raises(ValueError, match=r"limit 120 of macs falls between .* 80 is the largest"):
+    with pytest.raises(ValueError, match=r"limit 120 of macs seems to fall .* 80 is the largest"):
         check_feasible(graph, Budget(limit=120), rules)
     # Of several limits it names the one that is used most.
     several = Budget(limit=120, also={"num_params": 0.5, "activation_bytes": "35"})
     check_feasible(graph, several, rules)
-    with pytest.raises(ValueError, match=r"limit 26 of num_params falls between .* 24 is the"):
+    with pytest.raises(ValueError, match=r"limit 26 of num_params seems to fall .* 24 is the"):
         check_feasible(graph, Budget(limit=120, also={"num_params": 26}), rules)
 
 

@@ -10,7 +10,7 @@ from exactness import check_exact, slice_at_random
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_space import ChannelGroup, trace_channels
+from search_space import ChannelGroup, slice_network, trace_channels
 
 
 class Between(nn.Module):
@@ -315,10 +315,14 @@ def test_channels_that_only_go_together_stay_and_are_reported() -> None:
 
 
 def test_group_norm_of_single_channels_keeps_them_apart() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.GroupNorm(5, 5), nn.Conv2d(5, 2, 1))
-    graph = trace_channels(model, torch.empty(1, 3, 8, 8))
-    assert [(g.name, g.size) for g in graph.groups] == [("0", 5)]
-    assert graph.layout.norms == ()
+    for norm in (nn.GroupNorm(5, 5), nn.GroupNorm(5, 5, affine=False)):
+        model = nn.Sequential(nn.Conv2d(3, 5, 1), norm, nn.Conv2d(5, 2, 1)).eval()
+        graph = trace_channels(model, torch.empty(1, 3, 8, 8))
+        assert [(g.name, g.size) for g in graph.groups] == [("0", 5)]
+        assert graph.layout.norms == ()
+        sliced = slice_network(model, graph, {"0": [0, 3]})
+        assert (sliced[1].num_groups, sliced[1].num_channels) == (2, 2)
+        assert sliced(torch.ones(2, 3, 8, 8)).shape == (2, 2, 8, 8)
 
 
 def test_broadcasting_does_not_hide_a_cut_that_is_too_short() -> None:

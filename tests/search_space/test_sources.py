@@ -84,6 +84,12 @@ def test_auxiliary_heads_are_off_unless_asked_for(name: str) -> None:
         ("torchvision:fcn_resnet50", {}, r"unknown torchvision classification network"),
         ("torchvision:resnet18", {"widht": 2}, r"torchvision:resnet18 cannot be built .*'widht'"),
         ("torchvision:resnet18", {"groups": 2}, r"torchvision:resnet18: BasicBlock only supports"),
+        ("torchvision:mobilenet_v2", {"round_nearest": 0}, r"cannot be built .* ZeroDivisionError"),
+        (
+            "torchvision:resnet18",
+            {"replace_stride_with_dilation": [False, True, True]},
+            r"cannot be built .* NotImplementedError: Dilation > 1 not supported",
+        ),
         ("torchvision:resnet18", {"weights": "DEFAULT"}, r"option 'weights' .* cannot be set"),
         ("torchvision:resnet18", {"stem": "mnist"}, r"option stem .* is 'mnist'; known: cifar"),
         ("timm:resnet18", {"checkpoint_path": "x.pt"}, r"option 'checkpoint_path' .* cannot be"),
