@@ -97,12 +97,16 @@ class SweepConfig(Section):
                 f"scheduler.name is {self.scheduler.name}, but with budget.schedule annealed a "
                 "trial that is stopped at one budget would end all tighter ones; set it to none"
             )
-        batch, workers = self.optimizer.batch_size, self.resources.workers_per_trial
-        if batch % workers:
-            raise ValueError(
-                f"optimizer.batch_size is {batch}, which {workers} workers "
-                f"(resources.workers_per_trial) cannot share equally; set it to a multiple"
-            )
+        workers = self.resources.workers_per_trial
+        for section, batch in (
+            ("optimizer", self.optimizer.batch_size),
+            ("search", self.search.batch_size),
+        ):
+            if batch is not None and batch % workers:
+                raise ValueError(
+                    f"{section}.batch_size is {batch}, which {workers} workers "
+                    f"(resources.workers_per_trial) cannot share equally; set it to a multiple"
+                )
         if self.task.name in TASKS:  # one of the user's own is imported when the sweep is planned
             self.check_task()
         check_tunable(self.hyperparameters)

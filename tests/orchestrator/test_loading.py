@@ -162,6 +162,7 @@ def test_only_what_decides_results_changes_the_id():
         ("hyperparameters.learning_rate.hihg=1", ["hihg", "did you mean high?"]),
         ("resources.workers_per_trial=0", ["workers_per_trial is 0"]),
         ("resources.workers_per_trial=3", ["batch_size is 64", "3 workers", "multiple"]),
+        ("search.batch_size=1", ["batch_size is 1", "at least 2"]),
         ("resources={workers_per_trial: 2, gpus_per_trial: 1}", ["gpus_per_trial is 1", "of 2"]),
         ("resources.prices={cpu_hour: -1}", ["prices.cpu_hour is -1", "greater than or equal"]),
         ("resources.prices={cpu_hour: .inf}", ["prices.cpu_hour is inf", "finite"]),
@@ -258,3 +259,10 @@ def test_budgets_and_width_rules_survive_a_round_trip():
 def test_the_same_limit_in_two_units_is_refused():
     with pytest.raises(UserError, match="name the same limit twice"):
         load_sweep(DIGITS, ["budget.limits=[300 M, 0.3 G]"])
+
+
+def test_workers_share_the_batches_of_the_search_too():
+    shared = ["resources.workers_per_trial=2", "search.batch_size=33"]
+    with pytest.raises(UserError, match=r"search\.batch_size is 33, which 2 workers"):
+        load_sweep(DIGITS, shared)
+    assert load_sweep(DIGITS, [*shared[:1], "search.batch_size=34"]).search.batch_size == 34
