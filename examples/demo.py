@@ -7,6 +7,7 @@ back from the registry and classifies images that no training has seen.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,8 +75,11 @@ def say(line: str) -> None:
 
 
 def run(command: list[str]) -> None:
-    """Run a command; leave with its exit code if it fails."""
-    code = subprocess.call(command, cwd=ROOT)
+    """Run a command; leave with its exit code if it fails. Ctrl-C is the command's to answer."""
+    with subprocess.Popen(command, cwd=ROOT) as child:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = child.wait()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if code:
         sys.exit(code)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import json
 import os
 import sys
@@ -28,7 +30,18 @@ from orchestrator.cli_serving import serve
 from orchestrator.cli_shipping import export, fetch, predict, publish
 from orchestrator.errors import SweepStoppedError, UserError
 from orchestrator.home import Home
-from orchestrator.terminal import DONE, FAILED, err, fail, limit_of, plain, resumable, show
+from orchestrator.terminal import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    err,
+    fail,
+    limit_of,
+    out,
+    plain,
+    resumable,
+    show,
+)
 
 if TYPE_CHECKING:
     from orchestrator.preflight import Plan
@@ -236,8 +249,40 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     *(promote, rollback, history, ui),
     *(export, predict, publish, fetch, serve),
 )
+
+
+def _told(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Tell a person who interrupts a command that it heard, unless it says more itself."""
+
+    @functools.wraps(command)
+    def run(*values: Any, **options: Any) -> Any:
+        try:
+            return command(*values, **options)
+        except KeyboardInterrupt:
+            err.print("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
 for _command in _COMMANDS:
-    app.command()(_command)
+    app.command()(_told(_command))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"pas {importlib.metadata.version('pas-orchestrator')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _pas(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Find the best channel widths of a vision network, at every budget."""
 
 
 def main() -> None:

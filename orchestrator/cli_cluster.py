@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from orchestrator.terminal import BAD_INPUT, DONE, FAILED, INTERRUPTED, err, out
 if TYPE_CHECKING:
     from orchestrator.ray_jobs import JobServer
     from orchestrator.submitted import SweepJob
+    from orchestrator.tracking_reader import SweepInfo
 
 _SAID = (DONE, FAILED, BAD_INPUT, INTERRUPTED)  # codes with which pas itself has said why
 
@@ -58,12 +60,13 @@ def _tracked(sweep: str | None, tracking_uri: str | None) -> tuple[Any, list[Tab
     from orchestrator.tracking_reader import list_sweeps
 
     if sweep is None:
-        sweeps = list_sweeps(store_of(tracking_uri, None))
+        sweeps = [_as_it_is(info) for info in list_sweeps(store_of(tracking_uri, None))]
         table = Table("sweep", "status", title="sweeps", title_justify="left")
         for info in sweeps:
             table.add_row(info.sweep_id, info.status)
         return [{"sweep_id": i.sweep_id, "status": i.status} for i in sweeps], [table]
     info, records = load_sweep_records(sweep, tracking_uri)
+    info = _as_it_is(info)
     used = summary(records, info.totals, info.currency)
     document = {
         "sweep_id": info.sweep_id,
@@ -73,6 +76,14 @@ def _tracked(sweep: str | None, tracking_uri: str | None) -> tuple[Any, list[Tab
     }
     table = trial_table(records, f"{info.sweep_id}: {info.status}")
     return document, [table, summary_text(used)]
+
+
+def _as_it_is(info: SweepInfo) -> SweepInfo:
+    """Return what the store holds of a sweep, killed if its driver was killed before it told."""
+    from orchestrator.driver import has_died
+
+    is_dead = info.status == "RUNNING" and has_died(Home.from_environment(), info.sweep_id)
+    return dataclasses.replace(info, status="KILLED") if is_dead else info
 
 
 def logs(

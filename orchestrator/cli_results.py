@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from orchestrator.cli_options import Csv, Json, SweepName, TrackingUri
 from orchestrator.errors import UserError
 from orchestrator.home import Home
+from orchestrator.records import TrialRecord
 from orchestrator.terminal import plain, show, show_csv
 
 
@@ -35,7 +37,7 @@ def compare(
     }
     supernet = (info.supernet_score, info.supernet_test_score)
     table = compare_table(records, info.resource, info.sweep_id, supernet)
-    show(document, as_json, [table])
+    show(document, as_json, [_nothing_yet(records, info.sweep_id) or table])
 
 
 def pareto(
@@ -53,7 +55,16 @@ def pareto(
         return
     document = {"sweep_id": info.sweep_id, "resource": info.resource, **plain(shown)}
     table = front_table(records, f"Pareto front of {info.sweep_id}", info.resource)
-    show(document, as_json, [table, *controls_tables(records, info.resource)])
+    tables = [table, *controls_tables(records, info.resource)]
+    nothing = _nothing_yet(records, info.sweep_id)
+    show(document, as_json, [nothing] if nothing else tables)
+
+
+def _nothing_yet(records: Sequence[TrialRecord], sweep_id: str) -> str:
+    """Return that nothing can be shown yet; empty if something can."""
+    if any(record.status == "FINISHED" for record in records):
+        return ""
+    return f"no trial of {sweep_id} has finished yet; 'pas status {sweep_id}' shows what there is"
 
 
 def report(

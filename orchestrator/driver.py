@@ -87,6 +87,14 @@ def driver_of(home: Home, sweep_id: str) -> Driver | None:
     return None
 
 
+def has_died(home: Home, sweep_id: str) -> bool:
+    """Whether a sweep's last driver was on this machine and is gone."""
+    with suppress(OSError), (home.sweep(sweep_id) / "lock").open() as file:
+        was_here = _read(file).get("host") == socket.gethostname()
+        return was_here and driver_of(home, sweep_id) is None
+    return False
+
+
 def _read(file: IO[str]) -> dict[str, Any]:
     """Return what a lock says; nothing if it has never been held, or is about to be."""
     file.seek(0)

@@ -183,7 +183,9 @@ def check_disk(home: Home, plan: Plan) -> None:
     try:
         home.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"home folder {home.root} cannot be created: {error.strerror}") from None
+        raise UserError(
+            f"home folder {home.root} cannot be created: {error.strerror}; set PAS_HOME to another"
+        ) from None
     if not os.access(home.root, os.W_OK):
         raise UserError(f"home folder {home.root} is not writable; set PAS_HOME to one that is")
     network = plan.graph.count_params() * _BYTES_PER_PARAM

@@ -90,8 +90,10 @@ def promote(
         check_request(request.model_name, request.alias, request.why)
         if request.limit is None and request.trial is None:
             raise UserError("name what to promote: --budget LIMIT, or --trial TRIAL_ID")
+        if not records:
+            raise UserError("no trial of the sweep has ended yet; run 'pas sweep' on, then promote")
         tell("data")
-        sweep = open_sweep(home, records[0].sweep_id if records else "")
+        sweep = open_sweep(home, records[0].sweep_id)
         check_scores(request, sweep.metric)
         record = _pick(records, request, sweep)
         files = files_of(home, record.sweep_id, sweep.config.storage.uri)

@@ -28,7 +28,7 @@ from orchestrator.ray_room import nodes, workers_on
 from orchestrator.sections import ResourceConfig
 from orchestrator.staged_data import bring_data
 from orchestrator.submission import NEVER_SENT
-from orchestrator.worker import stopping_sentence
+from orchestrator.worker import supernet_error
 from pas_trainer import (
     DataError,
     DivergenceError,
@@ -173,7 +173,7 @@ def train_supernet_on_cluster(
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, DataError | WeightsError | DivergenceError | OSError):
-            raise SweepStoppedError(f"supernet: {stopping_sentence(cause)}") from None
+            raise supernet_error(cause) from None
         if is_out_of_memory(cause):
             raise SweepStoppedError(_OUT_OF_MEMORY) from None
         raise SweepStoppedError(f"supernet: {type(cause).__name__}: {cause}") from error

@@ -19,7 +19,7 @@ from orchestrator.node_resources import worker_threads
 from orchestrator.preflight import Plan, check_device, check_disk, make_plan
 from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
-from orchestrator.worker import read_result, run_trial_job, started, stopping_sentence
+from orchestrator.worker import read_result, run_trial_job, started, supernet_error
 from pas_trainer import (
     DataError,
     DivergenceError,
@@ -96,7 +96,7 @@ def search_one(
             try:
                 train_supernet(plan.supernet_training, job.supernet_folder, board.supernet_progress)
             except (DataError, WeightsError, DivergenceError, OSError) as error:
-                raise SweepStoppedError(f"supernet: {stopping_sentence(error)}") from None
+                raise supernet_error(error) from None
         board.trial_started(started(job))
         run_trial_job(job, report)
         record = read_result(job)

@@ -16,7 +16,7 @@ from PIL import Image
 from deploy import content_hash, median_pass_ms, save_package
 from orchestrator.accounting import booked
 from orchestrator.cells import Report, Train, TrialJob
-from orchestrator.errors import WorkerLostError, printable
+from orchestrator.errors import SweepStoppedError, UserError, WorkerLostError, printable
 from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TRIAL_FILE, write_json
 from orchestrator.memory import (
     free_memory,
@@ -165,6 +165,16 @@ def stopping_sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'home folder'}); make room and run again"
     return printable(str(error))
+
+
+def supernet_error(error: Exception) -> UserError:
+    """Return what ends a sweep whose supernet could not be trained."""
+    if isinstance(error, DivergenceError):
+        return UserError(
+            f"supernet: {error} in a sweep of another name, or with --new; with these settings it "
+            "diverges again"
+        )
+    return SweepStoppedError(f"supernet: {stopping_sentence(error)}")
 
 
 def write_result(job: TrialJob, record: TrialRecord) -> None:

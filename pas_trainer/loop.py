@@ -153,9 +153,9 @@ class Trainer:
         num_terms = share.size * max(1, step - epoch * steps_per_epoch)
         mean = float(sum_over_workers(total)) / num_terms
         if not math.isfinite(mean):
+            remedy = "learning rates or the strength" if self.extra_loss else "learning rate"
             raise DivergenceError(
-                f"the loss became {mean} in {self.phase} epoch {epoch + 1}; "
-                "lower the learning rates or the strength"
+                f"the loss became {mean} in {self.phase} epoch {epoch + 1}; lower the {remedy}"
             )
         return mean
 

@@ -41,7 +41,7 @@ class TaskConfig:
             close = difflib.get_close_matches(self.name, TASKS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(TASKS)}"
             raise ValueError(
-                f"name is {self.name!r}; {hint} A task of your own is import:package.module:Name"
+                f"name is {self.name!r}; {hint}; a task of your own is import:package.module:Name"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import socket
@@ -371,3 +372,19 @@ def test_an_unreadable_option_is_a_usage_error(run):
     result = run("sweep", "SWEEP_FILE", "--no-such-option")
     assert result.code == 2
     assert "--no-such-option" in result.err
+
+
+def test_the_version_is_told(run):
+    told = run("--version")
+    assert (told.code, told.out) == (0, f"pas {importlib.metadata.version('pas-orchestrator')}\n")
+
+
+def test_who_interrupts_a_command_is_answered(run, monkeypatch):
+    from orchestrator import lookup
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lookup, "load_sweep_records", interrupted)
+    told = run("pareto", "tiny")
+    assert (told.code, told.out, told.err) == (130, "", "interrupted\n")

@@ -38,3 +38,15 @@ def test_two_formats_at_once_are_refused(finished):
     assert refused.returncode == 2
     assert refused.stdout == ""
     assert "--json and --csv are two formats" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["compare", "pareto"])
+def test_a_sweep_without_results_has_no_table(monkeypatch, capsys, command):
+    from orchestrator import cli_results, lookup
+    from orchestrator.tracking_reader import SweepInfo
+
+    fields = {field.name: None for field in dataclasses.fields(SweepInfo)}
+    info = SweepInfo(**{**fields, "sweep_id": "s-1", "resource": "macs", "metric": "accuracy"})
+    monkeypatch.setattr(lookup, "load_sweep_records", lambda *_: (info, []))
+    getattr(cli_results, command)("s-1")
+    assert capsys.readouterr().out.startswith("no trial of s-1 has finished yet")

@@ -17,6 +17,7 @@ from orchestrator.driver import (
     check_interrupted,
     driver_log,
     driver_of,
+    has_died,
     only_driver,
     read_log,
     stop_driver,
@@ -78,9 +79,11 @@ def test_one_driver_runs_a_sweep_and_others_see_which(home, start):
         with only_driver(home, "s-1"):
             pass
     assert driver_of(home, "s-1") == seen  # the refused one has not written itself there
+    assert not has_died(home, "s-1")
     other.kill()
     other.wait()
     assert driver_of(home, "s-1") is None
+    assert has_died(home, "s-1")
     with only_driver(home, "s-1"):
         assert json.loads((home.sweep("s-1") / "lock").read_text())["pid"] == os.getpid()
 
@@ -96,6 +99,14 @@ def test_stopping_waits_for_the_drivers_end_and_what_it_said_stays(home, start):
     assert f"driver {other.pid} on " in begun
     assert said.endswith("Z works")
     assert ended.endswith("driver ends: interrupted")
+
+
+def test_of_a_driver_elsewhere_nothing_is_known(home, start):
+    other = start("elsewhere")
+    other.kill()
+    other.wait()
+    assert not has_died(home, "s-1")
+    assert not has_died(home, "s-2")
 
 
 def test_a_driver_elsewhere_is_named_and_left_alone(home, start):

@@ -10,7 +10,7 @@ import torch
 
 from orchestrator import worker
 from orchestrator.cells import Cell, TrialJob, trial_config
-from orchestrator.errors import WorkerLostError
+from orchestrator.errors import SweepStoppedError, WorkerLostError
 from orchestrator.loading import load_sweep
 from orchestrator.memory import in_smaller_parts
 from pas_trainer import (
@@ -181,3 +181,10 @@ def test_a_record_survives_the_file(job):
     record = worker.failed(job, "lost")
     worker.write_result(job, record)
     assert worker.read_result(job) == record
+
+
+def test_a_supernet_that_diverges_does_not_ask_for_the_same_again():
+    diverged = worker.supernet_error(DivergenceError("the loss became nan; lower the rate"))
+    assert not isinstance(diverged, SweepStoppedError)
+    assert str(diverged).startswith("supernet: the loss became nan; lower the rate in a sweep of")
+    assert isinstance(worker.supernet_error(DataError("no images")), SweepStoppedError)
