@@ -104,6 +104,8 @@ def extend(
     from orchestrator.run import prepare
     from orchestrator.submission import code_folders, entrypoint
 
+    if trials is None and not limits and not strengths:
+        raise UserError("name what to add: --trials N, --limit LIMIT or --strength S")
     if check_options(address, detach=detach, dry_run=dry_run, code=code):
         from orchestrator.ray_jobs import JobServer
 

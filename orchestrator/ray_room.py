@@ -82,7 +82,7 @@ def _too_small(resources: ResourceConfig, wait_s: float | None) -> str:
         return f"{sentence}, after {wait_s:g} s (wait_for_nodes_s)"
     if wait_s is not None:
         return f"{sentence}; if it has an autoscaler, set resources.wait_for_nodes_s"
-    return sentence
+    return f"{sentence}; lower resources.cpus_per_trial or gpus_per_trial"
 
 
 def _demand(resources: ResourceConfig, num_trials: int = 1) -> str:

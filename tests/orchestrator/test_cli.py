@@ -388,3 +388,9 @@ def test_who_interrupts_a_command_is_answered(run, monkeypatch):
     monkeypatch.setattr(lookup, "load_sweep_records", interrupted)
     told = run("pareto", "tiny")
     assert (told.code, told.out, told.err) == (130, "", "interrupted\n")
+
+
+def test_extending_by_nothing_is_refused(run):
+    told = run("extend", "tiny")
+    assert told.code == 2
+    assert told.err == "pas: name what to add: --trials N, --limit LIMIT or --strength S\n"

@@ -81,7 +81,7 @@ def test_there_is_no_wait_where_there_is_room(head):
     [
         (0.0, "have 0 CPUs and 0 GPUs; if it has an autoscaler, set resources.wait_for_nodes_s"),
         (0.05, r"have 0 CPUs and 0 GPUs, after 0\.05 s \(wait_for_nodes_s\)"),
-        (None, "have 0 CPUs and 0 GPUs$"),
+        (None, "have 0 CPUs and 0 GPUs; lower resources.cpus_per_trial or gpus_per_trial$"),
     ],
 )
 def test_no_room_at_all_is_told(head, wait_s, told):
