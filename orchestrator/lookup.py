@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
 from orchestrator.errors import UserError
@@ -35,7 +36,10 @@ def find_recorded_sweep(sweep: str, tracking_uri: str | None) -> tuple[str, Swee
     if path is not None and uri == home.tracking_uri_of(sweep):
         with suppress(UnknownSweepError):  # it has not got that far
             return uri, find_sweep(uri, path.parent.name)
-    return uri, find_sweep(uri, sweep)
+    try:
+        return uri, find_sweep(uri, sweep)
+    except UnknownSweepError as error:
+        raise UnknownSweepError(f"{error}{_by_variable(uri)}") from None
 
 
 def store_of(tracking_uri: str | None, sweep: str | None) -> str:
@@ -52,5 +56,11 @@ def store_of(tracking_uri: str | None, sweep: str | None) -> str:
     try:
         check_server(uri)
     except TrackingError as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"{error}{_by_variable(uri)}") from None
     return uri
+
+
+def _by_variable(uri: str) -> str:
+    """Return that an environment variable named the store, which may hold credentials, if so."""
+    named = os.environ.get("MLFLOW_TRACKING_URI") == uri
+    return " (in the store that MLFLOW_TRACKING_URI names)" if named else ""
