@@ -1,4 +1,7 @@
-"""All trials of a sweep as one Ray Tune run; with ``ray_workers.py`` all that knows Tune."""
+"""All trials of a sweep as one Ray Tune run.
+
+With ``ray_stopping.py`` and ``ray_workers.py`` all that knows Tune.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,12 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
-    FIFOScheduler,
-    MedianStoppingRule,
-    TrialScheduler,
-)
 from ray.tune.search import Searcher
 
-from orchestrator.cells import Train, TrialJob
+from orchestrator.cells import Train
 from orchestrator.driver import check_interrupted
 from orchestrator.ray_room import trials_at_once
+from orchestrator.ray_stopping import StoppingPerCell, job_of
 from orchestrator.ray_workers import train_on_workers
 from orchestrator.sections import ResourceConfig, SchedulerConfig
 from orchestrator.sweep import Sweep
@@ -84,7 +82,7 @@ def _tuner(
         _trainable(resources, train),
         tune_config=tune.TuneConfig(
             search_alg=_SweepSearcher(sweep),
-            scheduler=_PerCell(scheduler),
+            scheduler=StoppingPerCell(scheduler),
             num_samples=-1,
             reuse_actors=resources.workers_per_trial == 1 or scheduler.name == "none",
             max_concurrent_trials=_at_once(resources),
@@ -161,12 +159,7 @@ def _suggested_ahead(resources: ResourceConfig) -> int:
 
 
 def _trial_name(trial: Trial) -> str:
-    return _job(trial).trial_id
-
-
-def _job(trial: Trial) -> TrialJob:
-    job: TrialJob = trial.config["job"]
-    return job
+    return job_of(trial).trial_id
 
 
 @contextlib.contextmanager
@@ -233,7 +226,7 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
     ) -> None:
-        self._sweep.trial_started(_job(trial).trial_id)
+        self._sweep.trial_started(job_of(trial).trial_id)
 
     def on_trial_result(
         self,
@@ -246,7 +239,7 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
         if not result.get("done"):  # the last report is repeated when the function returns
             self._note_progress(trial.trial_id, result)
             with _stop_if_storage_fails(self._sweep):
-                self._sweep.epoch_done(_job(trial).trial_id, result)
+                self._sweep.epoch_done(job_of(trial).trial_id, result)
 
     def _note_progress(self, trial_id: str, result: dict[str, Any]) -> None:
         """Forgive deaths once a trial is farther than ever; a new worker repeats an epoch."""
@@ -260,14 +253,14 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
     ) -> None:
         with _stop_if_storage_fails(self._sweep):
-            self._sweep.trial_done(_job(trial).trial_id)
+            self._sweep.trial_done(job_of(trial).trial_id)
         self._reached.pop(trial.trial_id, None)
         _forget(trial)
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any
     ) -> None:
-        self._sweep.meter.ended(_job(trial).trial_id, lost=True)
+        self._sweep.meter.ended(job_of(trial).trial_id, lost=True)
         self._deaths[trial.trial_id] += 1
         deaths = self._deaths[trial.trial_id]
         if deaths > 2 * MAX_WORKER_DEATHS:
@@ -277,7 +270,7 @@ class _SweepCallback(_Unpickled, tune.Callback):  # type: ignore[misc]
         elif deaths > MAX_WORKER_DEATHS:
             with _stop_if_storage_fails(self._sweep):
                 self._sweep.trial_lost(
-                    _job(trial).trial_id, f"its workers died {deaths} times within one epoch"
+                    job_of(trial).trial_id, f"its workers died {deaths} times within one epoch"
                 )
 
 
@@ -299,51 +292,3 @@ class _StopWhenTold(_Unpickled, tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         return self._sweep.stop_reason is not None
-
-
-class _PerCell(FIFOScheduler):  # type: ignore[misc]
-    """Early stopping that compares a trial only with others of its own cell.
-
-    Scores at different budgets cannot be compared. Only fine-tuning epochs count. Controls
-    are never stopped.
-    """
-
-    def __init__(self, config: SchedulerConfig) -> None:
-        super().__init__()
-        self._config = config
-        self._cells: dict[str, TrialScheduler] = {}
-        self._known: set[str] = set()
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Start whichever waits (some are suggested ahead, others lost their worker).
-
-        FIFO's own method goes through the thousands of trials that have ended.
-        """
-        live = tune_controller.get_live_trials()
-        return next((trial for trial in live if trial.status == Trial.PENDING), None)
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        epoch = result.get("epoch", 0) if result.get("phase") == "finetune" else 0
-        is_control = _job(trial).control is not None
-        if self._config.name == "none" or is_control or not 0 < epoch < result["num_epochs"]:
-            return str(TrialScheduler.CONTINUE)
-        cell = _job(trial).cell.name
-        if cell not in self._cells:
-            self._cells[cell] = _early_stopping(self._config)
-        if trial.trial_id not in self._known:
-            self._known.add(trial.trial_id)
-            self._cells[cell].on_trial_add(tune_controller, trial)
-        return str(self._cells[cell].on_trial_result(tune_controller, trial, result))
-
-
-def _early_stopping(config: SchedulerConfig) -> TrialScheduler:
-    """Return what stops trials of one cell."""
-    common = {"time_attr": "epoch", "metric": "gain", "mode": "max"}
-    if config.name == "median":
-        return MedianStoppingRule(**common, grace_period=config.grace_epochs)
-    return AsyncHyperBandScheduler(
-        **common,
-        grace_period=config.grace_epochs,
-        reduction_factor=config.reduction_factor,
-        max_t=10**9,  # trials end by themselves
-    )

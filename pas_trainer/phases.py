@@ -17,9 +17,10 @@ from pas_trainer.checkpoint import Checkpoint
 from pas_trainer.compute import TrialCompute
 from pas_trainer.config import TrialConfig
 from pas_trainer.devices import pick_device
+from pas_trainer.epochs import Epochs
 from pas_trainer.fuse import reparameterize
-from pas_trainer.loop import EpochReport, Phase, Report, Trainer, derive_seed, recalibrate_norms
-from pas_trainer.optim import Optimizer, OptimizerConfig, build_optimizer
+from pas_trainer.loop import Phase, Report, Trainer, derive_seed, recalibrate_norms
+from pas_trainer.optim import OptimizerConfig, build_optimizer
 from pas_trainer.phase_clock import PhaseClock
 from pas_trainer.supernet import (
     graph_of_trial,
@@ -235,19 +236,11 @@ class TrialPhases:
         extra_loss: Callable[[Tensor], Tensor] | None = None,
         keep: Mapping[str, Any] | None = None,
     ) -> None:
-        """Train ``model`` for a phase, from ``state`` if given; ``keep`` goes into checkpoints.
-
-        From a state, its last epoch is reported once more: whoever was to hear of it may have
-        died meanwhile.
-        """
-        self.clock.phase = phase
+        """Train ``model`` for a phase, from ``state`` if given; ``keep`` goes into checkpoints."""
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = build_optimizer(model, recipe, recipe.learning_rate)
         if self.companion is not None:
             self.companion.begin(recipe.learning_rate)
-        start = 0
-        if state is not None:
-            start = self._take_up(phase, num_epochs, model, optimizer, state)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -262,80 +255,14 @@ class TrialPhases:
             extra_loss=extra_loss,
             companion=self.companion,
         )
-        for epoch in range(start, num_epochs):
-            loss = trainer.train_epoch(epoch)
-            metrics = self.task.evaluate(model, self.data.validation, self.data, self.device)
-            told = {
-                "loss": loss,
-                "score": metrics[self.task.metric.name],
-                "metrics": metrics,
-                "macs_ratio": macs() / self.full_macs,
-                "widths": widths(),
-            }
-            seconds = self.clock.lap()
-            self._save(phase, epoch + 1, model, optimizer, told, seconds, keep or {})
-            self._tell(phase, epoch + 1, num_epochs, told, seconds)
-        self.take_preview(phase, model)
-
-    def _save(
-        self,
-        phase: Phase,
-        epoch: int,
-        model: nn.Module,
-        optimizer: Optimizer,
-        told: Mapping[str, Any],
-        seconds: Mapping[str, float],
-        keep: Mapping[str, Any],
-    ) -> None:
-        self.checkpoint.save(
-            phase=phase,
-            epoch=epoch,
-            model=model.state_dict(),
-            optimizer=optimizer.state_dict(),
-            companion=None if self.companion is None else self.companion.state_dict(),
-            told=told,
+        epochs = Epochs(
+            trainer=trainer,
+            checkpoint=self.checkpoint,
+            report=self.report,
+            clock=self.clock,
+            macs_ratio=lambda: macs() / self.full_macs,
+            widths=widths,
             previews=self._previews,
-            seconds=seconds,
-            **keep,
         )
-
-    def _take_up(
-        self,
-        phase: Phase,
-        num_epochs: int,
-        model: nn.Module,
-        optimizer: Optimizer,
-        state: Mapping[str, Any],
-    ) -> int:
-        """Bring a phase to where a checkpoint left it; return how many epochs it had."""
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if self.companion is not None:
-            self.companion.load_state_dict(state["companion"])
-        epochs: int = state["epoch"]
-        self._previews = dict(state.get("previews", {}))  # missing in earlier versions
-        self.clock.resume(state.get("seconds", {}))  # missing in earlier versions
-        if "told" in state:  # missing in earlier versions
-            self._tell(phase, epochs, num_epochs, _as_told_now(state["told"]), self.clock.lap())
-        return epochs
-
-    def _tell(
-        self,
-        phase: Phase,
-        epoch: int,
-        num_epochs: int,
-        told: Mapping[str, Any],
-        seconds: Mapping[str, float],
-    ) -> None:
-        self.report(
-            EpochReport(phase=phase, epoch=epoch, num_epochs=num_epochs, seconds=seconds, **told)
-        )
-
-
-def _as_told_now(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an epoch had to tell; earlier versions knew accuracies only."""
-    told = dict(told)
-    if "accuracy" in told:
-        told["score"] = told.pop("accuracy")
-        told["metrics"] = {"accuracy": told["score"]}
-    return told
+        epochs.run(state, keep)
+        self.take_preview(phase, model)

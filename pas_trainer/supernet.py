@@ -15,8 +15,9 @@ from pas_trainer.checkpoint import Checkpoint
 from pas_trainer.compute import images_per_epoch, training_macs
 from pas_trainer.config import SupernetTraining, TrialConfig
 from pas_trainer.devices import pick_device
+from pas_trainer.epochs import Epochs
 from pas_trainer.keys import content_key
-from pas_trainer.loop import EpochReport, Report, Trainer, derive_seed, ignore_report
+from pas_trainer.loop import Report, Trainer, derive_seed, ignore_report
 from pas_trainer.optim import build_optimizer, cosine_factor
 from pas_trainer.phase_clock import PhaseClock
 from pas_trainer.tasks import About, Companion, Task, TaskData, make_task
@@ -250,34 +251,7 @@ def _train(
         companion=companion,
     )
     checkpoint = Checkpoint(folder, content_key(config))
-    start = 0
-    if (state := checkpoint.load()) is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if companion is not None:
-            companion.load_state_dict(state["companion"])
-        start = state["epoch"]
-        clock.resume(state.get("seconds", {}))  # missing in earlier versions
-    for epoch in range(start, config.pretrain.epochs):
-        loss = trainer.train_epoch(epoch)
-        metrics = task.evaluate(model, data.validation, data, device)
-        seconds = clock.lap()
-        checkpoint.save(
-            epoch=epoch + 1,
-            model=model.state_dict(),
-            optimizer=optimizer.state_dict(),
-            companion=None if companion is None else companion.state_dict(),
-            seconds=seconds,
-        )
-        report(
-            EpochReport(
-                phase="pretrain",
-                epoch=epoch + 1,
-                num_epochs=config.pretrain.epochs,
-                loss=loss,
-                score=metrics[task.metric.name],
-                metrics=metrics,
-                macs_ratio=1.0,
-                seconds=seconds,
-            )
-        )
+    epochs = Epochs(
+        trainer=trainer, checkpoint=checkpoint, report=report, clock=clock, macs_ratio=lambda: 1.0
+    )
+    epochs.run(checkpoint.load())

@@ -169,8 +169,11 @@ def test_a_supernet_killed_half_way_goes_on_bit_identically(tmp_path):
     class StoppedError(Exception):
         pass
 
+    heard = []
+
     def stop(report):
-        if report.epoch == 2:
+        heard.append(report)
+        if report.epoch == 2 and heard.count(report) == 1:
             raise StoppedError
 
     whole = train_supernet(training, tmp_path / "a")
@@ -179,7 +182,8 @@ def test_a_supernet_killed_half_way_goes_on_bit_identically(tmp_path):
     state = torch.load(tmp_path / "b" / "checkpoint.pt", weights_only=True)
     assert state.pop("seconds")["pretrain"] > 0
     torch.save(state, tmp_path / "b" / "checkpoint.pt")  # as of an earlier version
-    assert train_supernet(training, tmp_path / "b") == whole
+    assert train_supernet(training, tmp_path / "b", stop) == whole
+    assert [report.epoch for report in heard] == [1, 2, 2, 3]  # nobody may have heard of the 2nd
     first, second = ((tmp_path / n / "supernet.safetensors").read_bytes() for n in "ab")
     assert first == second
 
