@@ -119,13 +119,26 @@ def _find_table(plan: Plan, home: Home, folder: Path) -> LatencyTable | None:
         return _read(kept)
     latency = plan.config.latency
     if latency.table is not None:
-        return _read(Path(latency.table), "latency.table: ")
+        table = _read(Path(latency.table), "latency.table: ")
+        _check_measured_so(latency, table)
+        return table
     check_target(latency)
     try:
         table = read_table(home.latency, latency.target)
     except ValueError as error:
         raise UserError(f"latency: {error}") from None
     return table if _is_complete(plan.graph, table) else None
+
+
+def _check_measured_so(latency: LatencyConfig, table: LatencyTable) -> None:
+    """Check that a table was measured as the sweep file has it, in all that this says."""
+    said = latency.model_fields_set
+    for name in latency.target.differing(table.device):
+        if name in said:
+            raise UserError(
+                f"latency.{name} is {getattr(latency, name)}, but latency.table was measured on "
+                f"{table.device}; take one of them out, or measure anew with 'pas latency'"
+            )
 
 
 def check_target(latency: LatencyConfig) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
+from orchestrator.yaml_values import read_values
 from pas_trainer import is_remote
 from search_space import is_weights_file
 
@@ -68,7 +69,7 @@ def read_document(
         if not separator:
             raise UserError(f"--set {override!r} has no '='; write --set key=value")
         try:
-            _assign(document, key, yaml.safe_load(text))
+            _assign(document, key, read_values(text))
         except (yaml.YAMLError, ValueError) as error:  # the latter of dates such as 2024-13-45
             raise UserError(f"--set {override!r}: the value is not valid YAML") from error
     if smoke:
@@ -76,7 +77,7 @@ def read_document(
         as_loaded = isinstance(pretrain, dict) and pretrain.get("epochs") == 0
         for key, value in SMOKE.items():
             if not (as_loaded and key == "pretrain.epochs"):
-                _assign(document, key, value)
+                _assign(document, key, _at_most(value, document, key))
         document["name"] = f"{document.get('name', '')}-smoke"
     return document
 
@@ -119,7 +120,7 @@ def parse_recorded(document: Mapping[str, Any], where: str) -> SweepConfig:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_values(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"sweep file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -127,7 +128,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        raise UserError(f"sweep file {path} is not valid YAML{line}") from None
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError(f"sweep file {path} is not valid YAML{line}: {problem}") from None
     if not isinstance(document, dict):
         raise UserError(f"sweep file {path} must hold 'key: value' lines at its top level")
     return document
@@ -141,6 +143,14 @@ def _assign(document: dict[str, Any], dotted: str, value: Any) -> None:
             raise UserError(f"--set {dotted}: {parent} is a value, it has no parts")
         document = child
     document[last] = value
+
+
+def _at_most(value: int, document: Mapping[str, Any], dotted: str) -> int:
+    """Return a value, or the smaller one that the document has in its place."""
+    now: Any = document
+    for part in dotted.split("."):
+        now = now.get(part) if isinstance(now, dict) else None
+    return min(value, now) if isinstance(now, int) and now > 0 else value
 
 
 def _paths(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:

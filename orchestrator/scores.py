@@ -32,7 +32,7 @@ def count_text(value: float | None) -> str:
     if value is None:
         return ""
     rounded = float(f"{value:.3g}")
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if rounded >= size:
             return f"{rounded / size:.3g} {unit}"
     return f"{value:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -187,9 +188,14 @@ class CellStudies:
         return Suggestion(cell, trial.number, trial.params)
 
     def tell(self, cell: Cell, number: int, status: str, gain: float | None) -> None:
-        """Record an outcome (a key of :data:`STATES`) once; later calls change nothing."""
+        """Record an outcome (a key of :data:`STATES`) once; later calls change nothing.
+
+        A trial that ended with a gain that is no finite number, which Optuna refuses, has failed.
+        """
         if number in self._told[cell]:
             return
+        if status == "FINISHED" and not (gain is not None and math.isfinite(gain)):
+            status = "FAILED"
         value = gain if status == "FINISHED" else None
         with _storage():
             self._studies[cell].tell(number, value, state=STATES[status])

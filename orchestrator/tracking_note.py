@@ -60,12 +60,13 @@ class SweepFacts:
     run_ids: Mapping[str, str] = field(default_factory=dict)
 
 
-def sweep_note(facts: SweepFacts, records: Sequence[TrialRecord]) -> str:
+def sweep_note(facts: SweepFacts, records: Sequence[TrialRecord], added: str = "") -> str:
     """Return the description, short enough for a tag.
 
     Args:
         facts: of the sweep.
         records: its trials and controls that have ended.
+        added: what a person has written into it; stays, if need be in place of rows.
     """
     members = {record.trial_id for record in front(records, facts.resource)}
     columns = (*_FIRST_COLUMNS, label(facts.metric), *_LAST_COLUMNS)
@@ -73,7 +74,7 @@ def sweep_note(facts: SweepFacts, records: Sequence[TrialRecord]) -> str:
     head = "\n\n".join([_counts(facts, records, len(members)), _links(facts), header])
     tail = "\n\n".join(["", _commands(facts), END])
     rows: list[str] = []
-    left = MAX_TAG_CHARS - len(head) - len(tail) - 80
+    left = MAX_TAG_CHARS - len(head) - len(tail) - len(added) - 80
     every = _rows(facts, records, members)
     for row in every:
         left -= len(row) + 1
@@ -81,19 +82,14 @@ def sweep_note(facts: SweepFacts, records: Sequence[TrialRecord]) -> str:
             rows.append(f"| … {len(every) - len(rows)} more: `pas compare` |")
             break
         rows.append(row)
-    return "\n".join([head, *rows]) + tail
+    note = "\n".join([head, *rows]) + tail
+    return f"{note}\n\n{added}"[:MAX_TAG_CHARS].rstrip()
 
 
-def with_what_was_added(note: str, before: str) -> str:
-    """Return a new description with what a person has written into the one before.
-
-    Args:
-        note: the new one.
-        before: as it is now, empty if there is none.
-    """
+def what_was_added(before: str) -> str:
+    """Return what a person has written into the description as it is now."""
     _, is_ours, added = before.partition(END)
-    text = added if is_ours else before
-    return f"{note}\n\n{text.strip()}"[:MAX_TAG_CHARS].rstrip()
+    return (added if is_ours else before).strip()
 
 
 def widths_text(widths: Mapping[str, int] | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.pareto import front, hypervolume
 from orchestrator.records import TrialRecord
 from orchestrator.tracking_data import DataInput
-from orchestrator.tracking_note import NOTE_TAG, SweepFacts, sweep_note, with_what_was_added
+from orchestrator.tracking_note import NOTE_TAG, SweepFacts, sweep_note, what_was_added
 from orchestrator.tracking_requests import log_batches, paged, write_artifacts
 from orchestrator.tracking_server import artifact_location
 
@@ -161,7 +161,7 @@ class SweepRun:
         """Return the description; what a person has added to the one that is there stays."""
         facts = dataclasses.replace(self._facts, figures=self._values, run_ids=run_ids)
         before = self.client.get_run(self.run_id).data.tags.get(NOTE_TAG, "")
-        note = with_what_was_added(sweep_note(facts, records), before)
+        note = sweep_note(facts, records, what_was_added(before))
         return {} if note == before else {NOTE_TAG: note}
 
     def close(self, status: str) -> None:
@@ -189,7 +189,7 @@ def _front_metrics(
     finished = [r for r in records if r.status == "FINISHED" and r.control is None]
     values = {"hypervolume": hypervolume(finished, resource, supernet_cost)}
     for record in finished:
-        name = f"best_{record.metric}/b{record.budget:g}"
+        name = f"best_{record.metric}/b{record.budget:g}".replace("+", "")  # MLflow refuses it
         if record.score is not None and record.score == record.score:
             better = max if record.higher_is_better else min
             values[name] = better(values.get(name, record.score), record.score)

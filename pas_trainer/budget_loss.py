@@ -57,7 +57,6 @@ def project_onto_budget(
     gated: GatedNetwork,
     budget: Budget,
     rules: WidthRules,
-    uniform: Mapping[str, int] | None = None,
     toward_uniform: float = 0.0,
 ) -> dict[str, int]:
     """Open and close the fewest gates, by score, so that the budget is met and used.
@@ -70,9 +69,8 @@ def project_onto_budget(
         gated: the network whose gates are moved.
         budget: the limits to meet.
         rules: floors and divisors.
-        uniform: widths that those of the scores are moved toward, see
-            :func:`search_space.widths_toward_uniform`.
-        toward_uniform: how far, in [0, 1].
+        toward_uniform: how far the widths of the scores are moved toward uniform ones, in [0, 1],
+            see :func:`search_space.widths_toward_uniform`.
 
     Returns:
         Open units by group.
@@ -88,8 +86,8 @@ def project_onto_budget(
     }
     start = {name: int(gate.open_mask().sum()) for name, gate in gates.items()}
     widths = fit_widths(gated.graph, budget, rules, start, scores)
-    if uniform is not None and toward_uniform:
-        widths = widths_toward_uniform(gated.graph, budget, rules, widths, uniform, toward_uniform)
+    if toward_uniform:
+        widths = widths_toward_uniform(gated.graph, budget, rules, widths, toward_uniform)
     for name, gate in gates.items():
         mask = torch.zeros_like(gate.scores, dtype=torch.bool)
         mask[order[name][: widths[name]]] = True

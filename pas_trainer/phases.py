@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from pas_trainer.compute import TrialCompute
 from pas_trainer.config import TrialConfig
 from pas_trainer.devices import pick_device
 from pas_trainer.epochs import Epochs
+from pas_trainer.errors import DivergenceError
 from pas_trainer.fuse import reparameterize
 from pas_trainer.loop import Phase, Report, Trainer, derive_seed, recalibrate_norms
 from pas_trainer.optim import OptimizerConfig, build_optimizer
@@ -175,7 +177,11 @@ class TrialPhases:
         compact: nn.Module,
         training_macs: int | None,
     ) -> TrialResult:
-        """Reparameterize and measure, the test split for the only time."""
+        """Reparameterize and measure, the test split for the only time.
+
+        Raises:
+            DivergenceError: the score is no finite number.
+        """
         data, where, metric = self.data, self.config.supernet, self.task.metric.name
         plain = reparameterize(compact)
         widths = {name: len(channels) for name, channels in open_channels.items()}
@@ -184,6 +190,8 @@ class TrialPhases:
             self.task.evaluate(plain, split, data, self.device)
             for split in (data.validation, data.test)
         )
+        if not math.isfinite(metrics[metric]):
+            raise DivergenceError(f"{metric} of the finished network is {metrics[metric]}")
         architecture = Architecture(
             task=self.config.task.name,
             task_options=dict(self.config.task.options),

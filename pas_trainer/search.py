@@ -28,7 +28,7 @@ from pas_trainer.phases import TrialPhases, TrialResult
 from pas_trainer.score_mean import ScoreMean
 from pas_trainer.slicing import slice_channels
 from pas_trainer.workers import num_workers
-from search_space import WidthRules, narrow_graph, slice_network, uniform_widths
+from search_space import WidthRules, narrow_graph, slice_network
 
 
 def run_search(
@@ -146,9 +146,7 @@ class SearchTrial(TrialPhases):
         )
         if config.search.average:
             mean.settle()
-        share = config.search.toward_uniform
-        uniform = uniform_widths(self.graph, config.budget, config.width_rules) if share else None
-        project_onto_budget(gated, budget, rules, uniform, share)
+        project_onto_budget(gated, budget, rules, config.search.toward_uniform)
 
     def _finetune(
         self, gated: GatedNetwork, state: dict[str, Any] | None, keep: Mapping[str, Any]

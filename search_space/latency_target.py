@@ -62,11 +62,30 @@ class LatencyTarget:
         """All that a measured time depends on besides the operator."""
         device = torch.device(self.device)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-        parts = [name]
-        if device.type == "cpu":
-            parts.append(f"{self.num_threads} thread{'s' * (self.num_threads > 1)}")
-        parts += [f"torch {torch.__version__}", f"batch {self.batch_size}", self.dtype]
-        return ", ".join([*parts, "channels_last"] if self.channels_last else parts)
+        return ", ".join([name, *self._words(f"torch {torch.__version__}").values()])
+
+    def differing(self, key: str) -> list[str]:
+        """Return the fields in which another target's :attr:`key` is not of such a target."""
+        words = set(key.split(", "))
+        differing = [n for n, word in self._words("").items() if word and word not in words]
+        if not self.channels_last and "channels_last" in words:
+            differing.append("channels_last")
+        has_threads = any(word.endswith((" thread", " threads")) for word in words)
+        if has_threads != (torch.device(self.device).type == "cpu"):
+            differing.append("device")
+        return differing
+
+    def _words(self, version: str) -> dict[str, str]:
+        """Return what the key says of each field."""
+        words = {
+            "torch": version,
+            "batch_size": f"batch {self.batch_size}",
+            "dtype": self.dtype,
+        }
+        if torch.device(self.device).type == "cpu":
+            threads = f"{self.num_threads} thread{'s' * (self.num_threads > 1)}"
+            words = {"num_threads": threads, **words}
+        return words | ({"channels_last": "channels_last"} if self.channels_last else {})
 
 
 def _cpu_name() -> str:

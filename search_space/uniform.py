@@ -27,24 +27,23 @@ def widths_toward_uniform(
     budget: Budget,
     rules: WidthRules,
     widths: Mapping[str, int],
-    uniform: Mapping[str, int],
     share: float,
 ) -> dict[str, int]:
     """Return the geometric mean of widths and the uniform ones, moved onto the budget exactly.
+
+    Uniform are those of :func:`uniform_widths`. Of a network that was narrowed before, that is the
+    network narrowed by one more share in all of its groups: what was found stays found.
 
     Args:
         graph: groups and costs.
         budget: the limits to meet.
         rules: floors and divisors.
         widths: that meet the budget, open units by group.
-        uniform: those of :func:`uniform_widths`; where ``graph`` is that of a narrowed network, of
-            the whole one, so that rounding does not add up from network to network.
         share: weight of the uniform widths, in [0, 1].
 
     Raises:
         ValueError: no such network, see :func:`search_space.fit_widths`.
     """
-    size = graph.full_widths()
+    uniform = uniform_widths(graph, budget, rules)
     mean = {n: round(w ** (1 - share) * uniform[n] ** share) for n, w in widths.items()}
-    start = {name: max(1, min(width, size[name])) for name, width in mean.items()}
-    return fit_widths(graph, budget, rules, start, {})
+    return fit_widths(graph, budget, rules, mean, {})

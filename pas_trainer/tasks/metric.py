@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 RESERVED = frozenset(
@@ -88,13 +89,30 @@ class Metric:
 
     def __post_init__(self) -> None:
         """Check the name, which becomes a key."""
-        if not (self.name.isidentifier() and self.name.islower()):
-            raise ValueError(f"metric {self.name!r} is no name; write it like mask_map or psnr_db")
-        if self.name in RESERVED or self.name.startswith(_BEGINNINGS):
-            raise ValueError(
-                f"metric {self.name!r} has the name of something else that is recorded of a trial; "
-                "choose another one"
-            )
+        _check_name(self.name)
+
+    def check_figures(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Return what a judge has found, once all names can be recorded.
+
+        Raises:
+            ValueError: the metric is missing, or a name cannot be that of a metric.
+        """
+        if self.name not in figures:
+            known = ", ".join(figures) or "nothing"
+            raise ValueError(f"the judge gave {known}, but no {self.name}")
+        for name in figures:
+            _check_name(name)
+        return dict(figures)
+
+
+def _check_name(name: str) -> None:
+    if not (name.isidentifier() and name.islower()):
+        raise ValueError(f"metric {name!r} is no name; write it like mask_map or psnr_db")
+    if name in RESERVED or name.startswith(_BEGINNINGS):
+        raise ValueError(
+            f"metric {name!r} has the name of something else that is recorded of a trial; "
+            "choose another one"
+        )
 
 
 ACCURACY = Metric("accuracy")

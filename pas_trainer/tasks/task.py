@@ -135,6 +135,9 @@ class Task(ABC):
         """Return the figures of a network on a split by name, as its judge says.
 
         Trials go by this; promotion goes by :meth:`judge`, :meth:`shipped` and :meth:`plain`.
+
+        Raises:
+            ValueError: the judge gives no such figures, see :meth:`Metric.check_figures`.
         """
         network.eval()
         prepare, judge = self.preparer(data, device), self.judge(data, device)
@@ -144,7 +147,7 @@ class Task(ABC):
             with autocast(device, allowed=self.takes_bfloat16):
                 outputs = network(inputs)
             judge.update(outputs, targets)
-        return judge.compute()
+        return self.metric.check_figures(judge.compute())
 
     def shipped(self, network: nn.Module, architecture: Architecture) -> nn.Module:
         """Return a network as it is shipped: it takes the plain images of :meth:`plain`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from orchestrator.latency_table import (
 from orchestrator.loading import parse_sweep
 from orchestrator.preflight import make_plan
 from search_space import LatencyGrid, LatencyTable
+from search_space.latency_target import LatencyTarget
 from search_space.operators import network_signature
 
 SWEEP = {
@@ -169,6 +171,26 @@ def test_a_table_that_cannot_be_used_is_refused(home, folder, tmp_path, text, se
     plan = make_plan(sweep(latency={"table": str(file)}))
     with pytest.raises(UserError, match=sentence):
         plan_latency(plan, home, folder, CONSOLE)
+
+
+def test_a_table_that_was_measured_otherwise_than_the_file_says_is_refused(home, folder, tmp_path):
+    plan = make_plan(sweep())
+    table = dataclasses.replace(product_table(plan.graph), device=LatencyTarget().key)
+    file = tmp_path / "table.json"
+    file.write_text(table.to_json())
+    for said in ({}, {"batch_size": 1, "num_threads": 1, "dtype": "float32", "device": "cpu"}):
+        plan_latency(make_plan(sweep(latency={"table": str(file), **said})), home, folder, CONSOLE)
+    for said in (
+        {"batch_size": 8},
+        {"num_threads": 4},
+        {"dtype": "float16"},
+        {"device": "cuda"},
+        {"channels_last": True},
+    ):
+        (name,) = said
+        plan = make_plan(sweep(latency={"table": str(file), **said}))
+        with pytest.raises(UserError, match=rf"latency\.{name} is .* was measured on .*batch 1,"):
+            plan_latency(plan, home, folder, CONSOLE)
 
 
 def test_a_limit_below_what_the_floors_allow_is_refused(home, folder, tmp_path):

@@ -24,11 +24,19 @@ def test_values_can_be_set_from_the_command_line():
     assert (config.search.epochs, config.budget.limits, config.seed) == (3, [0.3], 5)
 
 
+@pytest.mark.parametrize("number", ["5e-1", "+.5e0", "5.e-1", "0.05e1", "50E-2"])
+def test_numbers_with_an_exponent_are_numbers_everywhere(number):
+    config = load_sweep(DIGITS, [f"supernet.options={{width: {number}}}"])
+    assert config.supernet.options == {"width": 0.5}
+
+
 def test_smoke_shrinks_and_is_another_sweep():
     whole, smoke = load_sweep(DIGITS), load_sweep(DIGITS, smoke=True)
     assert smoke.name == "digits-smoke"
     assert smoke.sweep_id != whole.sweep_id
     assert smoke.finetune.epochs == 1
+    assert smoke.data.train_images == 1000
+    assert load_sweep(DIGITS, ["data.train_images=300"], smoke=True).data.train_images == 300
 
 
 def test_controls_are_none_unless_asked_for_and_survive_a_round_trip():
@@ -216,6 +224,8 @@ def test_secrets_in_a_refused_uri_are_not_repeated():
     ("content", "part"),
     [
         ("a: [", "line"),
+        ("seed: 1\noptimizer: {}\nseed: 2\n", "at line 3: seed is there twice"),
+        ("data: {name: digits, name: cifar10}", "at line 1: name is there twice"),
         ("- 1", "top level"),
         ("", "top level"),
         (b"\xff\xfe\x00", "cannot be read"),

@@ -32,6 +32,8 @@ def test_texts(metric, label, axis, figure, short):
         (999_600, "1 M"),
         (13_419_776, "13.4 M"),
         (1e9, "1 G"),
+        (1.5e12, "1.5 T"),
+        (123_456_789_012_345_678, "123 P"),
     ],
 )
 def test_counts_have_three_digits_and_the_unit_that_fits(count, text):

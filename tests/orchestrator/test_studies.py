@@ -126,6 +126,9 @@ def test_outcomes_are_told_truthfully_and_once(url):
     studies.tell(CELLS[0], 0, "FAILED", None)  # a later word changes nothing
     studies.tell(CELLS[0], 1, "FAILED", None)
     studies.tell(CELLS[0], 2, "PRUNED", None)
+    studies.tell(CELLS[1], 0, "FINISHED", float("nan"))
+    other = optuna.load_study(study_name=f"sweep-1/{CELLS[1].name}", storage=url)
+    assert other.trials[0].state == TrialState.FAIL
     study = optuna.load_study(study_name=f"sweep-1/{CELLS[0].name}", storage=url)
     assert [t.state for t in study.trials] == [
         TrialState.COMPLETE,

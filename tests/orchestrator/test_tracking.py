@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -111,6 +112,16 @@ def test_the_description_follows_the_sweep_and_keeps_what_a_person_wrote(trackin
     assert note.startswith("**2 of 2 trials have ended**: 2 finished; 2 on the front")
     assert "the supernet has 97.0 %" in note
     assert note.endswith(f"{END}\n\nAsk Li before promoting.")
+
+
+def test_a_budget_of_many_macs_has_its_best_score(tracking_uri):
+    sweep = tracker(tracking_uri)
+    done = [dataclasses.replace(run_trial(sweep, running(0)), budget=3e8)]
+    sweep.update_front(done, "macs", 23e9)
+    sweep.close("FINISHED")
+    metrics = open_client(tracking_uri).get_run(sweep.run_id).data.metrics
+    assert metrics["best_accuracy/b3e08"] == done[0].score
+    assert "hypervolume" in metrics
 
 
 def test_views_are_offered_once_and_a_changed_one_stays(tracking_uri):

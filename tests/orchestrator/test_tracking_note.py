@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.records import TrialRecord
-from orchestrator.tracking_note import END, SweepFacts, sweep_note, widths_text, with_what_was_added
+from orchestrator.tracking_note import END, SweepFacts, sweep_note, what_was_added, widths_text
 from orchestrator.tracking_requests import MAX_TAG_CHARS
 
 
@@ -67,9 +67,18 @@ def test_the_command_to_promote_can_be_copied(resource, limits, words):
 
 
 def test_what_a_person_wrote_stays():
-    assert with_what_was_added(f"new {END}", "") == f"new {END}"
-    assert with_what_was_added(f"new {END}", "mine") == f"new {END}\n\nmine"
-    assert with_what_was_added(f"new {END}", f"old {END}\n\nmine") == f"new {END}\n\nmine"
+    assert what_was_added("") == what_was_added(f"old {END}") == ""
+    assert what_was_added("mine") == what_was_added(f"old {END}\n\nmine") == "mine"
+    assert sweep_note(facts(), [], "mine").endswith(f"{END}\n\nmine")
+
+
+def test_rows_make_room_for_what_a_person_wrote():
+    records = [trial(0.9 - 0.001 * n, n, 0.5) for n in range(300)]
+    added = "long " * 1000
+    note = sweep_note(facts(), records, added.strip())
+    assert len(note) <= MAX_TAG_CHARS
+    assert what_was_added(note) == added.strip()
+    assert "more: `pas compare`" in note
 
 
 def test_widths_in_words():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from pas_trainer import (
     run_search,
     train_supernet,
 )
+from pas_trainer.tasks import Classification
 from search_space import Budget, SupernetConfig
 
 
@@ -338,6 +340,15 @@ def test_any_strength_ends_in_a_network_at_its_budget(supernet, strength):
     result = run_search(short, supernet)
     assert 0.97 * 0.4 <= result.macs_ratio <= 0.4
     assert min(result.widths.values()) >= 1
+
+
+def test_a_score_that_is_no_number_fails_the_trial(supernet, monkeypatch):
+    monkeypatch.setattr(Classification, "evaluate", lambda *_: {"accuracy": math.nan})
+    short = dataclasses.replace(
+        TRIAL, search=SearchConfig(epochs=1), finetune=FinetuneConfig(epochs=1)
+    )
+    with pytest.raises(DivergenceError, match="accuracy of the finished network is nan"):
+        run_search(short, supernet)
 
 
 def test_divergence_is_told(supernet):

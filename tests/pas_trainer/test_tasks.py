@@ -163,6 +163,21 @@ def test_a_metric_has_a_name_that_can_be_a_key(name):
         Metric(name)
 
 
+@pytest.mark.parametrize(
+    ("figures", "sentence"),
+    [
+        ({"accuracy": 0.5, "loss": 0.7}, "'loss' has the name of something else"),
+        ({"accuracy": 0.5, "test_mae": 0.7}, "'test_mae' has the name of something else"),
+        ({"accuracy": 0.5, "map@50": 0.7}, "'map@50' is no name"),
+        ({"mae": 0.7}, "the judge gave mae, but no accuracy"),
+        ({}, "gave nothing"),
+    ],
+)
+def test_figures_that_cannot_be_recorded_are_refused(figures, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Metric("accuracy").check_figures(figures)
+
+
 def test_a_task_of_the_users_own_is_searched(tmp_path, monkeypatch):
     """The example of the documentation; lower is better."""
     examples = Path(__file__).parents[2] / "examples"

@@ -62,7 +62,7 @@ def test_moved_widths_meet_the_budget_and_end_at_the_uniform_ones(graph, data, l
     drawn = {g.name: data.draw(st.integers(1, g.size)) for g in graph.groups}
     widths = fit_widths(graph, budget, rules, drawn, {})
     uniform = uniform_widths(graph, budget, rules)
-    assert widths_toward_uniform(graph, budget, rules, widths, uniform, 0) == widths
-    assert widths_toward_uniform(graph, budget, rules, widths, uniform, 1) == uniform
-    moved = widths_toward_uniform(graph, budget, rules, widths, uniform, share)
+    assert widths_toward_uniform(graph, budget, rules, widths, 0) == widths
+    assert widths_toward_uniform(graph, budget, rules, widths, 1) == uniform
+    moved = widths_toward_uniform(graph, budget, rules, widths, share)
     assert LOWEST_USE * limit <= graph.count_macs(moved) / graph.count_macs() <= limit
