@@ -84,7 +84,9 @@ class Move:
         if self.metric == _ACCURACY:  # as versions of this package that know no other metric
             del document["metric"]
             document[_ACCURACY] = document.pop("score")
-        return MOVE_TAG + self.move_id, json.dumps(document, separators=(",", ":"))
+        return MOVE_TAG + self.move_id, json.dumps(
+            document, separators=(",", ":"), ensure_ascii=False
+        )
 
 
 def new_move_id() -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.eval_mode import inference
+from deploy.package import PackageError
 from deploy.parity import Form
 from deploy.torch_export import example_images
 from pas_trainer import task_of
@@ -176,6 +177,7 @@ def onnx_network(path: Path, num_threads: int | None = None) -> Form:
 
     Raises:
         OnnxMissingError: ONNX Runtime is not installed.
+        PackageError: the file is no network that it can run.
     """
     require_onnx("onnxruntime")
     import onnxruntime
@@ -183,8 +185,12 @@ def onnx_network(path: Path, num_threads: int | None = None) -> Form:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = num_threads or torch.get_num_threads()
     settings.log_severity_level = _ERRORS_ONLY
-    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
+    try:
+        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+    except Exception as error:  # its kinds have no base of their own, and are private
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PackageError(f"{path} cannot be run: {reason}; export it again") from None
 
     def run(images: Tensor) -> list[Tensor]:
         return [torch.from_numpy(out) for out in session.run(None, {given.name: images.numpy()})]

@@ -54,6 +54,8 @@ def check_request(model_name: str, alias: str, why: str) -> None:
             f"model name {model_name!r} must have 1 to 200 characters, none of them '/', '\\', ':' "
             "or a control character, and must not begin with '.'"
         )
+    if "'" in model_name and '"' in model_name:
+        raise PromotionError(f"model name {model_name!r} has both kinds of quotes; leave one out")
     reserved = re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE)
     if reserved or not re.fullmatch(r"[\w-]{1,255}", alias):
         raise PromotionError(

@@ -103,13 +103,16 @@ def find_published(
     return manifest if manifest.content_hash == content_hash else None
 
 
-def publish_folder(folder: Path, store: ObjectStore, key: str | None = None) -> Published:
+def publish_folder(
+    folder: Path, store: ObjectStore, key: str | None = None, *, again: bool = False
+) -> Published:
     """Upload an exported folder, unless it is there, and move the pointer to it.
 
     Args:
         folder: verified first.
         store: see :func:`open_models`.
         key: to sign the manifest with; ``None``: not signed.
+        again: upload it even if it is there: over files that are damaged.
 
     Raises:
         ManifestError: the folder's files are not those of its manifest, or the store holds the
@@ -119,7 +122,7 @@ def publish_folder(folder: Path, store: ObjectStore, key: str | None = None) -> 
     manifest = verify_folder(folder)
     place = f"{manifest.model}/{manifest.folder}/"
     identity = (manifest.model, manifest.version, manifest.content_hash)
-    there = find_published(store, *identity, key)
+    there = None if again else find_published(store, *identity, key)
     uploaded: tuple[str, ...] = ()
     if there is None:
         there = manifest if key is None else manifest.signed(key)
@@ -198,7 +201,11 @@ def fetch_folder(
         for item in items:
             _download(store, item, draft / item.path.rpartition("/")[2])
         write_manifest(draft, manifest)
-        verify_folder(draft)
+        try:
+            verify_folder(draft)
+        except ManifestError as error:
+            reason = str(error).partition(";")[0].replace(f"{draft}/", f"{store.uri}/{place}")
+            raise ManifestError(f"{reason}; publish it again (pas publish --again)") from None
     return manifest
 
 

@@ -17,9 +17,10 @@ from mlflow.exceptions import MlflowException
 
 from deploy.candidate import Candidate, check_forms, open_candidate
 from deploy.logged_models import log_network, name_version, upload_files
-from deploy.promotions import aliases_of, move_alias
+from deploy.package import PackageError
+from deploy.promotions import PromotionError, aliases_of, move_alias
 from deploy.registered import FORM_TAG, METRIC_TAG, TASK_TAG
-from deploy.stored_versions import CONTENT_HASH_TAG, registry_client
+from deploy.stored_versions import CONTENT_HASH_TAG, check_version, registry_client
 
 PARITY_ERROR_TAG = "pas.parity_error"
 """Tag of a version: error of the deploy form, see :func:`deploy.check_parity`."""
@@ -110,7 +111,8 @@ def register_candidate(
     """Make a candidate a version of a model and return its number; no alias moves.
 
     The version loads with plain MLflow, without this code and without pickle. Registering the same
-    package of the same run again makes no second version: tags and description are set.
+    package of the same run again makes no second version: tags and description are set, and files
+    that were damaged meanwhile are written anew.
 
     Raises:
         MlflowException: the run is unknown, a name is not allowed, or the store failed.
@@ -127,6 +129,8 @@ def register_candidate(
     if version is None:
         return _register(client, model_name, run, candidate, all_tags, description)
     logged = log_network(client, run, candidate.content_hash, {})
+    if not _is_whole(client, model_name, version):
+        upload_files(client, logged, candidate.model, candidate.model_folder)
     name_version(client, logged, model_name, str(version))
     for key, value in all_tags.items():
         client.set_model_version_tag(model_name, str(version), key, value)
@@ -146,6 +150,14 @@ def _find_version(
         if version.name == model_name and version.tags.get(CONTENT_HASH_TAG) == package_hash
     ]
     return max(same, default=None)
+
+
+def _is_whole(client: MlflowClient, model_name: str, version: int) -> bool:
+    try:
+        check_version(client, model_name, version)
+    except (PackageError, PromotionError, MlflowException, OSError):
+        return False
+    return True
 
 
 def _register(

@@ -162,11 +162,14 @@ def _of_file(
 
 def _of_lists(image: Any, channels: int, where: str) -> NDArray[np.uint8]:
     wanted = _PIXELS.format("pixels" if channels == 1 else f"pixels of {channels} values")
+    # First, since numpy makes every cell of an array of texts as wide as the longest one.
+    if not _holds_numbers(image, levels=4):
+        raise RequestError(422, f"{where} does not consist of numbers; send {wanted}")
     try:
         array = np.array(image)
     except (ValueError, OverflowError):
         raise RequestError(422, f"{where} has rows of unequal lengths; send {wanted}") from None
-    if array.dtype.kind not in "iuf":
+    if array.dtype.kind not in "iuf":  # numbers of any size are objects
         raise RequestError(422, f"{where} does not consist of numbers; send {wanted}")
     if channels == 1 and array.ndim == 2:
         array = array[..., None]
@@ -175,6 +178,13 @@ def _of_lists(image: Any, channels: int, where: str) -> NDArray[np.uint8]:
     if not ((array >= 0) & (array <= 255)).all() or (array % 1).any():
         raise RequestError(422, f"{where} has values that are no pixels; send {wanted}")
     return array.astype(np.uint8)
+
+
+def _holds_numbers(values: Any, levels: int) -> bool:
+    """Whether lists, of so many levels at most, hold numbers alone."""
+    if isinstance(values, list):
+        return levels > 0 and all(_holds_numbers(value, levels - 1) for value in values)
+    return type(values) in {int, float}
 
 
 def _of_base64(text: str) -> bytes:

@@ -70,7 +70,7 @@ def load_promoted(
     version, promised = int(found.version), found.tags.get(CONTENT_HASH_TAG)
     with stored_package(client, model_name, version) as folder:
         if promised is not None:
-            _check_content(folder, promised, model_name, version)
+            check_content(folder, promised, model_name, version)
         architecture, network = load_package(folder, allow_import=allow_import)
     return LoadedModel(
         name=model_name,
@@ -101,12 +101,17 @@ def check_version(client: MlflowClient, model_name: str, version: int) -> None:
         for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise PromotionError(f"version {version} of {model_name!r} has no {name} any more")
-        _check_content(folder, promised, model_name, version)
+        check_content(folder, promised, model_name, version)
         if not imported_names(load_architecture(folder)):
             load_package(folder)
 
 
-def _check_content(folder: Path, promised: str, model_name: str, version: int) -> None:
+def check_content(folder: Path, promised: str, model_name: str, version: int) -> None:
+    """Check that the files of a version's package are those that were promoted.
+
+    Raises:
+        PackageError: they are not.
+    """
     if content_hash(folder) != promised:
         raise PackageError(
             f"the files of version {version} of {model_name!r} are not those that were promoted: "

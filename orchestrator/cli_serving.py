@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,15 +35,20 @@ def serve(
     batch_wait_ms: Annotated[
         float, typer.Option(min=0, max=1000, help="For how long a batch waits for more images.")
     ] = 2.0,
-    max_body_mib: Annotated[float, typer.Option(min=0.001, help="Size of a request.")] = 16.0,
+    max_body_mib: Annotated[
+        float, typer.Option(min=0.001, max=1024, help="Size of a request.")
+    ] = 16.0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = 25_000_000,
     max_images: Annotated[int, typer.Option(min=1, help="Images in a request.")] = 32,
     max_requests: Annotated[
         int, typer.Option(min=1, help="Requests at a time, for each replica.")
     ] = 128,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 30,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86400, help="Seconds that a request may take.")
+    ] = 30,
     poll: Annotated[
-        float, typer.Option(min=0, help="Seconds between looks for another version; 0: never.")
+        float,
+        typer.Option(min=0, max=86400, help="Seconds between looks for another version; 0: never."),
     ] = 10,
     address: Annotated[
         str | None,
@@ -56,9 +60,16 @@ def serve(
 ) -> None:
     """Serve a version by HTTP until Ctrl-C, and the next one when the alias moves to it."""
     from deploy.serving_requests import Limits
-    from orchestrator.serving import TOKEN_VARIABLE, ServingOptions, is_loopback, serve_model
+    from orchestrator.serving import (
+        TOKEN_VARIABLE,
+        ServingOptions,
+        is_loopback,
+        serve_model,
+        token_of_environment,
+    )
     from orchestrator.shipping import Wanted
 
+    body_bytes = int(max_body_mib * (1 << 20))
     options = ServingOptions(
         host=host,
         port=port,
@@ -68,7 +79,8 @@ def serve(
         batch_images=batch,
         batch_wait_s=batch_wait_ms / 1000,
         limits=Limits(
-            body_bytes=int(max_body_mib * (1 << 20)),
+            body_bytes=body_bytes,
+            held_bytes=max(Limits().held_bytes, 2 * body_bytes),
             pixels=max_pixels,
             images=max_images,
             requests=max_requests,
@@ -84,7 +96,7 @@ def serve(
         tracking_uri=tracking_uri,
         allow_import=allow_import,
     )
-    if not is_loopback(host) and not os.environ.get(TOKEN_VARIABLE):
+    if not is_loopback(host) and not token_of_environment():
         _say(
             f"warning: {host} can be reached from other machines, and anybody there may send "
             f"images; set {TOKEN_VARIABLE} to a token that requests must bring"

@@ -154,6 +154,9 @@ def publish(
     address: Store,
     alias: Alias = "champion",
     version: Version = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Upload it even if it is there: over damaged files.")
+    ] = False,
     allow_import: AllowImport = False,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
@@ -163,7 +166,7 @@ def publish(
 
     wanted = _wanted(model, alias, version, tracking_uri, allow_import)
     with told("published"), err.status("store") as status:
-        published = shipping.publish(wanted, address, tell=status.update)
+        published = shipping.publish(wanted, address, tell=status.update, again=again)
     manifest = published.manifest
     document = {
         "uri": published.uri,

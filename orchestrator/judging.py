@@ -28,7 +28,7 @@ from deploy.package import imported_names
 from deploy.parity import eval_batch
 from deploy.prediction import resize_of_architecture
 from deploy.promotions import aliases_of
-from deploy.stored_versions import stored_package
+from deploy.stored_versions import CONTENT_HASH_TAG, check_content, stored_package
 from orchestrator.choosing import absolute_limit
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
@@ -241,6 +241,8 @@ def _champion(
                 difference = difference or "was trained on other data"
             if difference:
                 return None, f"not compared with {what}, which {difference}"
+            if (promised := tags.get(CONTENT_HASH_TAG)) is not None:
+                check_content(folder, promised, request.model_name, version)
             # code that the candidate, of the user's own sweep, names has been run already
             known = imported_names(theirs).items() <= imported_names(candidate.architecture).items()
             network = deployed_network(*load_package(folder, allow_import=known))

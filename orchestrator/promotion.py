@@ -126,7 +126,13 @@ def one_sentence(tracking_uri: str) -> Iterator[None]:
         yield
     except (DataError, OnnxMissingError, PromotionError) as error:
         raise UserError(str(error)) from None
-    except (MlflowException, OSError) as error:
+    except OSError as error:
+        if error.filename is None:  # of a connection
+            raise TrackingError(f"the registry: {describe(error, tracking_uri)}") from None
+        raise UserError(
+            f"{error.filename}: {error.strerror}; make room or mend it, and promote again"
+        ) from None
+    except MlflowException as error:
         raise TrackingError(f"the registry: {describe(error, tracking_uri)}") from None
     except Exception as error:
         if "sqlalchemy" not in type(error).__module__:

@@ -95,7 +95,7 @@ def serve_model(
     check_address(options.address)
     if is_own(options.address):
         check_free(options.host, options.port)
-    token = os.environ.get(TOKEN_VARIABLE) or None
+    token = token_of_environment()
     with terminate_as_interrupt(), _folder() as folder, ExitStack() as session:
         source = Source(wanted, options.engine, folder)
         tell(f"exporting {wanted.model}")
@@ -153,6 +153,11 @@ def check_free(host: str, port: int) -> None:
                 f"cannot listen on {host} port {port} ({error.strerror or error}); choose another "
                 "with --port, or an address of this machine with --host"
             ) from None
+
+
+def token_of_environment() -> str | None:
+    """Return the token that requests must bring; files of secrets often end with a new line."""
+    return os.environ.get(TOKEN_VARIABLE, "").strip() or None
 
 
 def is_loopback(host: str) -> bool:

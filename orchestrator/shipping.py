@@ -117,8 +117,12 @@ def export(
         )
 
 
-def publish(wanted: Wanted, address: str, tell: Tell = lambda _: None) -> Published:
+def publish(
+    wanted: Wanted, address: str, tell: Tell = lambda _: None, *, again: bool = False
+) -> Published:
     """Publish an exported folder, or a version that is exported for it unless it is there already.
+
+    With ``again`` even then: over files that are damaged.
 
     Raises:
         UserError: bad input.
@@ -127,9 +131,10 @@ def publish(wanted: Wanted, address: str, tell: Tell = lambda _: None) -> Publis
     """
     store, key = open_models(address), signing_key()
     if (folder := folder_named(wanted.model)) is not None:
-        return publish_folder(folder, store, key)
+        return publish_folder(folder, store, key, again=again)
     found = wanted.find()
-    there = find_published(store, found.model, found.version, found.content_hash, key)
+    identity = (found.model, found.version, found.content_hash)
+    there = None if again else find_published(store, *identity, key)
     if there is not None:
         return Published(
             uri=f"{store.uri}/{there.model}/{there.folder}",
@@ -141,7 +146,7 @@ def publish(wanted: Wanted, address: str, tell: Tell = lambda _: None) -> Publis
         out = Path(temporary) / "export"
         export(wanted, out, tell=tell)
         tell(f"uploading to {store.uri}")
-        return publish_folder(out, store, key)
+        return publish_folder(out, store, key, again=again)
 
 
 def predictor_of(wanted: Wanted, engine: str) -> Classifier | Drawer:

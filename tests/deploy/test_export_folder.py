@@ -240,3 +240,11 @@ def test_a_missing_extra_is_told_with_the_way_out() -> None:
     require_onnx()
     with pytest.raises(OnnxMissingError, match=r"no_such_package.*'pas-orchestrator\[onnx\]'"):
         require_onnx("onnx", "no_such_package")
+
+
+@pytest.mark.parametrize("content", [b"", b"no ONNX", None])
+def test_a_file_that_is_no_network_is_told(tmp_path, content) -> None:
+    if content is not None:
+        (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(PackageError, match=r"model\.onnx cannot be run: .*; export it again"):
+        onnx_network(tmp_path / "model.onnx")

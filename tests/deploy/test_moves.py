@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,10 +36,11 @@ def move(number: int, source: int | None, target: int, kind="promotion", done=Tr
     )
 
 
-def test_a_record_survives_its_tag_and_fits_it_whatever_is_said():
+@pytest.mark.parametrize("character", ["é", "😀"])
+def test_a_record_survives_its_tag_and_fits_it_whatever_is_said(character):
     full = move(
         *(3, 1, 2),
-        why="é" * MAX_WHY_CHARS,
+        why=character * MAX_WHY_CHARS,
         sweep_id="s" * 200,
         trial_id="t" * 200,
         run_id="r" * 32,

@@ -255,6 +255,7 @@ def test_what_was_never_promoted_is_told(model):
         *[("a/b", "champion", "", "'a/b'"), (" ", "champion", "", "1 to 200 characters")],
         *[("a\\b", "champion", "", "'a"), (".m", "champion", "", "not begin with '.'")],
         ("m" * 201, "champion", "", "1 to 200 characters"),
+        ("a'b\"c", "champion", "", "both kinds of quotes"),
         *[("m", "latest", "", "'latest'"), ("m", "V2", "", "'V2'"), ("m", "a b", "", "'a b'")],
         ("m", "champion", "x" * 501, "501 characters; at most 500"),
     ],

@@ -113,9 +113,11 @@ def test_a_file_that_was_tampered_with_is_refused(
     path = f"{place_of(folder)}/{name}"
     object_store.put(store.uri, path, harm((folder / name).read_bytes()))
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ManifestError, match=name):
+    with pytest.raises(ManifestError, match=rf"{store.uri}/{path} .*; publish .* again"):
         fetch_folder(store, tmp_path / "got")
     assert sorted(tmp_path.iterdir()) == before
+    publish_folder(folder, store, again=True)
+    fetch_folder(store, tmp_path / "got")
 
 
 def test_a_file_cut_short_on_its_way_is_refused(object_store, store, folder, tmp_path) -> None:

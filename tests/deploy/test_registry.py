@@ -213,6 +213,13 @@ def test_promoting_again_makes_no_second_version(
         tags={"note": "second look"},
     )
     assert (again.version, again.alias) == (first.version, "challenger")
+    stored = Path(client.get_model_version_download_uri("digits", "1").removeprefix("file:"))
+    weights = stored / "extra_files" / "weights.safetensors"
+    whole = weights.read_bytes()
+    for harm in (lambda: weights.write_bytes(whole[:-1] + b"?"), weights.unlink):
+        harm()
+        assert promote(client, package, run, images).version == first.version
+        assert weights.read_bytes() == whole
     other = promote_package(
         client,
         folder=package,

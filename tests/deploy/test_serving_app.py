@@ -174,6 +174,12 @@ BAD = {
     "negative": (in_json({"image": [[-1]]}), 422, "are no pixels"),
     "too bright": (in_json({"image": [[256]]}), 422, "are no pixels"),
     "beyond 64 bits": (in_json({"image": [[2**70]]}), 422, "does not consist of numbers"),
+    "long text in lists": (
+        in_json({"image": [["x" * 10**6, *[""] * 10**4]]}),  # 40 GB as an array of texts
+        *(422, "does not consist of numbers"),
+    ),
+    "deep lists": (in_json({"image": [[[[[1]]]]]}), 422, "does not consist of numbers"),
+    "truth in lists": (in_json({"image": [[True]]}), 422, "does not consist of numbers"),
     "text in lists": (in_json({"image": [["1"]]}), 422, "does not consist of numbers"),
     "nothing in lists": (in_json({"image": [[None]]}), 422, "does not consist of numbers"),
     "ragged": (in_json({"image": [[1, 2], [3]]}), 422, "rows of unequal lengths"),

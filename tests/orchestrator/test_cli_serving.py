@@ -50,6 +50,9 @@ def export(tmp_path_factory):
         ("m --host 192.0.2.77", "cannot listen on 192.0.2.77 port 8000"),
         ("m --address http://127.0.0.1:8265", "takes jobs"),
         ("m --address ray://127.0.0.1:1", "takes jobs"),
+        ("m --max-body-mib inf", "--max-body-mib"),
+        ("m --timeout inf", "--timeout"),
+        ("m --poll 1e400", "--poll"),
         ("m --address 127.0.0.1:1", "nothing answers at 127.0.0.1 port 1"),
         ("m --tracking-uri http://127.0.0.1:1", "cannot be reached"),
     ],
@@ -88,7 +91,10 @@ def test_what_is_not_installed_is_told(run, export, monkeypatch) -> None:
 
 def test_a_host_that_others_reach_is_warned_of_unless_there_is_a_token(run, monkeypatch) -> None:
     assert "set PAS_SERVE_TOKEN" in run("m", "--host", "0.0.0.0").err
-    monkeypatch.setenv("PAS_SERVE_TOKEN", "a-token")
+    monkeypatch.setenv("PAS_SERVE_TOKEN", " \n")
+    assert "set PAS_SERVE_TOKEN" in run("m", "--host", "0.0.0.0").err
+    monkeypatch.setenv("PAS_SERVE_TOKEN", "a-token\n")
+    assert serving.token_of_environment() == "a-token"
     done = run("m", "--host", "0.0.0.0")
     assert "warning" not in done.err
     assert "a-token" not in done.err

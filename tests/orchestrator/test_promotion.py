@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -30,6 +31,7 @@ from orchestrator.loading import parse_sweep
 from orchestrator.pareto import mark_front
 from orchestrator.promotion import Outcome
 from orchestrator.records import TrialRecord
+from orchestrator.tracking_server import TrackingError
 from pas_trainer import Classification, build_compact, load_data, reparameterize
 from search_space import Architecture, build_supernet, trace_channels
 
@@ -325,6 +327,11 @@ def test_the_champion_is_measured_from_its_files_if_it_is_of_the_same_data(made)
     made.client.set_model_version_tag("held", "1", "pas.accuracy", "0.0")
     assert made.promote("poor", "held", dry_run=True).refused == ["accuracy"]
     location = made.client.get_model_version_download_uri("held", "1")
+    weights = Path(location.removeprefix("file:")) / "extra_files" / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # it would load, and be measured
+    with pytest.raises(UserError, match="are not those that were promoted"):
+        made.promote("poor", "held")
     truncate(Path(location.removeprefix("file:")) / "extra_files")
     with pytest.raises(UserError, match=r"\(version 1\) of model 'held' cannot be compared"):
         made.promote("poor", "held")
@@ -376,3 +383,15 @@ def test_a_champion_that_changes_during_a_promotion_is_compared_anew(made, monke
     assert made.client.get_model_version_by_alias("raced", "champion").run_id == (
         made.records[0].run_id
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/a/model.pt2"), UserError, "/a/model"),
+        (ConnectionError("refused"), TrackingError, "the registry: "),
+    ],
+)
+def test_a_full_disk_is_no_fault_of_the_registry(error, kind, words):
+    with pytest.raises(kind, match=words), promotion.one_sentence("http://127.0.0.1:1"):
+        raise error
