@@ -54,7 +54,9 @@ ANNEALED: dict[str, dict[str, float]] = {
     "annealed, last scores": {"average": 0.0},
     "annealed, halfway to uniform": {"toward_uniform": 0.5},
 }
-"""Our ways, and what they change of the search; all but the first take the recipe's batches."""
+"""Our ways, and what they change of the search."""
+_LARGE = ("annealed, large batches", "annealed, last scores")
+"""Which of them take the recipe's batches."""
 CHAINS = {"chain of uniform slices": "uniform slices", "chain by global L1": "L1 global"}
 SINGLE = (SEPARATE, SCRATCH, "uniform slices", "L1 global")
 WAYS = (*ANNEALED, *CHAINS, *SINGLE)
@@ -93,18 +95,25 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context) as pool:
         starts = list(itertools.product(setup.seeds, supernets))
-        for trained in [pool.submit(_supernet, options, *start) for start in starts]:
-            trained.result()
         wanted = [
-            pool.submit(_run, options, supernet, seed, way, limit)
+            (supernet, seed, way, limit)
             for (seed, supernet), (way, limit) in itertools.product(starts, JOBS)
             if way in (options.way or WAYS) and (supernet, seed, way, limit) not in known
         ]
-        for done in as_completed(wanted):
+        needed = {(seed, supernet) for supernet, seed, *_ in wanted}
+        for trained in [pool.submit(_supernet, options, *start) for start in sorted(needed)]:
+            trained.result()
+        for done in as_completed([pool.submit(_run, options, *job) for job in wanted]):
             rows.extend(done.result())
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(rows, indent=1) + "\n")
-    mine = [r for r in rows if r["supernet"] in supernets and r["finetune_epochs"] == num_epochs]
+    mine = [
+        r
+        for r in rows
+        if r["supernet"] in supernets
+        and r["finetune_epochs"] == num_epochs
+        and r["way"] in (options.way or WAYS)
+    ]
     if options.picture:
         draw_accuracy([r | {"method": r["way"]} for r in mine], WAYS, options.picture, OURS)
     for supernet in supernets:
@@ -128,7 +137,7 @@ def _run(
     found: dict[int, TrialResult] = {}
     step = LIMITS.index(limit)
     if way in ANNEALED:
-        large = {} if way == OURS else {"batch_size": trial.optimizer.batch_size}
+        large = {"batch_size": trial.optimizer.batch_size} if way in _LARGE else {}
         run_annealed(_with(annealed, ANNEALED[way] | large), folder, found.__setitem__)
     elif way in CHAINS:
         found = _chain(CHAINS[way], annealed, folder)

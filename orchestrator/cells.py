@@ -210,7 +210,9 @@ _OF_SEARCH = ("toward_uniform",)
 
 def default_of(config: SweepConfig, name: str) -> float:
     """Return a hyper-parameter as the file has it: that of the first trial of each cell."""
-    value: float = getattr(config.search if name in _OF_SEARCH else config.optimizer, name)
+    if name == "toward_uniform":
+        return config.search.share_toward_uniform(in_front=config.budget.schedule == "annealed")
+    value: float = getattr(config.optimizer, name)
     return value
 
 

@@ -1,9 +1,9 @@
 """One search, many budgets: each network of a front starts from the one before it.
 
-The first network is searched and fine-tuned at the loosest budget, exactly as by
-:func:`pas_trainer.run_search`. Every further one is searched in the network before it, which is
-trained already and costs less to run, so :data:`FURTHER_SHARE` of the epochs do. What is trained
-beside the networks, such as critics, goes on as well.
+The first network is searched and fine-tuned at the loosest budget, as by
+:func:`pas_trainer.run_search` with ``search.toward_uniform`` 0. Every further one is searched in
+the network before it, which is trained already and costs less to run, so :data:`FURTHER_SHARE` of
+the epochs do. What is trained beside the networks, such as critics, goes on as well.
 """
 
 from __future__ import annotations
@@ -53,13 +53,15 @@ class AnnealedConfig:
 
     def at(self, step: int) -> TrialConfig:
         """The trial at the budget of index ``step``."""
+        share = self.trial.search.share_toward_uniform(in_front=True)
+        search = dataclasses.replace(self.trial.search, toward_uniform=share)
+        trial = dataclasses.replace(self.trial, search=search)
         if step == 0:
-            return self.trial
-        trial = self.trial
+            return trial
         return dataclasses.replace(
             trial,
             budget=self.budgets[step],
-            search=dataclasses.replace(trial.search, epochs=further_epochs(trial.search.epochs)),
+            search=dataclasses.replace(search, epochs=further_epochs(search.epochs)),
             finetune=dataclasses.replace(
                 trial.finetune, epochs=further_epochs(trial.finetune.epochs)
             ),

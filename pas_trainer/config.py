@@ -42,6 +42,8 @@ ENOUGH_STEPS = 1000
 """Steps of a search, see ``search.batch_size``."""
 SMALLEST_BATCH = 32
 """Images, below which no batch is halved."""
+HALFWAY = 0.5
+"""See ``search.toward_uniform``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,9 +63,9 @@ class SearchConfig:
     average: float = field(default=0.3, metadata=ADDED)
     """Share of the search, at its end, over which scores are averaged to decide which gates end
     open, in [0, 1]; at 0 the last scores decide."""
-    toward_uniform: float = field(default=0.0, metadata=ADDED)
-    """How far the widths that were found are moved toward those of uniform narrowing, of the whole
-    supernet, in [0, 1]."""
+    toward_uniform: float | None = field(default=None, metadata=ADDED)
+    """How far the widths that were found are moved toward those of uniform narrowing, in [0, 1].
+    ``None``: :data:`HALFWAY`, but 0 in an annealed front, see :meth:`share_toward_uniform`."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -77,8 +79,20 @@ class SearchConfig:
             value = self.learning_rate_scale
             raise ValueError(f"learning_rate_scale is {value}; it must be in (0, 1]")
         for name in ("average", "toward_uniform"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; it must be in [0, 1]")
+
+    def share_toward_uniform(self, *, in_front: bool) -> float:
+        """Return how far widths are moved toward uniform ones.
+
+        A network that is trained for long afterwards forgets much of what it took over; then
+        balanced widths are better than those that hurt least. Those of a front are trained
+        for a short time each.
+        """
+        if self.toward_uniform is not None:
+            return self.toward_uniform
+        return 0.0 if in_front else HALFWAY
 
     def recipe(self, recipe: OptimizerConfig, num_images: int, num_workers: int) -> OptimizerConfig:
         """Return the recipe of the search, whose learning rate is that of the weights.

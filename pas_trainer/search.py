@@ -146,7 +146,8 @@ class SearchTrial(TrialPhases):
         )
         if config.search.average:
             mean.settle()
-        project_onto_budget(gated, budget, rules, config.search.toward_uniform)
+        share = config.search.share_toward_uniform(in_front=False)
+        project_onto_budget(gated, budget, rules, share)
 
     def _finetune(
         self, gated: GatedNetwork, state: dict[str, Any] | None, keep: Mapping[str, Any]

@@ -220,12 +220,17 @@ def _paper(rival: Rival) -> TrialResult:
     return rival.measure(gated.open_channels(), slice_channels(gated), rival.spent)
 
 
-def _pas_with(**options: float) -> Callable[[Rival], TrialResult]:
-    """The search in the recipe's batches, with other changes."""
+def _as_found(*, large: bool = True, **options: float) -> Callable[[Rival], TrialResult]:
+    """Widths as the search found them, in the recipe's batches where these shall be large."""
 
     def method(rival: Rival) -> TrialResult:
-        batch_size = rival.config.optimizer.batch_size
-        search = dataclasses.replace(rival.config.search, batch_size=batch_size, **options)  # type: ignore[arg-type]
+        batch_size = rival.config.optimizer.batch_size if large else None
+        search = dataclasses.replace(
+            rival.config.search,
+            toward_uniform=0.0,
+            batch_size=batch_size,
+            **options,  # type: ignore[arg-type]
+        )
         return run_search(dataclasses.replace(rival.config, search=search), rival.supernet_folder)
 
     return method
@@ -240,9 +245,9 @@ def _control(kind: ControlKind) -> Callable[[Rival], TrialResult]:
 METHODS: Mapping[str, Callable[[Rival], TrialResult]] = {
     "supernet": _control("supernet"),
     "PaS": lambda rival: run_search(rival.config, rival.supernet_folder),
-    "PaS, large batches": _pas_with(),
-    "PaS, last scores": _pas_with(average=0.0),
-    "PaS halfway to uniform": _pas_with(toward_uniform=0.5),
+    "PaS, widths as found": _as_found(large=False),
+    "PaS, large batches": _as_found(),
+    "PaS, last scores": _as_found(average=0.0),
     "uniform from scratch": _control("uniform"),
     "uniform slices": _uniform_slices,
     "random widths": _random_widths,

@@ -65,9 +65,20 @@ def test_every_tunable_hyperparameter_has_a_default_and_reaches_the_trial(name):
     config = load_sweep(DIGITS)
     default = default_of(config, name)
     assert TUNABLE[name].contains(default)
-    plain = trial_config(config, Cell(0.5, 10.0), 1, {})
-    assert trial_config(config, Cell(0.5, 10.0), 1, {name: default}) == plain
+    said = load_sweep(DIGITS, ["search.toward_uniform=0.5"])
+    plain = trial_config(said, Cell(0.5, 10.0), 1, {})
+    assert trial_config(said, Cell(0.5, 10.0), 1, {name: default}) == plain
     assert trial_config(config, Cell(0.5, 10.0), 1, {name: TUNABLE[name].high}) != plain
+
+
+def test_uniform_widths_have_no_say_in_a_front_unless_told():
+    for schedule, share in (("separate", 0.5), ("annealed", 0.0)):
+        config = load_sweep(DIGITS, [f"budget.schedule={schedule}"])
+        assert default_of(config, "toward_uniform") == share
+    config = load_sweep(DIGITS, ["budget.schedule=annealed", "search.toward_uniform=0.25"])
+    cells = [Cell(budget, 10.0) for budget in from_loose_to_tight(config, {})]
+    front = front_config(config, cells, 0, {})
+    assert {front.at(k).search.toward_uniform for k in range(len(cells))} == {0.25}
 
 
 def test_each_trial_has_its_own_seed_always_the_same():
@@ -129,7 +140,8 @@ def test_annealed_budgets_start_at_the_loosest():
     front = front_config(config, cells, 2, {"learning_rate": 0.2})
     assert front.trial == trial_config(config, cells[0], 2, {"learning_rate": 0.2})
     assert front.further == (Budget(limit=0.4), Budget(limit=0.25))
-    assert front.at(0) == front.trial
+    search = dataclasses.replace(front.trial.search, toward_uniform=0.0)
+    assert front.at(0) == dataclasses.replace(front.trial, search=search)
     assert front.at(2).budget == Budget(limit=0.25)
     assert front.at(2).search.epochs == -(-2 * config.search.epochs // 5)
     assert len({front.at(step).seed for step in range(3)}) == 3

@@ -30,6 +30,7 @@ from search_space import (
     GroupRules,
     WidthRules,
     build_supernet,
+    narrow_graph,
     trace_channels,
     uniform_widths,
 )
@@ -80,7 +81,8 @@ def test_every_budget_gets_a_trained_network(front):
 
 
 def test_the_first_is_what_a_trial_by_itself_finds(front, supernet):
-    alone = run_search(CONFIG.trial, supernet)
+    search = dataclasses.replace(CONFIG.trial.search, toward_uniform=0.0)
+    alone = run_search(dataclasses.replace(CONFIG.trial, search=search), supernet)
     assert same(front[0], alone)
     assert front[0].training_macs == alone.training_macs
 
@@ -91,16 +93,19 @@ def test_each_network_is_a_part_of_the_one_before(front):
             assert set(kept) <= set(looser.architecture.open_channels[name])
 
 
-def test_uniform_widths_are_those_of_the_whole_supernet_at_every_budget(supernet):
-    """Narrowed again and again, rounding would take small layers further down than large ones."""
+def test_uniform_widths_are_one_share_of_the_network_before(supernet):
     search = dataclasses.replace(CONFIG.trial.search, epochs=1, toward_uniform=1.0)
     finetune = FinetuneConfig(epochs=1, recalibration_batches=1)
     trial = dataclasses.replace(CONFIG.trial, search=search, finetune=finetune)
     front = front_of(dataclasses.replace(CONFIG, trial=trial), supernet)
     graph = trace_channels(build_supernet("repvgg_tiny", 10, 1, width=0.5), torch.empty(1, 1, 8, 8))
+    before = graph
     for result, limit in zip(front, LIMITS, strict=True):
-        uniform = uniform_widths(graph, Budget(limit=limit), trial.width_rules)
-        assert all(abs(width - uniform[name]) <= 1 for name, width in result.widths.items())
+        budget = Budget(limit=limit).absolute_in(graph)
+        rules = trial.width_rules.for_narrower(graph.groups, before.groups)
+        assert result.widths == uniform_widths(before, budget, rules)
+        kept = result.architecture.open_channels
+        before = narrow_graph(graph, result.training_network, kept)
 
 
 def test_an_architecture_of_the_front_rebuilds_its_network(front):

@@ -82,3 +82,14 @@ def test_a_search_takes_smaller_batches_for_more_steps(
 def test_a_search_whose_batches_are_not_set_is_known_as_before():
     assert "batch_size" not in plain_values(SearchConfig())
     assert content_key(SearchConfig()) != content_key(SearchConfig(batch_size=32))
+
+
+def test_widths_are_moved_halfway_to_uniform_but_not_in_a_front():
+    assert SearchConfig().share_toward_uniform(in_front=False) == 0.5
+    assert SearchConfig().share_toward_uniform(in_front=True) == 0.0
+    for share in (0.0, 0.7):
+        search = SearchConfig(toward_uniform=share)
+        assert search.share_toward_uniform(in_front=True) == share
+        assert search.share_toward_uniform(in_front=False) == share
+    with pytest.raises(ValueError, match=r"toward_uniform is 1\.5; it must be in \[0, 1\]"):
+        SearchConfig(toward_uniform=1.5)
