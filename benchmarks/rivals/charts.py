@@ -14,6 +14,11 @@ from matplotlib import pyplot
 
 Rows = Sequence[dict[str, Any]]
 OURS, ALL_CHANNELS = "PaS", "supernet"
+_WIDTHS: dict[str, dict[str, Any]] = {
+    OURS: {"color": "black", "marker": "o", "alpha": 0.7},
+    "PaS, widths as found": {"color": "tab:blue", "marker": ".", "alpha": 0.5},
+}
+"""How the widths of each seed are drawn."""
 
 
 def draw_accuracy(rows: Rows, methods: Sequence[str], path: Path, ours: str = OURS) -> None:
@@ -58,28 +63,24 @@ def draw_accuracy(rows: Rows, methods: Sequence[str], path: Path, ours: str = OU
 
 
 def draw_widths(rows: Rows, budget: float, path: Path) -> None:
-    """Draw the share of channels that PaS keeps in each group at one budget, beside uniform."""
+    """Draw the channels that PaS keeps in each group at one budget, beside uniform widths."""
     supernets = list(dict.fromkeys(row["supernet"] for row in rows))
     figure, panels = pyplot.subplots(
         len(supernets), 1, figsize=(8, 2.9 * len(supernets)), squeeze=False, layout="constrained"
     )
     for panel, supernet in zip(panels[:, 0], supernets, strict=True):
-        mine = [r for r in rows if r["supernet"] == supernet]
-        full = next(r["widths"] for r in mine if r["method"] == ALL_CHANNELS)
-        found = [r for r in mine if r["budget"] == budget and r["method"] == OURS]
-        uniform = [r for r in mine if r["budget"] == budget and r["method"].startswith("uniform")]
-        names = list(full)
-        for row in found:
-            shares = [row["widths"][n] / full[n] for n in names]
-            panel.plot(names, shares, "o-", color="black", alpha=0.6, label=f"{OURS}, each seed")
-        if uniform:
-            shares = [uniform[0]["widths"][n] / full[n] for n in names]
-            panel.plot(names, shares, "--", color="0.6", label="uniform")
-        panel.set(
-            title=f"{supernet}, {budget:g} of the MACs",
-            ylabel="share of channels open",
-            ylim=(0, 1.05),
-        )
+        mine = [r for r in rows if (r["supernet"], r["budget"]) == (supernet, budget)]
+        uniform = [r for r in mine if r["method"].startswith("uniform")]
+        for method, style in _WIDTHS.items():
+            for row in (r for r in mine if r["method"] == method):
+                panel.plot(*zip(*row["widths"].items(), strict=True), label=method, **style)
+        for row in uniform[:1]:
+            panel.plot(
+                *zip(*row["widths"].items(), strict=True), "--", color="0.6", label="uniform"
+            )
+        panel.set(title=f"{supernet}, {budget:g} of the MACs", ylabel="channels open")
+        panel.set_yscale("log", base=2)
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.tick_params(axis="x", rotation=60, labelsize=7)
         panel.grid(alpha=0.25)
         handles, labels = panel.get_legend_handles_labels()
