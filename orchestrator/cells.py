@@ -204,13 +204,9 @@ def front_config(
     return AnnealedConfig(trial=trial, further=further)
 
 
-_OF_SEARCH = ("toward_uniform",)
-"""Hyper-parameters of the search; the others are the optimizer's."""
-
-
 def default_of(config: SweepConfig, name: str) -> float:
     """Return a hyper-parameter as the file has it: that of the first trial of each cell."""
-    if name == "toward_uniform":
+    if name == "toward_uniform":  # the others are the optimizer's
         return config.search.share_toward_uniform(in_front=config.budget.schedule == "annealed")
     value: float = getattr(config.optimizer, name)
     return value
@@ -225,7 +221,7 @@ def trial_config(
 ) -> TrialConfig:
     """Return the configuration of one trial: the file's, with the hyper-parameters put in."""
     chosen: dict[str, Any] = dict(hyperparameters)
-    of_search = {name: chosen.pop(name) for name in _OF_SEARCH if name in chosen}
+    toward_uniform = chosen.pop("toward_uniform", config.search.toward_uniform)
     optimizer: OptimizerConfig = dataclasses.replace(config.optimizer, **chosen)
     return TrialConfig(
         data=config.data,
@@ -234,7 +230,7 @@ def trial_config(
         strength=cell.strength,
         width_rules=config.width_rules,
         optimizer=optimizer,
-        search=dataclasses.replace(config.search, **of_search),
+        search=dataclasses.replace(config.search, toward_uniform=toward_uniform),
         finetune=config.finetune,
         latency_table=None if latency_table is None else str(latency_table),
         seed=derive_seed(config.seed, cell.budget, cell.strength, number),

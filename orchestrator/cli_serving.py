@@ -15,6 +15,27 @@ if TYPE_CHECKING:
     from orchestrator.serving import Serving
 
 
+Batch = Annotated[
+    int,
+    typer.Option(min=1, help="Images classified together, at most; no fewer than --max-images."),
+]
+BatchWait = Annotated[
+    float, typer.Option(min=0, max=1000, help="For how long a batch waits for more images.")
+]
+Timeout = Annotated[
+    float, typer.Option(min=0.1, max=86400, help="Seconds that a request may take.")
+]
+Poll = Annotated[
+    float,
+    typer.Option(min=0, max=86400, help="Seconds between looks for another version; 0: never."),
+]
+MaxBody = Annotated[float, typer.Option(min=0.001, max=1024, help="Size of a request.")]
+MaxRequests = Annotated[int, typer.Option(min=1, help="Requests at a time, for each replica.")]
+Address = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Ray cluster: auto, or HOST:PORT of its head.")
+]
+
+
 def serve(
     model: ModelOrFolder,
     alias: Alias = "champion",
@@ -26,34 +47,15 @@ def serve(
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that classify.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each of them.")] = 1,
-    batch: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Images classified together, at most; no fewer than --max-images."
-        ),
-    ] = 64,
-    batch_wait_ms: Annotated[
-        float, typer.Option(min=0, max=1000, help="For how long a batch waits for more images.")
-    ] = 2.0,
-    max_body_mib: Annotated[
-        float, typer.Option(min=0.001, max=1024, help="Size of a request.")
-    ] = 16.0,
+    batch: Batch = 64,
+    batch_wait_ms: BatchWait = 2.0,
+    max_body_mib: MaxBody = 16.0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = 25_000_000,
     max_images: Annotated[int, typer.Option(min=1, help="Images in a request.")] = 32,
-    max_requests: Annotated[
-        int, typer.Option(min=1, help="Requests at a time, for each replica.")
-    ] = 128,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, max=86400, help="Seconds that a request may take.")
-    ] = 30,
-    poll: Annotated[
-        float,
-        typer.Option(min=0, max=86400, help="Seconds between looks for another version; 0: never."),
-    ] = 10,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Ray cluster: auto, or HOST:PORT of its head."),
-    ] = None,
+    max_requests: MaxRequests = 128,
+    timeout: Timeout = 30,
+    poll: Poll = 10,
+    address: Address = None,
     allow_import: AllowImport = False,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,

@@ -100,6 +100,16 @@ def test_a_host_that_others_reach_is_warned_of_unless_there_is_a_token(run, monk
     assert "a-token" not in done.err
 
 
+def test_one_body_of_the_largest_size_can_be_held(run, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(serving, "serve_model", lambda _, options, **__: asked.append(options))
+    for mib in ("1", "300"):
+        assert run("m", "--max-body-mib", mib).code == 0
+    small, large = (options.limits for options in asked)
+    assert (small.body_bytes, small.held_bytes) == (1 << 20, 256 << 20)
+    assert large.held_bytes >= large.body_bytes == 300 << 20
+
+
 @pytest.mark.parametrize(
     ("host", "inside"),
     [
