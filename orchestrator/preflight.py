@@ -14,6 +14,7 @@ from orchestrator.cells import cells_of, controls_of
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
 from orchestrator.home import Home
+from orchestrator.plan_notes import plan_notes
 from orchestrator.staged_data import Tell, bring_data
 from orchestrator.supernet_check import (
     check_weights,
@@ -206,6 +207,7 @@ def describe(plan: Plan) -> dict[str, object]:
     """Return what ``--dry-run`` shows, as plain values."""
     config, graph = plan.config, plan.graph
     controls = [control.trial_id for control in controls_of(config, plan.limits)]
+    notes = plan_notes(config, plan.task)
     latency: dict[str, object] = {}
     further: dict[str, object] = {}
     if config.budget.schedule == "annealed":
@@ -248,6 +250,7 @@ def describe(plan: Plan) -> dict[str, object]:
         "validation_images": plan.num_validation,
         "test_images": plan.num_test,
         **({"data_version": plan.data_version} if plan.data_version else {}),
+        **({"does_nothing": notes} if notes else {}),
     }
 
 

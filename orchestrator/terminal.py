@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 
 from orchestrator.errors import printable
@@ -69,7 +70,8 @@ def show_csv(records: Sequence[TrialRecord]) -> None:
 def show(document: Any, as_json: bool, shown: Sequence[Any]) -> None:
     """Print the document, or what a person would rather look at."""
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        plain_json = to_jsonable_python(document, inf_nan_mode="null")  # NaN is not JSON
+        sys.stdout.write(json.dumps(plain_json, indent=1) + "\n")
         return
     for item in shown:
         if isinstance(item, str):  # may name a folder with brackets

@@ -49,6 +49,7 @@ class InstanceSegmentation(Task):
 
     metric = Metric("mask_map")
     datasets = DATASETS["instance_segmentation"]
+    ignored_hyperparameters = ("label_smoothing",)
     scopes = DETECTOR_SCOPES
     eval_batch = 1  # in a batch, smaller images are padded, which changes answers
     answers = "objects"

@@ -54,6 +54,7 @@ class Task(ABC):
             replay a step.
         takes_bfloat16: whether networks are trained in mixed precision on a GPU.
         shares_batches: whether several workers may train one network together.
+        ignored_hyperparameters: of :data:`search_space.TUNABLE`, which a sweep may not tune.
         scopes: submodules to search in where ``supernet.scope`` names none; empty: everywhere.
         eval_batch: images per forward pass where networks are measured; of large images fewer.
         answers: what a shipped network returns, in a word, which also names the output of an ONNX
@@ -68,6 +69,7 @@ class Task(ABC):
     has_fixed_shapes: ClassVar[bool] = False
     takes_bfloat16: ClassVar[bool] = True
     shares_batches: ClassVar[bool] = False
+    ignored_hyperparameters: ClassVar[tuple[str, ...]] = ()
     scopes: ClassVar[tuple[str, ...]] = ()
     eval_batch: ClassVar[int] = 64
     answers: ClassVar[str] = "outputs"

@@ -69,6 +69,7 @@ class ImageTranslation(Task):
     """
 
     datasets = DATASETS["image_translation"]
+    ignored_hyperparameters = ("label_smoothing",)
     eval_batch = 32
     answers = "pictures"
 
