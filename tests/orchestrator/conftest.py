@@ -25,8 +25,8 @@ budget: {limits: [0.5, 0.25]}
 strengths: [10]
 trials_per_cell: 2
 optimizer: {batch_size: 64}
-pretrain: {epochs: 12}
-search: {epochs: 5}
+pretrain: {epochs: 8}
+search: {epochs: 5, batch_size: 64}
 finetune: {epochs: 10, recalibration_batches: 10}
 hyperparameters:
   learning_rate: {low: 0.03, high: 0.1, log: true}

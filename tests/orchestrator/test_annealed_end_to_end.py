@@ -26,7 +26,7 @@ strengths: [10]
 trials_per_cell: 2
 optimizer: {batch_size: 64}
 pretrain: {epochs: 6}
-search: {epochs: 3}
+search: {epochs: 3, batch_size: 64}
 finetune: {epochs: 4, recalibration_batches: 5}
 hyperparameters:
   learning_rate: {low: 0.03, high: 0.1, log: true}

@@ -43,7 +43,7 @@ def test_what_no_node_can_have_is_refused_after_the_wait(pas, address):
 
 def test_nodes_come_for_as_many_trials_as_may_run_at_once(pas, address):
     wait = ("--set", "resources.wait_for_nodes_s=120", "--set", "resources.max_concurrent_trials=2")
-    done = pas(*on(address, pas, *wait))
+    done = pas.here(*on(address, pas, *wait))
     assert done.returncode == 0, done.stderr
     assert "waiting for nodes: a trial needs 1 CPUs and 0 GPUs" in done.stderr
     lines = [line for line in done.stderr.splitlines() if ": started" in line or "FINISHED" in line]

@@ -97,7 +97,7 @@ def halves(pas, cluster, *options):
         "resources.gpus_per_trial=0.5",
     )
     chosen = [word for setting in (*quick, *options) for word in ("--set", setting)]
-    return pas("sweep", str(pas.file), "--address", cluster.address, *chosen)
+    return pas.here("sweep", str(pas.file), "--address", cluster.address, *chosen)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds the GPU")

@@ -29,7 +29,7 @@ budget: {limits: [0.5, 0.25]}
 strengths: [0]
 optimizer: {batch_size: 64}
 pretrain: {epochs: 6}
-search: {epochs: 2}
+search: {epochs: 2, batch_size: 64}
 finetune: {epochs: 1, recalibration_batches: 1}
 """
 CONTROLS = ["control-supernet", "control-uniform-b0.25", "control-uniform-b0.5"]
@@ -142,7 +142,7 @@ def test_a_killed_control_goes_on_and_ends_as_if_undisturbed(controlled, pas):
     driver = pas.start_until(words, "sweep", str(pas.file), *early_stopping)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    done = pas("sweep", str(pas.file), *early_stopping)
+    done = pas.here("sweep", str(pas.file), *early_stopping)
     assert done.returncode == 0, done.stderr
     resumed = [line for line in done.stderr.splitlines() if "uniform-b0.5: control " in line]
     assert "control 1/" not in resumed[0]

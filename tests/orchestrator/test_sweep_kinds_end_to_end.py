@@ -136,7 +136,7 @@ def test_trials_that_fall_behind_in_their_cell_are_stopped_and_told_as_pruned(pa
         *("--set", "hyperparameters.learning_rate={low: 0.0001, high: 0.1, log: true}"),
         *("--set", "pretrain.epochs=4", "--set", "search.epochs=1"),
     ]
-    done = pas("sweep", str(pas.file), *sets)
+    done = pas.here("sweep", str(pas.file), *sets)
     assert done.returncode == 0, done.stderr
     _, _, trials = runs_of(pas)
     ours = [t.data.tags["pas.status"] for t in trials]
