@@ -143,7 +143,7 @@ def budget_gate(*, resource: str, cost: float, limit: float | None) -> GateResul
     """Ask whether the stored network's cost is within the limit asked for, if any is."""
     return GateResult(
         name="budget",
-        passed=limit is None or cost <= limit + _ROUNDING,
+        passed=limit is None or cost <= limit * (1 + _ROUNDING),
         measured=cost,
         required=limit,
         sentence=f"{cost:.12g} {resource} counted of the stored network",

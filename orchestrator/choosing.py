@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.errors import UserError
 from orchestrator.records import TrialRecord
-from search_space import Limit, read_limit
+from search_space import Limit, absolute_limit
 
 
 def choose(
@@ -24,9 +24,8 @@ def choose(
     Raises:
         UserError: the limit cannot be read, or no member of the front is that cheap.
     """
-    absolute = absolute_limit(limit, resource, supernet)
+    absolute = absolute_budget(limit, resource, supernet)
     members = [r for r in records if r.on_front and r.control is None]
-    # A share of a whole number is not always the whole number that was searched for.
     within = [r for r in members if _cost(r, resource) <= absolute * (1 + 1e-9)]
     if not within:
         if not members:
@@ -45,17 +44,16 @@ def _cost(record: TrialRecord, resource: str) -> float:
     return cost
 
 
-def absolute_limit(limit: Limit, resource: str, supernet: float) -> float:
+def absolute_budget(limit: Limit, resource: str, supernet: float) -> float:
     """Return a limit in units of the resource; arguments as :func:`choose` has them.
 
     Raises:
         UserError: the limit cannot be read.
     """
     try:
-        number, is_absolute = read_limit("--budget is", limit, resource)
+        return absolute_limit(limit, resource, supernet, "--budget is")
     except ValueError as error:
         raise UserError(str(error)) from None
-    return number if is_absolute else number * supernet
 
 
 def named(records: Sequence[TrialRecord], trial_id: str) -> TrialRecord:

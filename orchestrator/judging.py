@@ -29,7 +29,7 @@ from deploy.parity import eval_batch
 from deploy.prediction import resize_of_architecture
 from deploy.promotions import aliases_of
 from deploy.stored_versions import CONTENT_HASH_TAG, check_content, stored_package
-from orchestrator.choosing import absolute_limit
+from orchestrator.choosing import absolute_budget
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
 from orchestrator.home import Home
@@ -100,8 +100,7 @@ class SweepFacts:
     @property
     def limits(self) -> dict[float, float]:
         """Absolute limit of each budget, in units of the resource."""
-        budget = self.config.budget
-        return {number: budget.budget(number).absolute(self.graph) for number in budget.numbers}
+        return self.config.budget.absolute_limits(self.graph)
 
 
 def open_sweep(home: Home, sweep_id: str) -> SweepFacts:
@@ -196,7 +195,7 @@ def judge(
             cost=sweep.graph.count(resource, candidate.architecture.widths),
             limit=None
             if limit is None
-            else absolute_limit(limit, resource, sweep.graph.count(resource)),
+            else absolute_budget(limit, resource, sweep.graph.count(resource)),
         ),
         latency_gate(latency_ms=measured.latency_ms, limit_ms=request.max_latency_ms),
         parity_gate(

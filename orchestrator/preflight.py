@@ -82,7 +82,7 @@ class Plan:
         budget = self.config.budget
         if budget.resource == "latency_ms" and self.latency_table is None:
             return {}
-        return {limit: budget.budget(limit).absolute(self.graph) for limit in budget.numbers}
+        return budget.absolute_limits(self.graph)
 
 
 def make_plan(config: SweepConfig, tell: Tell = lambda _: None) -> Plan:

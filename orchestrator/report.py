@@ -23,7 +23,7 @@ from orchestrator.spool import SEARCH_WIDTHS
 from orchestrator.tracking_reader import SweepInfo, find_sweep, read_text, records_of
 from orchestrator.tracking_requests import write_artifacts
 from orchestrator.tracking_server import TrackingError, describe, open_client
-from search_space import read_limit
+from search_space import absolute_limit, read_limit
 
 if TYPE_CHECKING:
     from orchestrator.importance import Importance
@@ -76,7 +76,7 @@ class SweepReport:
         for limit in self.config.budget.limits:
             number, is_absolute = read_limit("limits has", limit, self.info.resource)
             if is_absolute or cost is not None:
-                absolute[number] = number if is_absolute else number * (cost or 0)
+                absolute[number] = absolute_limit(limit, self.info.resource, cost or 0)
         return absolute
 
     @property

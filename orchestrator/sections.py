@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from search_space import Budget, LatencyTarget, Limit, read_limit
+from search_space import Budget, ChannelGraph, LatencyTarget, Limit, read_limit
 
 _S3_PLACE = r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}(/[^/]+)*/?"
 """Bucket and prefix; two slashes in a row would make other keys than folders have."""
@@ -78,6 +78,10 @@ class BudgetConfig(Section):
     def limits_latency(self) -> bool:
         """Whether any limit is on latency, which needs a measured table."""
         return "latency_ms" in {self.resource, *self.also}
+
+    def absolute_limits(self, graph: ChannelGraph) -> dict[float, float]:
+        """Limits in units of the resource, by the number that names their cells."""
+        return {number: self.budget(number).absolute(graph) for number in self.numbers}
 
     def budget(self, number: float) -> Budget:
         """Budget of the cells that are named by this number."""

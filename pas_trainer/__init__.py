@@ -33,7 +33,6 @@ from pas_trainer.data import (
     set_place,
 )
 from pas_trainer.errors import DataError, DivergenceError, WeightsError
-from pas_trainer.fuse import reparameterize
 from pas_trainer.gates import Gate, GatedNetwork, attach_gates
 from pas_trainer.keys import content_key, plain_values, unset_additions
 from pas_trainer.loop import EpochReport, derive_seed
@@ -71,6 +70,7 @@ from pas_trainer.tasks import (
 )
 from pas_trainer.weights import fit_weights, load_weights, read_weights, weights_identity
 from pas_trainer.workers import is_first
+from search_space import reparameterize
 
 __all__ = [
     "ACCURACY",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pas_trainer.fuse import reparameterize
 from pas_trainer.supernet import trace_supernet
 from pas_trainer.tasks import AboutArchitecture, task_of
-from search_space import Architecture, slice_network
+from search_space import Architecture, reparameterize, slice_network
 
 
 def build_compact(architecture: Architecture, *, deploy: bool = True) -> nn.Module:

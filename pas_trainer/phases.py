@@ -20,7 +20,6 @@ from pas_trainer.config import TrialConfig
 from pas_trainer.devices import pick_device
 from pas_trainer.epochs import Epochs
 from pas_trainer.errors import DivergenceError
-from pas_trainer.fuse import reparameterize
 from pas_trainer.loop import Phase, Report, Trainer, derive_seed, recalibrate_norms
 from pas_trainer.optim import OptimizerConfig, build_optimizer
 from pas_trainer.phase_clock import PhaseClock
@@ -31,7 +30,7 @@ from pas_trainer.supernet import (
     read_supernet_result,
 )
 from pas_trainer.tasks import Companion, TaskData, make_task
-from search_space import Architecture, LatencyTable, graph_with_latency
+from search_space import Architecture, LatencyTable, graph_with_latency, reparameterize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from search_space.architecture import Architecture
 from search_space.budget import (
     Budget,
     Limit,
+    absolute_limit,
     check_feasible,
     fit_widths,
     read_limit,
@@ -21,6 +22,7 @@ from search_space.constants import Constant
 from search_space.costs import Cost, Product, Width
 from search_space.detectors import DETECTOR_SCOPES, detector_calls, trace_detector
 from search_space.fitting import LOWEST_USE
+from search_space.fuse import reparameterize
 from search_space.hyperparameters import TUNABLE, FloatRange, check_tunable
 from search_space.latency import LatencyCost, LatencyGrid, LatencyTable, graph_with_latency
 from search_space.latency_measurement import measure_latency_table
@@ -111,6 +113,7 @@ __all__ = [
     "VGGVariant",
     "Width",
     "WidthRules",
+    "absolute_limit",
     "build_supernet",
     "build_supernet_on_meta",
     "check_feasible",
@@ -123,6 +126,7 @@ __all__ = [
     "measure_latency_table",
     "narrow_graph",
     "read_limit",
+    "reparameterize",
     "slice_network",
     "supernet_names",
     "trace_channels",

@@ -56,7 +56,8 @@ class Budget:
         Raises:
             ValueError: ``latency_ms`` without a measured table.
         """
-        return {r: _absolute(graph, r, limit) for r, limit in self.written().items()}
+        written = self.written().items()
+        return {r: absolute_limit(limit, r, float(graph.count(r))) for r, limit in written}
 
     def absolute_in(self, graph: ChannelGraph) -> Budget:
         """The same limits as absolute ones, for networks sliced from that of ``graph``.
@@ -72,7 +73,7 @@ class Budget:
 
     def absolute(self, graph: ChannelGraph) -> float:
         """The main limit, as in :meth:`limits`."""
-        return _absolute(graph, self.resource, self.limit)
+        return absolute_limit(self.limit, self.resource, float(graph.count(self.resource)))
 
 
 def check_resource(field_name: str, resource: str) -> None:
@@ -111,6 +112,24 @@ def read_limit(what: str, limit: Limit, resource: str) -> tuple[float, bool]:
     if (factor := units.get(unit, 1)) != 1:
         number = float(f"{number * factor:.12g}")  # 4.1 M are 4,100,000
     return number, bool(unit) or number > 1
+
+
+def absolute_limit(limit: Limit, resource: str, full: float, what: str = "limit is") -> float:
+    """Return a limit in units of its resource, as a whole number but for latencies.
+
+    Args:
+        limit: see :data:`Limit`.
+        resource: what it limits.
+        full: the supernet's cost in the resource.
+        what: begins the sentence if the limit is wrong.
+
+    Raises:
+        ValueError: as :func:`read_limit`.
+    """
+    number, is_absolute = read_limit(what, limit, resource)
+    cost = number if is_absolute else full * number
+    # The nudge, of some units in the last place, keeps 0.1 * 30 from becoming 2.
+    return cost if resource == "latency_ms" else math.floor(cost * (1 + 1e-15) + 1e-6)
 
 
 def check_feasible(graph: ChannelGraph, budget: Budget, rules: WidthRules) -> None:
@@ -211,10 +230,3 @@ def _check_limits(graph: ChannelGraph, budget: Budget, rules: WidthRules) -> Non
 def _smallest(rules: WidthRules) -> str:
     own = " or those of width_rules.groups" if rules.groups else ""
     return f"the floor of {rules.floor:g} with divisor {rules.divisor}{own}"
-
-
-def _absolute(graph: ChannelGraph, resource: str, limit: Limit) -> float:
-    number, is_absolute = read_limit("limit is", limit, resource)
-    cost = number if is_absolute else float(graph.count(resource)) * number
-    # The nudge keeps 0.1 * 30 from becoming 2.
-    return cost if resource == "latency_ms" else math.floor(cost + 1e-6)

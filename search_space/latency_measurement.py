@@ -7,7 +7,6 @@ up to it: see :mod:`search_space.latency`.
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import math
 import statistics
@@ -23,11 +22,11 @@ from torch import nn
 
 from search_space.channel_graph import ChannelGraph
 from search_space.fakes import first_line
+from search_space.fuse import reparameterize
 from search_space.latency import LatencyCost, LatencyGrid, LatencyTable
 from search_space.latency_target import LatencyTarget, read_table, write_table
 from search_space.operator_run import Run, operator_run, scope_run
 from search_space.operators import Operator, network_signature
-from search_space.reparam import ReparamBlock
 
 SHARES = tuple(Fraction(eighths, 8) for eighths in (1, 2, 4, 6, 8))
 """Shares of an operator's channels at which it is measured, besides the least there can be."""
@@ -104,7 +103,7 @@ def measure_whole_ms(
         target: what to measure on.
         seconds: how long it may take, roughly.
     """
-    deployed = deploy_copy(model).to(target.device, target.torch_dtype)
+    deployed = reparameterize(model).to(target.device, target.torch_dtype)
     if target.channels_last:
         deployed = deployed.to(memory_format=torch.channels_last)
     total = 0.0
@@ -113,18 +112,6 @@ def measure_whole_ms(
             run = scope_run(deployed.get_submodule(inputs.scope), inputs, target)
             total += time_ms(run, target, seconds / len(graph.inputs), most=10 * REPEATS[1])
     return total
-
-
-def deploy_copy(model: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode, its reparameterizable blocks as plain convolutions."""
-    deployed = copy.deepcopy(model).eval()
-    if isinstance(deployed, ReparamBlock):
-        return deployed.fused()
-    for parent in list(deployed.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, ReparamBlock):
-                setattr(parent, name, child.fused())
-    return deployed
 
 
 def time_ms(run: Run, target: LatencyTarget, seconds: float, *, most: int = REPEATS[1]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,6 +125,13 @@ def _real_copy(model: nn.Module) -> nn.Module:
     return real
 
 
+def _in_order(module: nn.Module, given: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+    """Return what a module was given as positional arguments, defaults filled in."""
+    bound = inspect.signature(module.forward).bind(*given, **named)
+    bound.apply_defaults()
+    return [*bound.args, *bound.kwargs.values()]
+
+
 def _run(
     model: nn.Module, args: Sequence[Any], names: Sequence[str], mode: FakeTensorMode | None
 ) -> dict[str, list[Any]]:
@@ -131,8 +139,8 @@ def _run(
     reached: dict[str, list[Any]] = {}
 
     def hook(name: str) -> Any:
-        def seen(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            reached.setdefault(name, [*given, *named.values()])
+        def seen(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            reached.setdefault(name, _in_order(module, given, named))
             if len(reached) == len(names):
                 raise _AllReachedError
 

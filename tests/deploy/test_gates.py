@@ -115,6 +115,7 @@ def test_limits_are_kept_exactly_and_only_where_asked_for():
     assert budget_gate(resource="macs", cost=100, limit=100.0).passed
     assert not budget_gate(resource="macs", cost=101, limit=100.0).passed
     assert budget_gate(resource="macs", cost=101, limit=None).passed
+    assert budget_gate(resource="latency_ms", cost=1e6 + 1e-5, limit=1e6).passed  # rounding
     assert latency_gate(latency_ms=0.5, limit_ms=0.5).passed
     assert not latency_gate(latency_ms=0.51, limit_ms=0.5).passed
     assert latency_gate(latency_ms=1e9, limit_ms=None).passed

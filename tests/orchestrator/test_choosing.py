@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from orchestrator.choosing import choose
+from deploy.gates import budget_gate
+from orchestrator.choosing import absolute_budget, choose
 from orchestrator.errors import UserError
 from orchestrator.pareto import mark_front
 from orchestrator.records import TrialRecord
@@ -50,6 +51,15 @@ def test_a_share_takes_the_network_that_was_found_for_it():
     (found,) = mark_front([record("found", 29, 0.7)])
     assert 0.29 * 100 < 29  # in floating point
     assert choose([found], "macs", 0.29, 100) == found
+
+
+def test_what_the_search_may_cost_is_what_may_be_promoted():
+    full = 18_583_969_800
+    assert full * 0.69 < 12_822_939_162  # in floating point
+    limit = absolute_budget(0.69, "macs", full)
+    assert limit == 12_822_939_162
+    assert budget_gate(resource="macs", cost=12_822_939_162, limit=limit).passed
+    assert not budget_gate(resource="macs", cost=12_822_939_163, limit=limit).passed
 
 
 def test_a_control_is_never_chosen_however_good_it_is():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from search_space import RepVGGBlock, trace_channels
+from search_space import RepVGGBlock, reparameterize, trace_channels
 from search_space import latency_measurement as lm
 from search_space.latency import LatencyTable, graph_with_latency
 from search_space.latency_target import LatencyTarget, table_path
@@ -60,7 +60,7 @@ def test_prediction_equals_the_networks_own_count_at_any_width(counted):
     names = [group.name for group in graph.groups]
     images = torch.rand(2, 3, 12, 12)
     for widths in [FULL, (1, 1, 1, 1), (3, 17, 5, 12), (7, 33, 16, 2)]:
-        network = lm.deploy_copy(_chain(widths))
+        network = reparameterize(_chain(widths))
         expected = _count_macs(lambda network=network: network(images))
         predicted = measured.count("latency_ms", dict(zip(names, widths, strict=True)))
         assert predicted == pytest.approx(expected)

@@ -321,6 +321,37 @@ def test_a_scope_that_is_never_called_is_refused() -> None:
         trace_channels(model, torch.ones(1, 3, 16, 16), scope="spare")
 
 
+class Halved(nn.Module):
+    """Its keyword arguments change what it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x, skip=None, *, scale=None):
+        y = self.conv(x)
+        if skip is not None:
+            y = y[:, :, ::2, ::2]
+        return self.last(y) if scale is None else self.last(y * scale)
+
+
+@pytest.mark.parametrize(
+    ("named", "positions"), [({"scale": 2.0}, 64), ({"skip": True}, 16), ({}, 64)]
+)
+def test_a_scope_is_given_its_keyword_arguments_by_name(named, positions):
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = Halved()
+
+        def forward(self, x):
+            return self.body(x, **named)
+
+    scoped = trace_channels(Whole(), torch.ones(1, 3, 8, 8), scope="body")
+    assert scoped.count_macs() == 64 * 3 * 8 * 9 + positions * 8 * 4
+
+
 def test_scopes_keep_what_crosses_their_border_and_count_only_themselves() -> None:
     model = Detector()
     with pytest.raises(ValueError, match="its control flow depends on the values of a tensor"):

@@ -7,7 +7,7 @@ from typing import TypeVar, overload
 
 from torch import nn
 
-from search_space import PlainBlock, ReparamBlock
+from search_space.reparam import PlainBlock, ReparamBlock
 
 Network = TypeVar("Network", bound=nn.Module)
 

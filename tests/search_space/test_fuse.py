@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from pas_trainer import reparameterize
 from search_space import (
     MOBILEONE_VARIANTS,
     REPVGG_VARIANTS,
@@ -17,6 +16,7 @@ from search_space import (
     RepVGG,
     RepVGGBlock,
     build_supernet,
+    reparameterize,
 )
 
 
