@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pas_trainer import ACCURACY, Metric
+from search_space import keeps_limit
 
 STORED_TOLERANCE = 0.005
 """Accuracy that stored files may differ by from the trial's record: it may have been measured on
@@ -143,7 +144,7 @@ def budget_gate(*, resource: str, cost: float, limit: float | None) -> GateResul
     """Ask whether the stored network's cost is within the limit asked for, if any is."""
     return GateResult(
         name="budget",
-        passed=limit is None or cost <= limit * (1 + _ROUNDING),
+        passed=limit is None or keeps_limit(resource, cost, limit),
         measured=cost,
         required=limit,
         sentence=f"{cost:.12g} {resource} counted of the stored network",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.errors import UserError
 from orchestrator.records import TrialRecord
-from search_space import Limit, absolute_limit
+from search_space import Limit, absolute_limit, keeps_limit
 
 
 def choose(
@@ -26,7 +26,7 @@ def choose(
     """
     absolute = absolute_budget(limit, resource, supernet)
     members = [r for r in records if r.on_front and r.control is None]
-    within = [r for r in members if _cost(r, resource) <= absolute * (1 + 1e-9)]
+    within = [r for r in members if keeps_limit(resource, _cost(r, resource), absolute)]
     if not within:
         if not members:
             raise UserError("no trial of the sweep has finished; nothing can be promoted")

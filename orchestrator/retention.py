@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from orchestrator.cells import CONTROL_PREFIX
 from orchestrator.pareto import mark_front
 from orchestrator.records import TrialRecord
 from orchestrator.sweep_files import HomeFiles
@@ -27,10 +26,12 @@ class Retention:
         self._files, self._keep, self._resource = files, keep, resource
         self._front: list[TrialRecord] = []
         self._others: set[str] = set()
+        self._known: set[str] = set()
         self._is_tidy = False
 
     def ended(self, record: TrialRecord) -> None:
         """A trial has ended; call once for each, before :meth:`tidy` for those of earlier runs."""
+        self._known.add(record.trial_id)
         if record.status != "FINISHED":
             return
         if record.control is not None or self._keep == "all":
@@ -45,8 +46,8 @@ class Retention:
         """Delete whatever trials that have ended need no longer, by what is there."""
         self._push_off()
         keeps = {r.trial_id for r in self._front} | self._others
-        # Of controls that the sweep file asks for no more, nothing was told.
-        self._files.tidy(lambda id_: id_ in keeps or id_.startswith(CONTROL_PREFIX))
+        # Nothing was told of controls that the sweep file asks for no more, nor of what others ran.
+        self._files.tidy(lambda id_: id_ in keeps or id_ not in self._known)
         self._is_tidy = True
 
     def _push_off(self) -> list[TrialRecord]:

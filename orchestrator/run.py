@@ -30,7 +30,7 @@ from orchestrator.progress import ProgressBoard
 from orchestrator.records import TrialRecord
 from orchestrator.report import SUPERNET_WIDTHS, SWEEP_FILE, log_report
 from orchestrator.spool import drop_epochs
-from orchestrator.storage import has_trials, prepare_storage
+from orchestrator.storage import follow_storage, has_trials, prepare_storage
 from orchestrator.sweep import Sweep, build_studies
 from orchestrator.sweep_files import files_of
 from orchestrator.sweep_lock import only_driver_of_store
@@ -138,6 +138,7 @@ def run_sweep(
         driver_log(home, config.sweep_id) as log,
         ExitStack() as cluster,  # left once all is told: Ray's end may end the process
     ):
+        follow_storage(config, home)
         _keep_plan(plan, home)
         board = _board(plan, console, log)
         previews = PREVIEW_FILES if plan.task.draws_previews else ()

@@ -8,19 +8,15 @@ from __future__ import annotations
 import functools
 import json
 import os
-import time
 import uuid
-from pathlib import Path
 
 from deploy.object_store import ObjectStore
 from deploy.store_errors import FILES
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
-from orchestrator.home import TABLE_FILE, USAGE_FILE, Home, write_text
+from orchestrator.home import Home
+from orchestrator.stored_sweeps import KEYS, bring_records, follow
 from pas_trainer import DataError
-
-KEYS = Home(Path())
-"""Paths below ``storage.uri``."""
 
 CONNECTIONS = 16
 
@@ -51,12 +47,25 @@ def prepare_storage(config: SweepConfig, home: Home, *, dry_run: bool) -> None:
     if (uri := config.storage.uri) is not None:
         try:
             store = ObjectStore(uri, CONNECTIONS, FILES)
-            _bring_records(store, config, home)
+            bring_records(store, config, home)
             if not dry_run:
                 _check_writing(store)
         except DataError as error:
             raise UserError(str(error)) from None
     _check_unchanged(config, home)
+
+
+def follow_storage(config: SweepConfig, home: Home) -> None:
+    """Take over from the driver that had the sweep before; call once its lock is ours.
+
+    Raises:
+        UserError: the store cannot be read, or that driver has added cells to the sweep.
+    """
+    if config.storage.uri is not None:
+        try:
+            follow(open_store(config.storage.uri), config, home)
+        except DataError as error:
+            raise UserError(str(error)) from None
 
 
 def has_trials(config: SweepConfig, home: Home) -> bool:
@@ -88,29 +97,6 @@ def _check_writing(store: ObjectStore) -> None:
             "(If-None-Match), by which drivers are kept off a sweep that another one runs; use a "
             "store, or a version of it, that knows them"
         )
-
-
-def _bring_records(store: ObjectStore, config: SweepConfig, home: Home) -> None:
-    """Bring ``sweep.json`` of the sweeps of a name, of this one what else is small."""
-    for sweep_id in store.folders("sweeps/"):
-        path = home.sweep(sweep_id) / "sweep.json"
-        if path.exists() or sweep_id.rpartition("-")[0] != config.name:
-            continue
-        found = store.read((KEYS.sweep(sweep_id) / "sweep.json").as_posix())
-        if found is None:
-            continue
-        document = json.loads(found.content)
-        if document["tracking_uri"].startswith("sqlite:"):  # in the home folder of another machine
-            document["tracking_uri"] = home.mlflow_uri
-        write_text(path, json.dumps(document, indent=1))
-        written = time.time() - found.age_s
-        os.utime(path, (written, written))
-    for name in (TABLE_FILE, USAGE_FILE):
-        path = home.sweep(config.sweep_id) / name
-        if not path.exists():
-            found = store.read((KEYS.sweep(config.sweep_id) / name).as_posix())
-            if found is not None:
-                write_text(path, found.content.decode())
 
 
 def _check_unchanged(config: SweepConfig, home: Home) -> None:

@@ -6,6 +6,7 @@ from search_space.budget import (
     Limit,
     absolute_limit,
     check_feasible,
+    keeps_limit,
     fit_widths,
     read_limit,
 )
@@ -124,6 +125,7 @@ __all__ = [
     "graph_with_latency",
     "is_weights_file",
     "measure_latency_table",
+    "keeps_limit",
     "narrow_graph",
     "read_limit",
     "reparameterize",

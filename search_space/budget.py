@@ -132,6 +132,11 @@ def absolute_limit(limit: Limit, resource: str, full: float, what: str = "limit 
     return cost if resource == "latency_ms" else math.floor(cost * (1 + 1e-15) + 1e-6)
 
 
+def keeps_limit(resource: str, cost: float, limit: float) -> bool:
+    """Whether a cost is within a limit in its units; latencies, which are sums, may be rounded."""
+    return cost <= (limit * (1 + 1e-9) if resource == "latency_ms" else limit)
+
+
 def check_feasible(graph: ChannelGraph, budget: Budget, rules: WidthRules) -> None:
     """Tell before any training whether some network of the search space meets the budget.
 

@@ -12,10 +12,11 @@ import pytest
 
 from orchestrator.driver import only_driver
 from orchestrator.errors import UserError
-from orchestrator.growth import recorded_config
+from orchestrator.growth import recorded_config, with_recorded_cells
 from orchestrator.home import Home, write_json
 from orchestrator.loading import parse_sweep
-from orchestrator.storage import prepare_storage
+from orchestrator.slots import Usage, keep_usage, kept_usage
+from orchestrator.storage import follow_storage, prepare_storage
 from orchestrator.sweep_lock import only_driver_of_store
 
 
@@ -150,6 +151,35 @@ def test_a_driver_elsewhere_learns_of_the_sweeps_of_this_name(object_store, home
     latest = recorded_config(home, "stored")
     assert latest is not None
     assert latest.seed == 1
+
+
+def test_a_home_that_is_behind_gets_what_others_added(object_store, home):
+    uri = object_store.upload({}, "x")
+    behind = sweep(uri, trials_per_cell=2, strengths=[10, 3])
+    ahead = sweep(uri, budget={"limits": [0.5, 0.25]}, trials_per_cell=3)
+    write_json(home.sweep(behind.sweep_id) / "sweep.json", recorded(behind, "http://here"))
+    stored = f"sweeps/{ahead.sweep_id}/sweep.json"
+    object_store.put(uri, stored, json.dumps(recorded(ahead)).encode())
+    prepare_storage(behind, home, dry_run=True)
+    merged = with_recorded_cells(sweep(uri), home)
+    assert (merged.budget.limits, merged.strengths) == ([0.5, 0.25], [10, 3])
+    assert merged.trials_per_cell == 3
+    assert home.tracking_uri_of(behind.sweep_id) == "http://here"
+    with pytest.raises(UserError, match="has just been extended by a driver elsewhere; run the sa"):
+        follow_storage(behind, home)
+    follow_storage(merged, home)
+
+
+@pytest.mark.parametrize(("here", "kept"), [(35.0, 50.0), (60.0, 60.0), (None, 50.0)])
+def test_hours_that_others_used_are_not_lost(object_store, home, here, kept):
+    config = sweep(object_store.upload({}, "x"))
+    path = home.sweep(config.sweep_id) / "usage.json"
+    if here is not None:
+        keep_usage(path, Usage(cpu_seconds=here))
+    there = json.dumps({"cpu_seconds": 50.0, "slot_seconds": 70.0}).encode()
+    object_store.put(config.storage.uri, f"sweeps/{config.sweep_id}/usage.json", there)
+    follow_storage(config, home)
+    assert kept_usage(path).cpu_seconds == kept
 
 
 def test_a_sweep_stays_where_its_files_are(object_store, home):

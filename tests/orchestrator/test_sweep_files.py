@@ -192,6 +192,17 @@ def test_what_killed_processes_left_is_tidied(kept, object_store):
     assert there(3) >= {"checkpoint.pt", *WEIGHTS}  # it goes on
 
 
+def test_weights_of_trials_that_this_driver_knows_nothing_of_stay(kept):
+    files, leave, there = kept
+    for number in (0, 1):
+        leave(finished(number, 1, 0.5), *PACKAGE)
+    retention = Retention(files, "front", "macs")
+    retention.ended(finished(0, 1, 0.5))
+    retention.tidy()
+    files.flush()
+    assert [there(0), there(1)] == [WHOLE, WHOLE]
+
+
 def test_controls_that_are_asked_for_no_more_keep_their_weights(home):
     folder = home.trial("s-1", "control-uniform-b0.5")
     folder.mkdir(parents=True)
