@@ -30,7 +30,8 @@ from orchestrator.home import (
     Home,
 )
 from orchestrator.staged_data import cache_folder, cache_limit
-from orchestrator.storage import KEYS, open_store
+from orchestrator.storage import open_store
+from orchestrator.stored_sweeps import KEYS
 from pas_trainer import is_first
 
 ERROR_FILE = "error.txt"

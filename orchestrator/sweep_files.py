@@ -27,7 +27,8 @@ from orchestrator.home import (
     Home,
     write_bytes,
 )
-from orchestrator.storage import CONNECTIONS, KEYS, open_store
+from orchestrator.storage import CONNECTIONS, open_store
+from orchestrator.stored_sweeps import KEYS
 from pas_trainer import DataError
 
 WEIGHTS = (WEIGHTS_FILE, TRAINING_WEIGHTS_FILE)

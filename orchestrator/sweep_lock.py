@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 
 from deploy.store_lock import LockHeldError, StoreLock
 from orchestrator.errors import UserError
-from orchestrator.storage import KEYS, open_store
+from orchestrator.storage import open_store
+from orchestrator.stored_sweeps import KEYS
 from pas_trainer import DataError
 
 

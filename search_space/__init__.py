@@ -6,8 +6,8 @@ from search_space.budget import (
     Limit,
     absolute_limit,
     check_feasible,
-    keeps_limit,
     fit_widths,
+    keeps_limit,
     read_limit,
 )
 from search_space.channel_graph import (
@@ -124,8 +124,8 @@ __all__ = [
     "fit_widths",
     "graph_with_latency",
     "is_weights_file",
-    "measure_latency_table",
     "keeps_limit",
+    "measure_latency_table",
     "narrow_graph",
     "read_limit",
     "reparameterize",
