@@ -93,7 +93,7 @@ def shared_gpu():
 
 def halves(pas, cluster, *options):
     quick = (
-        *("pretrain.epochs=1", "search.epochs=1", "finetune.epochs=30"),
+        *("pretrain.epochs=1", "search.epochs=1", "finetune.epochs=30", "trials_per_cell=1"),
         "resources.gpus_per_trial=0.5",
     )
     chosen = [word for setting in (*quick, *options) for word in ("--set", setting)]
