@@ -31,7 +31,8 @@ from rich.table import Table
 from deploy import deployed_network, load_package
 from orchestrator.home import Home
 from orchestrator.loading import parse_recorded
-from orchestrator.shipping import Wanted, export
+from orchestrator.shipping import export
+from orchestrator.wanted import Wanted
 from pas_trainer import open_sources, prepare_images, resize_of
 
 ROOT = Path(__file__).parent.parent

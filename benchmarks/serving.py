@@ -36,7 +36,8 @@ from rich.table import Table
 
 from deploy.export_folder import ONNX_FILE
 from deploy.onnx_export import onnx_network
-from orchestrator.shipping import Wanted, export, folder_named
+from orchestrator.shipping import export
+from orchestrator.wanted import Wanted, folder_of
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 LOAD = Path(__file__).parent / "serving_parts" / "load.py"
@@ -55,7 +56,7 @@ def main() -> None:
     console = Console()
     busy = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = folder_named(options.model) or Path(temporary) / "export"
+        folder = folder_of(Wanted(model=options.model)) or Path(temporary) / "export"
         if not folder.exists():
             export(Wanted(model=options.model), folder, formats=["onnx"])
         images = Path(temporary) / "images"

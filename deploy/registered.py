@@ -64,6 +64,25 @@ class RegisteredVersion:
         return self.tags.get(FORM_TAG, "program")
 
 
+def has_model(tracking_uri: str, model: str) -> bool:
+    """Whether the registry has a model of a name.
+
+    Raises:
+        PackageError: it does not answer.
+    """
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    try:
+        client.get_registered_model(model)
+    except MlflowException as error:
+        if error.error_code in _UNKNOWN:
+            return False
+        raise PackageError(
+            f"the registry does not tell of model {model!r} ({error.error_code}); check the "
+            "tracking server, and what your account may read"
+        ) from None
+    return True
+
+
 def find_version(
     tracking_uri: str, model: str, *, alias: str = "champion", version: int | None = None
 ) -> RegisteredVersion:

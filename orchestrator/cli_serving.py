@@ -38,7 +38,7 @@ Address = Annotated[
 
 def serve(
     model: ModelOrFolder,
-    alias: Alias = "champion",
+    alias: Alias = None,
     version: Version = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8000,
@@ -69,7 +69,7 @@ def serve(
         serve_model,
         token_of_environment,
     )
-    from orchestrator.shipping import Wanted
+    from orchestrator.wanted import Wanted
 
     body_bytes = int(max_body_mib * (1 << 20))
     options = ServingOptions(

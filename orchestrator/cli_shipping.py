@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from deploy.drawing import Drawn
     from deploy.manifest import Manifest
     from deploy.prediction import Prediction
-    from orchestrator.shipping import Wanted
+    from orchestrator.wanted import Wanted
 
 
 class Format(StrEnum):
@@ -44,7 +44,7 @@ ModelOrFolder = Annotated[
     str,
     typer.Argument(metavar="MODEL|FOLDER", help="Registered model's name, or an exported folder."),
 ]
-Alias = Annotated[str, typer.Option(help="Alias of the version.")]
+Alias = Annotated[str | None, typer.Option(help="Alias of the version.", show_default="champion")]
 Version = Annotated[int | None, typer.Option(min=1, help="The version itself, not an alias.")]
 Store = Annotated[str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where to.")]
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write.")]
@@ -56,7 +56,7 @@ AllowImport = Annotated[
 def export(
     model: Model,
     out_folder: Out,
-    alias: Alias = "champion",
+    alias: Alias = None,
     version: Version = None,
     formats: Annotated[
         list[Format] | None, typer.Option("--format", help="By default all of them.")
@@ -102,7 +102,7 @@ def export(
 def predict(
     model: ModelOrFolder,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, folders.")],
-    alias: Alias = "champion",
+    alias: Alias = None,
     version: Version = None,
     top: Annotated[int, typer.Option(min=1, help="Classes per image, likeliest first.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
@@ -152,7 +152,7 @@ def predict(
 def publish(
     model: ModelOrFolder,
     address: Store,
-    alias: Alias = "champion",
+    alias: Alias = None,
     version: Version = None,
     again: Annotated[
         bool, typer.Option("--again", help="Upload it even if it is there: over damaged files.")
@@ -207,9 +207,9 @@ def fetch(
 
 
 def _wanted(
-    model: str, alias: str, version: int | None, tracking_uri: str | None, allow_import: bool
+    model: str, alias: str | None, version: int | None, tracking_uri: str | None, allow_import: bool
 ) -> Wanted:
-    from orchestrator.shipping import Wanted
+    from orchestrator.wanted import Wanted
 
     return Wanted(
         model=model,

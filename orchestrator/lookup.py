@@ -51,13 +51,20 @@ def store_of(tracking_uri: str | None, sweep: str | None) -> str:
     home = Home.from_environment()
     known = home.tracking_uri_of(sweep) if sweep else None
     uri = tracking_uri or known or home.mlflow_uri
-    if uri == home.mlflow_uri and not (home.root / "mlflow.db").exists():
+    if not has_store(uri):
         raise UserError(f"no sweep has run in home folder {home.root}; set PAS_HOME to its home")
     try:
         check_server(uri)
     except TrackingError as error:
         raise UserError(f"{error}{_by_variable(uri)}") from None
     return uri
+
+
+def has_store(tracking_uri: str | None) -> bool:
+    """Whether there can be a tracking store: the home folder has none before its first sweep."""
+    home = Home.from_environment()
+    is_ours = not tracking_uri or tracking_uri == home.mlflow_uri
+    return not is_ours or (home.root / "mlflow.db").exists()
 
 
 def _by_variable(uri: str) -> str:

@@ -19,7 +19,7 @@ from orchestrator.driver import arm_termination, terminate_as_interrupt
 from orchestrator.errors import UserError
 from orchestrator.home import Home
 from orchestrator.serving_source import Source, Tell, pointer_file
-from orchestrator.shipping import Wanted
+from orchestrator.wanted import Wanted
 
 TOKEN_VARIABLE = "PAS_SERVE_TOKEN"  # noqa: S105 - the name of a variable, not a token
 NEEDED = ("ray", "fastapi", "starlette", "uvicorn", "multipart", "prometheus_client")

@@ -15,7 +15,8 @@ from deploy.package import PackageError, load_architecture
 from deploy.serving_model import Pointer
 from orchestrator.errors import UserError
 from orchestrator.home import write_text
-from orchestrator.shipping import Wanted, export, folder_named
+from orchestrator.shipping import export
+from orchestrator.wanted import Wanted, folder_of
 
 Tell = Callable[[str], None]
 
@@ -31,7 +32,7 @@ class Source:
 
     def __init__(self, wanted: Wanted, engine: str | None, folder: Path) -> None:
         self._wanted, self._engine, self._folder = wanted, engine, folder
-        self._given = folder_named(wanted.model)
+        self._given = folder_of(wanted)
         self._exported: Path | None = None
         self._said = ""
         self.pointer: Pointer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.drawing import Drawer, drawer_of_package
@@ -20,7 +19,6 @@ from deploy.manifest import MANIFEST_FILE, Manifest, verify_folder
 from deploy.model_card import Checks
 from deploy.onnx_export import describe, export_onnx, onnx_network
 from deploy.package import (
-    ARCHITECTURE_FILE,
     deployed_network,
     load_architecture,
     load_package,
@@ -28,43 +26,14 @@ from deploy.package import (
 )
 from deploy.prediction import Classifier, classifier_of_folder, classifier_of_package
 from deploy.publishing import Published, find_published, move_pointer, open_models, publish_folder
-from deploy.registered import RegisteredVersion, download_package, find_version
+from deploy.registered import RegisteredVersion, download_package
 from orchestrator.errors import UserError
 from orchestrator.home import Home
-from orchestrator.lookup import store_of
 from orchestrator.staged_data import Tell
 from orchestrator.sweep_images import export_images
+from orchestrator.wanted import Wanted, folder_of
 
 KEY_VARIABLE = "PAS_SIGNING_KEY"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """Which version of which model, in which store.
-
-    Attributes:
-        model: its name in the registry.
-        alias: what points to the version, unless ``version`` is given.
-        version: its number.
-        tracking_uri: of the store; ``None``: the home folder's.
-        allow_import: whether the code that an ``import:`` supernet or task names may be run.
-    """
-
-    model: str
-    alias: str = "champion"
-    version: int | None = None
-    tracking_uri: str | None = None
-    allow_import: bool = False
-
-    def find(self) -> RegisteredVersion:
-        """Look it up.
-
-        Raises:
-            UserError: the store does not answer.
-            PackageError: there is no such version.
-        """
-        uri = store_of(self.tracking_uri, None)
-        return find_version(uri, self.model, alias=self.alias, version=self.version)
 
 
 def export(
@@ -130,7 +99,7 @@ def publish(
             :func:`deploy.publishing.publish_folder` tell of.
     """
     store, key = open_models(address), signing_key()
-    if (folder := folder_named(wanted.model)) is not None:
+    if (folder := folder_of(wanted)) is not None:
         return publish_folder(folder, store, key, again=again)
     found = wanted.find()
     identity = (found.model, found.version, found.content_hash)
@@ -156,14 +125,13 @@ def predictor_of(wanted: Wanted, engine: str) -> Classifier | Drawer:
         UserError: bad input.
         ValueError: of the kinds that :func:`deploy.prediction.classifier_of_folder` tells of.
     """
-    folder = Path(wanted.model)
-    if not (folder / MANIFEST_FILE).is_file() and (folder / ARCHITECTURE_FILE).is_file():
-        return _of_trial(folder, wanted, engine)
-    if (exported := folder_named(wanted.model)) is not None:
-        verify_folder(exported)
-        if load_architecture(exported).task == "classification":
-            return classifier_of_folder(exported, engine, allow_import=wanted.allow_import)
-        return _drawer_of(exported, wanted, engine)
+    if (folder := folder_of(wanted, trial=True)) is not None:
+        if not (folder / MANIFEST_FILE).is_file():
+            return _of_trial(folder, wanted, engine)
+        verify_folder(folder)
+        if load_architecture(folder).task == "classification":
+            return classifier_of_folder(folder, engine, allow_import=wanted.allow_import)
+        return _drawer_of(folder, wanted, engine)
     registered = wanted.find()
     with tempfile.TemporaryDirectory() as temporary:
         package = download_package(registered, Path(temporary))
@@ -206,20 +174,6 @@ def _classifier_of(
     export_onnx(deployed_network(architecture, network), architecture, path, facts)
     form = onnx_network(path)
     return Classifier(architecture=architecture, resize=classifier.resize, form=form)
-
-
-def folder_named(model: str) -> Path | None:
-    """Return the exported folder that an argument names; ``None`` if it names a model.
-
-    Raises:
-        UserError: it is a path, but not of an exported folder.
-    """
-    path = Path(model)
-    if (path / MANIFEST_FILE).is_file():
-        return path
-    if os.sep in model:
-        raise UserError(f"{model} is not a folder that pas export or pas fetch has written")
-    return None
 
 
 def signing_key() -> str | None:

@@ -14,7 +14,7 @@ from deploy.manifest import read_manifest
 from orchestrator import cli, serving
 from orchestrator.serving import is_loopback
 from orchestrator.serving_source import Source, pointer_file
-from orchestrator.shipping import Wanted
+from orchestrator.wanted import Wanted
 
 
 @pytest.fixture
