@@ -1,9 +1,4 @@
-"""Exported folders on an object store: published whole or not at all, fetched and verified.
-
-Below the address lie, per model, one folder per version and a pointer to the last published one::
-
-    NAME/VERSION-HASH/{architecture.json, ..., manifest.json}
-    NAME/latest.json
+"""Exported folders published on an object store: whole or not at all.
 
 ``manifest.json`` is written after all other files of its folder, and the pointer after that: who
 finds a manifest finds everything it tells of.
@@ -12,43 +7,17 @@ finds a manifest finds everything it tells of.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.export_folder import check_free, draft_of
-from deploy.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    ManifestError,
-    check_names,
-    parse_manifest,
-    verify_folder,
-    write_manifest,
-)
-from deploy.model_card import CARD_FILE
-from deploy.object_reader import BadReadError, RemoteObject
+from deploy.export_folder import FORMATS, file_names
+from deploy.manifest import MANIFEST_FILE, Manifest, ManifestError, verify_folder
 from deploy.object_store import ObjectStore
-from deploy.store_errors import StoreUse
-from deploy.stored_files import download, patiently
-from pas_trainer import DataError
+from deploy.published import POINTER_FILE, Place, differing, look, patient
 
-POINTER_FILE = "latest.json"
-PATIENCE_S = 120.0
-"""For so long a store that is away, or breaks off, is tried again."""
-
-MODELS = StoreUse(
-    "the address",
-    "use",
-    "used",
-    "s3:ListBucket on the bucket and s3:GetObject (to publish also s3:PutObject and "
-    "s3:DeleteObject) on its objects",
-)
-
-_ADDRESS = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,254}(/[^/\x00-\x1f]+)*/?")
-_FOLDER = re.compile(r"[1-9][0-9]{0,17}-[0-9a-f]{12}")
-_CONNECTIONS = 10
+_LEFTOVERS = file_names(FORMATS, int8=True)
+"""What a publication that broke off may have left behind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,38 +38,22 @@ class Published:
     moved: bool
 
 
-def open_models(uri: str) -> ObjectStore:
-    """Open the store at an address.
-
-    Raises:
-        DataError: it is no address, or the surroundings are not what boto3 needs.
-    """
-    if "@" in uri.removeprefix("s3://").split("/")[0]:
-        raise DataError(
-            "the address must not hold credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
-    if not _ADDRESS.fullmatch(uri) or "." in uri.split("/") or ".." in uri.split("/"):
-        raise DataError(f"the address is {uri!r}; write s3://bucket/prefix")
-    return ObjectStore(uri.rstrip("/"), _CONNECTIONS, MODELS)
-
-
 def find_published(
     store: ObjectStore, model: str, version: int, content_hash: str, key: str | None
 ) -> Manifest | None:
-    """Return the manifest of a version on the store, if it is there, whole and signed as asked."""
-    place = f"{model}/{version}-{content_hash[:12]}/"
-    small = store.read(place + MANIFEST_FILE)  # a store that does not answer at all is no use
-    if small is None:
+    """Return the manifest of a version on the store, if it is there, whole and signed as asked.
+
+    Raises:
+        ManifestError: what is there must not be written over, see :func:`publish_folder`.
+        DataError: the store cannot be used.
+    """
+    there = look(store, f"{model}/{version}-{content_hash[:12]}/")
+    _check_readable(there)
+    manifest = there.manifest
+    if manifest is None or manifest.content_hash != content_hash or not there.is_whole:
         return None
-    try:
-        manifest = parse_manifest(small.content, f"{store.uri}/{place}{MANIFEST_FILE}")
-        _check_identity(manifest, place, store.uri)
-        if key is not None:
-            manifest.check_signature(key, place)
-        _items(store, place, manifest)
-    except ManifestError:
-        return None
-    return manifest if manifest.content_hash == content_hash else None
+    _check_strangers(there, manifest.names, again=False)
+    return manifest if _is_signed(manifest, key) else None
 
 
 def publish_folder(
@@ -108,47 +61,90 @@ def publish_folder(
 ) -> Published:
     """Upload an exported folder, unless it is there, and move the pointer to it.
 
+    Objects that are missing or cut short are uploaded; where nothing but the signature differs,
+    the manifest alone is written.
+
     Args:
         folder: verified first.
-        store: see :func:`open_models`.
+        store: see :func:`deploy.published.open_models`.
         key: to sign the manifest with; ``None``: not signed.
-        again: upload it even if it is there: over files that are damaged.
+        again: upload it even if it is there, over damaged or other files; what an earlier
+            publication has left goes.
 
     Raises:
-        ManifestError: the folder's files are not those of its manifest, or the store holds the
-            same version with other files.
+        ManifestError: the folder's files are not those of its manifest; the store holds the same
+            version with other files or a manifest that cannot be read, and not ``again``; or it
+            holds objects there that are not ours to delete.
         DataError: the store cannot be used.
     """
     manifest = verify_folder(folder)
-    place = f"{manifest.model}/{manifest.folder}/"
-    identity = (manifest.model, manifest.version, manifest.content_hash)
-    there = None if again else find_published(store, *identity, key)
+    path = f"{manifest.model}/{manifest.folder}/"
+    there = look(store, path)
+    if not again:
+        _check_same(there, manifest)
+    listed = there.manifest.names if there.manifest else frozenset()
+    _check_strangers(there, manifest.names | listed, again=again)
+    result = manifest if key is None else manifest.signed(key)
     uploaded: tuple[str, ...] = ()
-    if there is None:
-        there = manifest if key is None else manifest.signed(key)
-        uploaded = _upload(folder, store, place, there)
-    elif differing := _differing(there, manifest):
-        raise ManifestError(
-            f"{store.uri}/{place} holds this version with other files ({', '.join(differing)}); "
-            "publish it below another prefix"
-        )
+    if again or there.manifest is None or not there.is_whole:
+        uploaded = _upload(folder, store, path, result, there, manifest.names)
+    elif _is_signed(there.manifest, key):
+        result = there.manifest
+    else:
+        cards = {*manifest.files} - {*there.manifest.files}
+        uploaded = _upload(folder, store, path, result, there, {file.name for file in cards})
     return Published(
-        uri=f"{store.uri}/{place.rstrip('/')}",
-        manifest=there,
+        uri=f"{store.uri}/{path.rstrip('/')}",
+        manifest=result,
         uploaded=uploaded,
-        moved=move_pointer(store, there),
+        moved=move_pointer(store, result),
     )
 
 
-def _differing(there: Manifest, here: Manifest) -> list[str]:
-    """Return the files that only one of two manifests names, or with other content.
+def _is_signed(manifest: Manifest, key: str | None) -> bool:
+    """Whether a manifest is signed by a key; without one, signatures are not looked at."""
+    try:
+        if key is not None:
+            manifest.check_signature(key, "")
+    except ManifestError:
+        return False
+    return True
 
-    Model cards may differ: they tell what was measured when they were written.
+
+def _check_readable(there: Place) -> None:
+    """Refuse to write over a manifest that cannot be read: nobody knows what it stands for."""
+    if there.fault is not None:
+        raise ManifestError(
+            f"{there.fault.partition(';')[0]}; add --again to write over what is there"
+        )
+
+
+def _check_same(there: Place, manifest: Manifest) -> None:
+    """Refuse to write over a version with other files."""
+    _check_readable(there)
+    if there.manifest is not None and (names := differing(there.manifest, manifest)):
+        raise ManifestError(
+            f"{there.address} holds this version with other files ({', '.join(names)}); "
+            "publish it below another prefix, or add --again to write over them"
+        )
+
+
+def _check_strangers(there: Place, ours: Collection[str], *, again: bool) -> None:
+    """Refuse a folder with objects that no manifest tells of: it could not be fetched.
+
+    They are not ours to delete, save, if so told, what an earlier publication may have left.
     """
-    old, new = ({f.name: f.sha256 for f in manifest.files} for manifest in (there, here))
-    names = {*old, *new} - {CARD_FILE}
-    differing = sorted(name for name in names if old.get(name) != new.get(name))
-    return differing if there.resize == here.resize else [*differing, MANIFEST_FILE]
+    for name in sorted(set(there.sizes) - set(ours)):
+        if name not in _LEFTOVERS:
+            raise ManifestError(
+                f"{there.address} also holds {name!r}, which is no file of this model; move it "
+                "elsewhere, and publish again"
+            )
+        if not again:
+            raise ManifestError(
+                f"{there.address} also holds {name!r}, which an earlier publication seems to have "
+                "left; add --again to have it deleted"
+            )
 
 
 def move_pointer(store: ObjectStore, manifest: Manifest) -> bool:
@@ -159,166 +155,28 @@ def move_pointer(store: ObjectStore, manifest: Manifest) -> bool:
     """
     path = f"{manifest.model}/{POINTER_FILE}"
     content = (json.dumps({"folder": manifest.folder}) + "\n").encode()
-    before = patiently(lambda: store.read(path), limit_s=PATIENCE_S)
+    before = patient(lambda: store.read(path))
     if before is not None and before.content == content:
         return False
-    patiently(lambda: store.write(path, content), limit_s=PATIENCE_S)
+    patient(lambda: store.write(path, content))
     return True
 
 
-def fetch_folder(
-    store: ObjectStore, out: Path, *, version: int | None = None, key: str | None = None
-) -> Manifest:
-    """Download a published version into a folder, which appears verified or not at all.
-
-    Args:
-        store: at the address that was published to, or at a model's folder below it.
-        out: must not exist, be empty, or hold the same manifest.
-        version: which; ``None``: the one that was published last.
-        key: that the manifest must be signed with; ``None``: signatures are not looked at.
-
-    Raises:
-        ManifestError: what is there is not what its manifest tells, or is not signed so.
-        DataError: the store cannot be used, or holds no such version.
-    """
-    model = _model_at(store)
-    place = model + (
-        _pointed(store, model) if version is None else _numbered(store, model, version)
-    )
-    address = f"{store.uri}/{place}{MANIFEST_FILE}"
-    small = patiently(lambda: store.read(place + MANIFEST_FILE), limit_s=PATIENCE_S)
-    if small is None:
-        raise DataError(f"there is no {address}: publishing has not ended; publish it again")
-    manifest = parse_manifest(small.content, address)
-    _check_identity(manifest, place, store.uri)
-    if key is not None:
-        manifest.check_signature(key, address)
-    if (out / MANIFEST_FILE).is_file() and verify_folder(out) == manifest:
-        return manifest
-    check_free(out)
-    items = _items(store, place, manifest)
-    with draft_of(out) as draft:
-        for item in items:
-            _download(store, item, draft / item.path.rpartition("/")[2])
-        write_manifest(draft, manifest)
-        try:
-            verify_folder(draft)
-        except ManifestError as error:
-            reason = str(error).partition(";")[0].replace(f"{draft}/", f"{store.uri}/{place}")
-            raise ManifestError(f"{reason}; publish it again (pas publish --again)") from None
-    return manifest
-
-
-def _upload(folder: Path, store: ObjectStore, place: str, manifest: Manifest) -> tuple[str, ...]:
-    """Write all files and then the manifest; what an earlier attempt has left behind goes."""
-
-    def patient(call: Callable[[], None]) -> None:
-        patiently(call, limit_s=PATIENCE_S)
-
-    patient(lambda: store.delete(place + MANIFEST_FILE))
-    left = patiently(lambda: store.objects(place), limit_s=PATIENCE_S)
-    for item in left:
-        if item.path.removeprefix(place) not in manifest.names:
-            patient(lambda path=item.path: store.delete(path))  # type: ignore[misc]
-    for file in manifest.files:
-        patient(lambda name=file.name: store.upload(place + name, folder / name))  # type: ignore[misc]
-    patient(lambda: store.write(place + MANIFEST_FILE, manifest.to_bytes()))
-    return (*(file.name for file in manifest.files), MANIFEST_FILE)
-
-
-def _download(store: ObjectStore, item: RemoteObject, target: Path) -> None:
-    try:
-        patiently(lambda: download(store, item, target), limit_s=PATIENCE_S)
-    except BadReadError as error:
-        raise DataError(f"{store.name(item)} cannot be read: {error}; try again") from None
-
-
-def _items(store: ObjectStore, place: str, manifest: Manifest) -> list[RemoteObject]:
-    """Return the objects of a version, which must be those of its manifest, in names and sizes.
-
-    Raises:
-        ManifestError: they are not.
-    """
-    where = f"{store.uri}/{place}"
-    listed = patiently(lambda: store.objects(place), limit_s=PATIENCE_S)
-    items = {item.path.removeprefix(place): item for item in listed}
-    check_names(set(items) - {MANIFEST_FILE}, manifest, where)
-    for file in manifest.files:
-        if items[file.name].size != file.size:
-            raise ManifestError(
-                f"{where}{file.name} has {items[file.name].size} bytes instead of the {file.size} "
-                "of its manifest; publish the model again"
-            )
-    return [items[file.name] for file in manifest.files]
-
-
-def _check_identity(manifest: Manifest, place: str, uri: str) -> None:
-    """Refuse a manifest that was moved here from another version or model.
-
-    A store that was opened at a model's folder tells the model's name in its address.
-    """
-    folder = place.rstrip("/").rpartition("/")[2]
-    model = f"{uri}/{place}".rstrip("/").split("/")[-2]
-    if (manifest.model, manifest.folder) != (model, folder):
-        raise ManifestError(
-            f"the manifest of {uri}/{place} is that of {manifest.model}/{manifest.folder}; "
-            "publish the model again"
-        )
-
-
-def _model_at(store: ObjectStore) -> str:
-    """Return the path of the only model's folder, with a slash; empty if the store is opened there.
-
-    Raises:
-        DataError: there is none, or several.
-    """
-    folders = store.folders("")  # a store that does not answer at all is no use
-    if any(_FOLDER.fullmatch(folder) for folder in folders):
-        return ""
-    if len(folders) == 1:
-        model = f"{folders[0]}/"
-        if not any(_FOLDER.fullmatch(folder) for folder in store.folders(model)):
-            raise DataError(
-                f"{store.uri}/{model} holds no versions of a model; correct the address"
-            )
-        return model
-    if not folders:
-        raise DataError(f"there is no model below {store.uri}; correct the address, or publish one")
-    raise DataError(
-        f"below {store.uri} there are several models ({', '.join(folders[:5])}); "
-        f"name one: {store.uri}/{folders[0]}"
-    )
-
-
-def _pointed(store: ObjectStore, model: str) -> str:
-    path = model + POINTER_FILE
-    small = patiently(lambda: store.read(path), limit_s=PATIENCE_S)
-    if small is None:
-        raise DataError(
-            f"there is no {store.uri}/{path}: publishing has not ended; publish again, or name a "
-            "version"
-        )
-    try:
-        folder = json.loads(small.content)["folder"]
-        if not _FOLDER.fullmatch(folder):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ManifestError(
-            f"{store.uri}/{path} does not name a version; publish the model again"
-        ) from None
-    return f"{folder}/"
-
-
-def _numbered(store: ObjectStore, model: str, version: int) -> str:
-    folders = patiently(lambda: store.folders(model), limit_s=PATIENCE_S)
-    known = [folder for folder in folders if _FOLDER.fullmatch(folder)]
-    found = [folder for folder in known if folder.startswith(f"{version}-")]
-    if len(found) == 1:
-        return f"{found[0]}/"
-    if not found:
-        numbers = ", ".join(sorted({folder.partition("-")[0] for folder in known}, key=int))
-        raise DataError(f"below {store.uri} there is no version {version}; there are: {numbers}")
-    raise DataError(
-        f"below {store.uri} version {version} was published from several registries "
-        f"({', '.join(found)}); publish each below a prefix of its own"
-    )
+def _upload(
+    folder: Path,
+    store: ObjectStore,
+    path: str,
+    manifest: Manifest,
+    there: Place,
+    names: Collection[str],
+) -> tuple[str, ...]:
+    """Write files and then the manifest, and what it does not tell of goes."""
+    gone = set(there.sizes) - manifest.names
+    if names or gone:  # else the manifest of before stays until the new one takes its place
+        patient(lambda: store.delete(path + MANIFEST_FILE))
+    for name in sorted(gone):
+        patient(lambda name=name: store.delete(path + name))  # type: ignore[misc]
+    for name in sorted(names):
+        patient(lambda name=name: store.upload(path + name, folder / name))  # type: ignore[misc]
+    patient(lambda: store.write(path + MANIFEST_FILE, manifest.to_bytes()))
+    return (*sorted(names), MANIFEST_FILE)

@@ -155,7 +155,8 @@ def publish(
     alias: Alias = None,
     version: Version = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Upload it even if it is there: over damaged files.")
+        bool,
+        typer.Option("--again", help="Upload it even if it is there: over damaged or other files."),
     ] = False,
     allow_import: AllowImport = False,
     tracking_uri: TrackingUri = None,
@@ -194,7 +195,8 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Download a published version and verify it; nothing is left of one that is not intact."""
-    from deploy.publishing import fetch_folder, open_models
+    from deploy.model_fetching import fetch_folder
+    from deploy.published import open_models
     from orchestrator.shipping import signing_key
 
     key = signing_key()

@@ -25,7 +25,8 @@ from deploy.package import (
     load_trusted,
 )
 from deploy.prediction import Classifier, classifier_of_folder, classifier_of_package
-from deploy.publishing import Published, find_published, move_pointer, open_models, publish_folder
+from deploy.published import open_models
+from deploy.publishing import Published, find_published, move_pointer, publish_folder
 from deploy.registered import RegisteredVersion, download_package
 from orchestrator.errors import UserError
 from orchestrator.home import Home
@@ -91,7 +92,7 @@ def publish(
 ) -> Published:
     """Publish an exported folder, or a version that is exported for it unless it is there already.
 
-    With ``again`` even then: over files that are damaged.
+    With ``again`` even then: over files that are damaged or others.
 
     Raises:
         UserError: bad input.

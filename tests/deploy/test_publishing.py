@@ -11,10 +11,12 @@ from exported import fake_export
 from object_stores import files_in
 
 import deploy.object_store
-import deploy.publishing
+import deploy.published
 from deploy.manifest import ManifestError, verify_folder, write_manifest
+from deploy.model_fetching import fetch_folder
 from deploy.object_store import ObjectStore
-from deploy.publishing import fetch_folder, find_published, open_models, publish_folder
+from deploy.published import open_models
+from deploy.publishing import find_published, publish_folder
 from pas_trainer import DataError
 
 
@@ -31,7 +33,7 @@ _stores: dict[str, ObjectStore] = {}
 @pytest.fixture
 def store(object_store, monkeypatch):
     """A store below whose address nothing lies."""
-    monkeypatch.setattr(deploy.publishing, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(deploy.published, "PATIENCE_S", 0.0)
     if object_store.url not in _stores:
         _stores[object_store.url] = open_models(object_store.upload({}, "models"))
     store = _stores[object_store.url]
@@ -201,41 +203,11 @@ def test_a_publishing_that_broke_off_cannot_be_fetched_and_is_finished_later(
     fetch_folder(store, tmp_path / "got")
 
 
-def test_what_an_earlier_attempt_left_goes(object_store, store, folder, tmp_path) -> None:
-    object_store.put(store.uri, f"{place_of(folder)}/model.onnx", b"left")
-    publish_folder(folder, store)
-    fetch_folder(store, tmp_path / "got")
-
-
 def test_an_altered_folder_is_not_published(object_store, store, folder) -> None:
     (folder / "a.bin").write_bytes(b"else")
     with pytest.raises(ManifestError, match=r"a\.bin"):
         publish_folder(folder, store)
     assert written(object_store) == []
-
-
-def test_the_same_version_with_other_files_is_refused(store, folder, tmp_path) -> None:
-    publish_folder(folder, store)
-    fake_export(tmp_path / "more", model__onnx=b"onnx")
-    with pytest.raises(ManifestError, match="with other files"):
-        publish_folder(tmp_path / "more", store)
-
-
-def test_the_same_version_with_other_content_is_refused(store, folder, tmp_path) -> None:
-    publish_folder(folder, store)
-    manifest = verify_folder(folder)
-    write_manifest(folder, dataclasses.replace(manifest, resize="centre"))
-    with pytest.raises(ManifestError, match=r"with other files \(manifest\.json\)"):
-        publish_folder(folder, store)
-    first = dataclasses.replace(manifest.files[0], sha256="0" * 64)
-    other = dataclasses.replace(manifest, files=(first, *manifest.files[1:]))
-    assert deploy.publishing._differing(manifest, other) == [first.name]
-    card = dataclasses.replace(first, name="MODEL_CARD.md")
-    cards = [
-        dataclasses.replace(manifest, files=(dataclasses.replace(card, sha256=s * 64),))
-        for s in "01"
-    ]
-    assert deploy.publishing._differing(*cards) == []
 
 
 def test_a_folder_above_the_models_is_told(store, folder, tmp_path) -> None:
@@ -262,7 +234,7 @@ def test_a_key_asks_for_its_signature(object_store, store, folder, tmp_path) -> 
     publish_folder(folder, store)
     with pytest.raises(ManifestError, match="is not signed"):
         fetch_folder(store, tmp_path / "got", key="one")
-    assert publish_folder(folder, store, "one").uploaded  # what is not signed counts as not there
+    assert publish_folder(folder, store, "one").uploaded == ("manifest.json",)
     assert fetch_folder(store, tmp_path / "one", key="one").signature
     with pytest.raises(ManifestError, match="not that of PAS_SIGNING_KEY"):
         fetch_folder(store, tmp_path / "two", key="two")
@@ -356,7 +328,7 @@ def test_refused_credentials_are_told(object_store, store, folder, tmp_path) -> 
 
 
 def test_a_busy_store_is_asked_again(object_store, store, folder, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(deploy.publishing, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(deploy.published, "PATIENCE_S", 60.0)
     object_store.checksums = False
     cut = []
 
