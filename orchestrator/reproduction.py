@@ -11,8 +11,14 @@ from orchestrator.records import TrialRecord
 
 
 def sweep_command(config: SweepConfig) -> str:
-    """Return the command that runs the whole sweep."""
-    return shlex.join(["pas", "sweep", f"{config.name}.yaml"])
+    """Return the command that runs the whole sweep, in an empty home folder from its beginning.
+
+    A sweep that keeps its files on an object store would find itself there, and train nothing.
+    """
+    words = ["pas", "sweep", f"{config.name}.yaml"]
+    if config.storage.uri is not None:
+        words += ["--set", "storage.uri=null"]
+    return shlex.join(words)
 
 
 def search_command(
@@ -53,7 +59,7 @@ def caveats(config: SweepConfig, members: Sequence[TrialRecord]) -> list[str]:
         "the same versions of the libraries, the result is the same bit for bit; elsewhere, and on "
         "a GPU, up to rounding, which training magnifies.",
         "pas sweep in an empty PAS_HOME trains the supernet and all trials and controls anew, with "
-        "the same seeds.",
+        f"the same seeds{_away_from(config.storage.uri)}.",
     ]
     if config.hyperparameters:
         told.append(
@@ -81,3 +87,9 @@ def caveats(config: SweepConfig, members: Sequence[TrialRecord]) -> list[str]:
             "only where memory runs out again."
         )
     return told
+
+
+def _away_from(uri: str | None) -> str:
+    if uri is None:
+        return ""
+    return f"; without --set storage.uri=null it would take them all from {uri}"

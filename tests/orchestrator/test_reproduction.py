@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 import pytest
 
 from orchestrator.config import SweepConfig
+from orchestrator.loading import load_sweep
 from orchestrator.records import TrialRecord
 from orchestrator.reproduction import caveats, search_command, sweep_command
 
@@ -40,6 +42,18 @@ def test_a_trial_has_its_number_and_its_exact_hyperparameters():
     )
     assert "--strength 0.1 " in search_command(config(), member(strength=0.1), {})
     assert sweep_command(config()) == "pas sweep tiny.yaml"
+
+
+def test_a_sweep_on_an_object_store_is_run_anew_away_from_it(tmp_path):
+    stored = config(storage={"uri": "s3://bucket/pas"})
+    words = shlex.split(sweep_command(stored))
+    assert words == ["pas", "sweep", "tiny.yaml", "--set", "storage.uri=null"]
+    told = " ".join(caveats(stored, []))
+    assert "without --set storage.uri=null it would take them all from s3://bucket/pas." in told
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(stored.model_dump(mode="json")))
+    assert load_sweep(path, words[-1:]).storage.uri is None
+    assert "storage" not in " ".join(caveats(config(), []))
 
 
 def test_limits_are_written_as_in_the_file():
