@@ -58,7 +58,7 @@ MLflow, with `MLFLOW_TRACKING_URI` set to the store that this version is registe
 import mlflow
 import numpy as np
 
-network = mlflow.pyfunc.load_model("models:/{model}/{version}")
+network = mlflow.pyfunc.load_model({address})
 {given} = np.zeros(({shape}), np.float32)
 {predicted} = network.predict({given})
 ```
@@ -111,7 +111,8 @@ def model_card(
     terms = _terms(architecture)
     loading = [_ONNX.format(**terms)] * ("model.onnx" in names)
     loading += [_TORCH.format(**terms)] * ("model.pt2" in names)
-    loading += [_MLFLOW.format(**terms, model=registered.model, version=registered.version)]
+    address = json.dumps(f"models:/{registered.model}/{registered.version}", ensure_ascii=False)
+    loading += [_MLFLOW.format(**terms, address=address)]
     parts = [
         f"# {registered.model}, version {registered.version}\n",
         _table(_facts(registered, architecture, data)),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ast
 import dataclasses
+import re
 
 import pytest
 from exported import registered, small_package
@@ -75,3 +77,14 @@ def test_forms_that_are_not_there_are_not_explained(package, card: str) -> None:
     plain = model_card(registered(package), load_architecture(package), "whole", "", none, [])
     assert "InferenceSession" not in plain
     assert "Accuracy on" not in plain
+
+
+@pytest.mark.parametrize("name", ["digits", 'my "best" net', "größer {1} 'é'", "100 %"])
+def test_the_snippets_are_python_whatever_the_model_is_called(package, name) -> None:
+    version = dataclasses.replace(registered(package), model=name)
+    files = [dataclasses.replace(FILES[0], name=name) for name in ("model.onnx", "model.pt2")]
+    card = model_card(version, load_architecture(package), "whole", "", CHECKS, files)
+    snippets = [ast.parse(code) for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL)]
+    assert len(snippets) == 3
+    texts = {n.value for code in snippets for n in ast.walk(code) if isinstance(n, ast.Constant)}
+    assert f"models:/{name}/3" in texts
