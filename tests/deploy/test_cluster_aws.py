@@ -93,6 +93,16 @@ class TestAws:
         )
         assert done.returncode == 0, done.stdout
 
+    def test_the_head_touches_machines_of_its_own_cluster_alone(self, config):
+        """Who could name any machine of the account as one of the cluster's could end it."""
+        own = {"StringEquals": {"aws:ResourceTag/ray-cluster-name": config["cluster_name"]}}
+        new = {"StringEquals": {"ec2:CreateAction": "RunInstances"}}
+        allowed = {"ec2:CreateTags": [new, own], "ec2:TerminateInstances": [own]}
+        policy = json.loads((DEPLOY / "aws/head-policy.json").read_text())
+        for action, conditions in allowed.items():
+            found = [s.get("Condition") for s in policy["Statement"] if action in s["Action"]]
+            assert found == conditions, action
+
     @pytest.mark.parametrize("name", ["head-policy.json", "worker-policy.json"])
     def test_policies_allow_named_actions_that_exist(self, name):
         import botocore.session
