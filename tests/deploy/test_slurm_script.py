@@ -18,7 +18,10 @@ STAND_INS = {
     "scontrol": "printf 'n1\\nn2\\nn3\\n'",
     "sleep": "exec /bin/sleep 0.05",
     # A step of Ray's counts as a joined node after a while, and lasts until it is told to end.
+    # Slurm's own hands on what SLURM_EXPORT_ENV names; sbatch --export sets it.
     "srun": f"""{LOG}
+        case "${{SLURM_EXPORT_ENV:-ALL}}" in ALL) ;; *) unset RAY_AUTH_MODE RAY_AUTH_TOKEN ;; esac
+        echo "step token ${{RAY_AUTH_MODE:-none}} ${{RAY_AUTH_TOKEN:-none}}" >> "$STAGE/log"
         case "$*" in
             *hostname*) echo '10.0.0.1 fe80::1'; exit ;;
         esac
@@ -125,6 +128,14 @@ def test_ray_is_started_on_every_node_by_commands_that_exist(job):
         check_command_line(step[step.index("ray") :])
     assert "--head" in steps[0]
     assert all("--address=10.0.0.1:21234" in step for step in steps[1:])
+
+
+@pytest.mark.parametrize("exported", ["", "ALL", "NONE", "PATH,PAS_HOME"])
+def test_every_step_has_the_token_whatever_sbatch_was_told_to_export(job, exported):
+    process = job("s.yaml", SLURM_EXPORT_ENV=exported)
+    assert process.wait(30) == 0
+    steps = [line for line in process.log() if line.startswith("step token")]
+    assert steps[1:] == ["step token token 5ec12e7"] * 3  # the first asks for the head's address
 
 
 def test_exit_status_is_that_of_the_sweep_and_ray_is_ended(job):
