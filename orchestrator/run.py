@@ -31,6 +31,7 @@ from orchestrator.records import TrialRecord
 from orchestrator.report import SUPERNET_WIDTHS, SWEEP_FILE, log_report
 from orchestrator.spool import drop_epochs
 from orchestrator.storage import follow_storage, has_trials, prepare_storage
+from orchestrator.study_storage import check_driver
 from orchestrator.sweep import Sweep, build_studies
 from orchestrator.sweep_files import files_of
 from orchestrator.sweep_lock import only_driver_of_store
@@ -91,6 +92,7 @@ def prepare(
     Raises:
         UserError: one sentence on the first thing that is wrong.
     """
+    check_driver(home.optuna_url)
     prepare_storage(config, home, dry_run=dry_run)
     if not new:
         check_unchanged(config, home)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 import optuna
 from optuna.distributions import FloatDistribution
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.cells import Cell
-from orchestrator.tracking_server import mask_uri
+from orchestrator.study_storage import open_storage, storage_errors
 from pas_trainer import derive_seed
 from search_space import FloatRange
 
@@ -26,19 +23,6 @@ STATES = {
     "FAILED": TrialState.FAIL,
 }
 """Our status of an ended trial, in Optuna's words."""
-
-
-class StudyStorageError(OSError):
-    """The storage of the studies cannot be read or written (a full disk, a lost database)."""
-
-
-@contextmanager
-def _storage() -> Iterator[None]:
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError, ImportError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise StudyStorageError(f"the Optuna storage failed: {reason}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +48,8 @@ class CellStudies:
         seed: suggestions depend on it, the cell, the trial's index and what is known by then.
 
     Raises:
-        StudyStorageError: from every method that needs the storage, if that fails.
+        orchestrator.study_storage.StudyStorageError: from every method that needs the storage, if
+            that fails.
     """
 
     def __init__(
@@ -85,8 +70,8 @@ class CellStudies:
         self._defaults = {n: defaults[n] for n, r in ranges.items() if r.contains(defaults[n])}
         self._trials_per_cell, self._max_failures = trials_per_cell, max_failures
         self._seed = seed
-        with _storage():
-            storage = _opened(url)
+        with storage_errors():
+            storage = open_storage(url)
             self._studies = {
                 cell: optuna.create_study(
                     storage=storage,
@@ -99,7 +84,7 @@ class CellStudies:
         self._asked = dict.fromkeys(cells, 0)
         for suggestion in self.every():
             self._asked[suggestion.cell] += 1
-        with _storage():
+        with storage_errors():
             trials = {c: study.get_trials(deepcopy=False) for c, study in self._studies.items()}
         self._failures = {cell: _failures_in_a_row(known) for cell, known in trials.items()}
         self._told = {
@@ -109,7 +94,7 @@ class CellStudies:
 
     def every(self) -> list[Suggestion]:
         """Return all trials handed out so far, whatever became of them."""
-        with _storage():
+        with storage_errors():
             return [
                 Suggestion(cell, trial.number, self._all_params(cell, trial))
                 for cell, study in self._studies.items()
@@ -132,7 +117,7 @@ class CellStudies:
                 if known is None:
                     self._ask(cell)
                     continue
-                with _storage():
+                with storage_errors():
                     self._studies[cell].add_trial(
                         optuna.trial.create_trial(
                             state=TrialState.RUNNING,
@@ -180,7 +165,7 @@ class CellStudies:
         number = self._asked[cell]
         study = self._studies[cell]
         study.sampler = self._sampler(cell, number)
-        with _storage():
+        with storage_errors():
             if number == 0 and self._defaults:
                 study.enqueue_trial(self._defaults, skip_if_exists=True)
             trial = study.ask({**self._distributions})
@@ -197,7 +182,7 @@ class CellStudies:
         if status == "FINISHED" and not (gain is not None and math.isfinite(gain)):
             status = "FAILED"
         value = gain if status == "FINISHED" else None
-        with _storage():
+        with storage_errors():
             self._studies[cell].tell(number, value, state=STATES[status])
         self._told[cell].add(number)
         self._failures[cell] = self._failures[cell] + 1 if status == "FAILED" else 0
@@ -205,18 +190,6 @@ class CellStudies:
     def _is_due(self, cell: Cell) -> bool:
         is_due = self._asked[cell] < self._trials_per_cell
         return is_due and self._failures[cell] < self._max_failures
-
-
-def _opened(url: str) -> optuna.storages.RDBStorage:
-    try:
-        # A server may have dropped a connection that has been idle through a long epoch.
-        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    except RuntimeError as error:  # how Optuna refuses tables of another version
-        known = mask_uri(url)
-        raise StudyStorageError(
-            f"the studies in {known} are those of another version of Optuna; "
-            f"back them up, then run: optuna storage upgrade --storage {known}"
-        ) from error
 
 
 def _failures_in_a_row(trials: Iterable[FrozenTrial]) -> int:

@@ -91,7 +91,9 @@ class TestImage:
         packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
         copied = set(re.findall(r"^COPY (\w+) \1$", text_of(DOCKERFILE), re.M))
         assert copied == packages
-        assert "cluster" in project["project"]["optional-dependencies"]
+        extras = re.search(r"'\.\[([\w,]+)\]'", text_of(DOCKERFILE))[1].split(",")
+        assert extras == ["cluster", "postgres"]  # of which the latter is for PAS_OPTUNA_URL
+        assert set(extras) <= set(project["project"]["optional-dependencies"])
 
     @pytest.mark.parametrize(
         "path",

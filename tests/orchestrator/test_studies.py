@@ -9,7 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from orchestrator.cells import Cell
-from orchestrator.studies import CellStudies, StudyStorageError, to_distribution
+from orchestrator.studies import CellStudies, to_distribution
+from orchestrator.study_storage import StudyStorageError
 from search_space import FloatRange
 
 CELLS = [Cell(0.5, 1.0), Cell(0.25, 1.0)]
