@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -161,6 +162,20 @@ class TestCompose:
         parsed = compose_spec.PyCompose.from_yaml(yaml.dump(project, Dumper=Plain))
         parsed.validate()  # named volumes, networks and secrets exist
         assert set(parsed.service_names()) == set(project["services"])
+
+    def test_the_file_for_gpus_reserves_them_as_compose_knows_it(self, project):
+        compose_spec = pytest.importorskip("compose_spec", reason="needs compose-spec")
+        gpus = yaml.safe_load(text_of("deploy/compose/compose.gpu.yaml"))
+        (name,) = gpus["services"]
+        ours, theirs = project["services"][name]["deploy"], gpus["services"][name]["deploy"]
+        merged = ours | theirs | {"resources": ours["resources"] | theirs["resources"]}
+        (device,) = merged["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+        assert merged["replicas"] == 1  # Ray would offer each GPU once per worker
+        service = {**project["services"][name], "deploy": merged}
+        services = {**project["services"], name: service}
+        text = yaml.dump({**project, "services": json.loads(json.dumps(services))})
+        compose_spec.PyCompose.from_yaml(text).validate()
 
     def test_secrets_come_from_the_environment_and_missing_ones_are_told(self, needed):
         raw = yaml.safe_load(text_of(COMPOSE))
