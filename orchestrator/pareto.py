@@ -18,30 +18,23 @@ from orchestrator.records import TrialRecord
 def pareto_mask(points: ArrayLike) -> NDArray[np.bool_]:
     """Tell which points no other point dominates.
 
-    A point is dominated when another one is no worse in every column and better in one. Equal
+    A point is dominated when another one is no worse in both columns and better in one. Equal
     points do not dominate each other: all copies are kept. Infinities are ordinary values.
 
     Args:
-        points: (n, d), d >= 1, lower is better. A row with a NaN is never on the front.
+        points: (n, 2), lower is better. A row with a NaN is never on the front.
 
     Returns:
-        (n,) booleans. O(n log n) for d <= 2, otherwise O(d * n * front).
+        (n,) booleans, in O(n log n).
 
     Raises:
-        ValueError: ``points`` is not of shape (n, d) with d >= 1.
+        ValueError: ``points`` is not of shape (n, 2).
     """
-    values = _as_matrix(points)
+    values = _as_rows(points)
     mask = np.zeros(len(values), dtype=np.bool_)
     valid = np.flatnonzero(~np.isnan(values).any(axis=1))
-    if not valid.size:
-        return mask
-    rows = values[valid]
-    if rows.shape[1] == 1:
-        mask[valid] = rows[:, 0] == rows[:, 0].min()
-    elif rows.shape[1] == 2:
-        mask[valid] = _mask_2d(rows)
-    else:
-        mask[valid] = _mask_nd(rows)
+    if valid.size:
+        mask[valid] = _mask_valid(values[valid])
     return mask
 
 
@@ -62,14 +55,10 @@ def hypervolume_2d(points: ArrayLike, reference: ArrayLike) -> float:
     Raises:
         ValueError: a wrong shape, or a reference that is not finite.
     """
-    values = _as_matrix(points)
+    values = _as_rows(points)
     corner = np.asarray(reference, dtype=np.float64)
-    if (values.size and values.shape[1] != 2) or corner.shape != (2,):
-        raise ValueError(f"want points (n, 2), reference (2,); got {values.shape}, {corner.shape}")
-    if not np.isfinite(corner).all():
-        raise ValueError(f"the reference must be finite, not {corner.tolist()}")
-    if not values.size:
-        return 0.0
+    if corner.shape != (2,) or not np.isfinite(corner).all():
+        raise ValueError(f"the reference must be two finite numbers, not {corner.tolist()}")
     inside = values[(values < corner).all(axis=1)]
     rows = np.unique(inside[pareto_mask(inside)], axis=0)
     if not len(rows):
@@ -129,7 +118,7 @@ def _points(records: Sequence[TrialRecord], resource: str) -> NDArray[np.float64
     return points
 
 
-def _mask_2d(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _mask_valid(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
     """On the front: the best y of its own x, and better than the best y of any smaller x."""
     levels, level_of = np.unique(rows[:, 0], return_inverse=True)
     best_here = np.full(len(levels), np.inf)
@@ -141,20 +130,8 @@ def _mask_2d(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
     return mask
 
 
-def _mask_nd(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """In lexicographic order a point can only be dominated by one that comes before it."""
-    unique, copy_of = np.unique(rows, axis=0, return_inverse=True)
-    members: list[int] = []
-    for index, row in enumerate(unique):
-        if not (unique[members] <= row).all(axis=1).any():
-            members.append(index)
-    return np.isin(copy_of.reshape(-1), members)
-
-
-def _as_matrix(points: ArrayLike) -> NDArray[np.float64]:
+def _as_rows(points: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(points, dtype=np.float64)
-    if values.size == 0 and values.ndim <= 2:
-        return np.empty((len(values) if values.ndim else 0, max(1, values.shape[-1])))
-    if values.ndim != 2:
-        raise ValueError(f"points must be of shape (n, d), not {values.shape}")
-    return values
+    if values.size and values.shape[1:] != (2,):
+        raise ValueError(f"points must be of shape (n, 2), not {values.shape}")
+    return values.reshape(-1, 2)
