@@ -17,8 +17,6 @@ from pas_trainer import IMAGE_SUFFIXES, DataError, Resize, images_below, prepare
 from pas_trainer.data import IMAGENET_MEAN, IMAGENET_STD
 from search_space import Architecture
 
-ENGINES = ("torch", "onnx")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
@@ -94,7 +92,7 @@ def classifier_of_folder(
 
     Args:
         folder: written by an export or a fetch.
-        engine: one of :data:`ENGINES`.
+        engine: ``torch`` or ``onnx``.
         allow_import: see :func:`deploy.load_package`.
 
     Raises:

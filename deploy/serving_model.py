@@ -24,7 +24,7 @@ class Pointer:
 
     Attributes:
         folder: of the export.
-        engine: one of :data:`deploy.prediction.ENGINES`.
+        engine: ``torch`` or ``onnx``.
         accuracy: on the sweep's validation images, in [0, 1]; ``None`` if it is not known.
         allow_import: see :func:`deploy.load_package`.
     """

@@ -26,6 +26,7 @@ FEWEST = 20
 88 to 95 % with 24 trials in two cells, 18 to 88 % with 8 (eight draws each)."""
 
 _MOST = 100  # fANOVA takes time by the square of the trials; more of them hardly change its result
+_SEED = 0  # of the forest, and of the draw where there are more trials
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +46,7 @@ class Importance:
     reason: str = ""
 
 
-def importance_of(
-    records: Iterable[TrialRecord], ranges: Mapping[str, FloatRange], seed: int = 0
-) -> Importance:
+def importance_of(records: Iterable[TrialRecord], ranges: Mapping[str, FloatRange]) -> Importance:
     """Return the importance of hyper-parameters for the score, over all cells of a sweep.
 
     Most cells have too few trials to say anything alone, and accuracies of different budgets cannot
@@ -59,7 +58,6 @@ def importance_of(
     Args:
         records: of one sweep; only finished trials count, of cells with at least two of them.
         ranges: the hyper-parameters that were steered.
-        seed: of the forest, and of the draw where there are more than a hundred trials.
     """
     if len(ranges) < 2:
         which = "no hyper-parameters" if not ranges else "a single hyper-parameter"
@@ -74,12 +72,12 @@ def importance_of(
     values = np.concatenate([scores([t.gain or 0.0 for t in cell]) for cell in cells])
     if not values.any():
         return Importance(reason="In each cell all trials are equally accurate.")
-    chosen = np.random.default_rng(seed).permutation(len(trials))[:_MOST]
+    chosen = np.random.default_rng(_SEED).permutation(len(trials))[:_MOST]
     study = _study([trials[i] for i in chosen], values[chosen], ranges)
     # Imported here: it brings scikit-learn, seconds that most sweeps are too small to need.
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
+    found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=_SEED))
     shares = {name: float(share) for name, share in found.items()}
     return Importance(shares=shares, num_trials=len(trials), num_cells=len(cells))
 

@@ -70,7 +70,6 @@ def _content(report: SweepReport) -> dict[str, Any]:
         "num_members": len(members),
         "num_drawn": len(drawn),
         "knows_supernet": report.supernet_widths is not None,
-        "has_curves": bool(report.curves),
         "importance": report.importance,
         "usage": list(_usage(report)),
         "hours": _hours(report),

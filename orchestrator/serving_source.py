@@ -51,7 +51,8 @@ class Source:
             ValueError: of the kinds that :func:`orchestrator.shipping.export` tells of.
         """
         if self._given is not None:
-            return self._name(self._given.resolve(), None)
+            self._name(self._given.resolve(), None)
+            return True
         found = self._wanted.find()
         _check_task(found.task, f"version {found.version} of {found.model}")
         out = self._folder / f"{found.version}-{found.content_hash[:16]}"
@@ -90,7 +91,7 @@ class Source:
             tell(f"{error}; torch computes")
             export(wanted, out, formats=[], tell=tell)
 
-    def _name(self, folder: Path, accuracy: float | None) -> bool:
+    def _name(self, folder: Path, accuracy: float | None) -> None:
         """Name a folder in the pointer file."""
         manifest = verify_folder(folder)
         _check_task(load_architecture(folder).task, str(folder))
@@ -103,7 +104,6 @@ class Source:
             allow_import=self._wanted.allow_import,
         )
         write_text(pointer_file(self._folder), self.pointer.to_json())
-        return True
 
 
 def _check_task(task: str, what: str) -> None:

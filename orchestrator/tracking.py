@@ -156,11 +156,6 @@ class SweepTracker:
         """MLflow run of the sweep."""
         return self._sweep.run_id
 
-    @property
-    def run_ids(self) -> dict[str, str]:
-        """Trial id -> MLflow run, of the trials written so far."""
-        return self._writer.run_ids
-
     def trial_started(self, record: TrialRecord) -> None:
         """Open the trial's run, or the one it had. Status RUNNING, parameters logged once."""
         now = _now_ms()

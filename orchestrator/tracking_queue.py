@@ -93,13 +93,6 @@ class WriteQueue:
         self._abandoned = True
         return len(self._trials) if self._thread.is_alive() else None
 
-    def abandon(self) -> None:
-        """Stop at once and write nothing more, as a killed process would."""
-        with self._changed:
-            self._abandoned = True
-            self._changed.notify()
-        self._thread.join(60.0)
-
     def _work(self) -> None:
         failures = 0
         while not self._abandoned:

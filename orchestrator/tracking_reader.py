@@ -37,7 +37,6 @@ __all__ = [
     "child_runs",
     "find_sweep",
     "list_sweeps",
-    "load_records",
     "read_text",
     "records_of",
     "run_status",
@@ -139,24 +138,18 @@ def find_sweep(uri: str, sweep: str) -> SweepInfo:
     raise UnknownSweepError(f"there is no sweep {sweep!r}: {hint}")
 
 
-def load_records(uri: str, sweep_id: str) -> list[TrialRecord]:
+def records_of(uri: str, info: SweepInfo) -> list[TrialRecord]:
     """Return all trials of a sweep, sorted by budget, strength and number, the front marked.
 
     Controls come last.
 
     Args:
         uri: tracking store.
-        sweep_id: a sweep's id, or its name (then the latest of that name).
+        info: the sweep, as it was found there.
 
     Raises:
-        UnknownSweepError: no such sweep.
         TrackingError: the store does not answer.
     """
-    return records_of(uri, find_sweep(uri, sweep_id))
-
-
-def records_of(uri: str, info: SweepInfo) -> list[TrialRecord]:
-    """As :func:`load_records`, of a sweep that has been found."""
     try:
         runs = _read_locally(uri, "mlflow.parentRunId", info.run_id)
         if runs is None:

@@ -46,6 +46,7 @@ _PERMANENT = {
     "FEATURE_DISABLED",
     "NOT_IMPLEMENTED",
 }
+_ANSWER_S = 5.0
 
 
 class TrackingError(UserError):
@@ -110,21 +111,21 @@ def use_write_ahead_log(uri: str) -> None:
         store.execute("PRAGMA journal_mode=WAL")
 
 
-def check_server(uri: str, timeout_s: float = 5.0) -> None:
+def check_server(uri: str) -> None:
     """Return if the tracking server behind an ``http(s)://`` URI lets us in; other URIs pass.
 
     Raises:
-        TrackingError: no healthy answer within ``timeout_s`` seconds, or the environment's
-            credentials are not enough. Passwords are masked.
+        TrackingError: no healthy answer within 5 seconds, or the environment's credentials are
+            not enough. Passwords are masked.
     """
     if not is_http(uri):
         return
     import requests
 
     try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=timeout_s)
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_ANSWER_S)
     except requests.Timeout:
-        reason = f"did not answer within {timeout_s:g} s"
+        reason = f"did not answer within {_ANSWER_S:g} s"
     except requests.RequestException as error:
         reason = f"cannot be reached ({type(error).__name__})"
     else:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _RUNS = """
-    select run_uuid, runs.experiment_id, status, start_time, end_time, artifact_uri
+    select run_uuid, runs.experiment_id, status, start_time, end_time
     from tags join runs using (run_uuid) join experiments using (experiment_id)
     where key = ? and value = ? and runs.lifecycle_stage = 'active'
     and experiments.lifecycle_stage = 'active' order by start_time desc, run_uuid
@@ -44,7 +44,6 @@ class RunInfo:
     status: str
     start_time: int
     end_time: int | None
-    artifact_uri: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,6 @@ def instance_picture(
     targets: Sequence[Mapping[str, Tensor]],
     outputs: Sequence[Mapping[str, Tensor]],
     classes: Sequence[str],
-    *,
-    min_score: float = MIN_SCORE,
-    limit: int = 4,
 ) -> Picture:
     """Draw what is on images beside what a detector found there, one row per image.
 
@@ -53,8 +50,6 @@ def instance_picture(
         outputs: what was found, as torchvision's detectors say it: ``scores`` (n,) too, and
             ``masks`` (n, 1, h, w) in [0, 1].
         classes: names of labels 1, 2, ...
-        min_score: detections below it are left out.
-        limit: draw at most so many images.
 
     Returns:
         uint8 (H, W, 3), rows of at most 320 pixels.
@@ -63,10 +58,10 @@ def instance_picture(
         ValueError: there are no images.
     """
     rows = []
-    for image, target, output in list(zip(images, targets, outputs, strict=True))[:limit]:
+    for image, target, output in zip(images, targets, outputs, strict=True):
         names = [classes[int(label) - 1] for label in target["labels"]]
         there = _outlined(image, target["boxes"], target["masks"][:, None], names)
-        rows.append([there, _found(image, output, classes, min_score)])
+        rows.append([there, _found(image, output, classes)])
     return _table(rows, ("annotated", "found"))
 
 
@@ -76,14 +71,12 @@ def translation_picture(
     targets: Tensor,
     *,
     titles: tuple[str, str, str] = ("input", "output", "target"),
-    limit: int = 6,
 ) -> Picture:
     """Draw what was translated, what became of it and what should have, one row per image.
 
     Args:
         inputs, outputs, targets: (N, 3, h, w), uint8 or floats in [0, 1].
         titles: of the three columns.
-        limit: draw at most so many images.
 
     Returns:
         uint8 (H, W, 3), rows of at most 320 pixels.
@@ -91,22 +84,20 @@ def translation_picture(
     Raises:
         ValueError: there are no images.
     """
-    columns = zip(inputs, outputs, targets, strict=True)
-    return _table([[_enlarged(image) for image in row] for row in list(columns)[:limit]], titles)
+    rows = zip(inputs, outputs, targets, strict=True)
+    return _table([[_enlarged(image) for image in row] for row in rows], titles)
 
 
 def outlined_picture(
     image: Tensor, output: Mapping[str, Tensor], classes: Sequence[str]
 ) -> Picture:
     """Draw what a detector found on one image, arguments as of :func:`instance_picture`."""
-    drawn: Picture = _found(image, output, classes, MIN_SCORE).permute(1, 2, 0).numpy()
+    drawn: Picture = _found(image, output, classes).permute(1, 2, 0).numpy()
     return drawn
 
 
-def _found(
-    image: Tensor, output: Mapping[str, Tensor], classes: Sequence[str], min_score: float
-) -> Tensor:
-    sure = output["scores"] >= min_score
+def _found(image: Tensor, output: Mapping[str, Tensor], classes: Sequence[str]) -> Tensor:
+    sure = output["scores"] >= MIN_SCORE
     labels, scores = output["labels"][sure].tolist(), output["scores"][sure].tolist()
     names = [f"{classes[n - 1]} {s:.2f}" for n, s in zip(labels, scores, strict=True)]
     return _outlined(image, output["boxes"][sure], output["masks"][sure], names)

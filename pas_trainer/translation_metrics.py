@@ -116,11 +116,12 @@ class KernelDistance:
     Args:
         network: features of a batch of images as given to :meth:`update`, (N, ...). Those of
             Inception-v3, trained on ImageNet, give the published figure.
-        subset_size: images of either set in a subset; all, if there are fewer.
-        subsets: how many are drawn; one, if each would hold all images.
     """
 
-    def __init__(self, network: nn.Module, *, subset_size: int = 1000, subsets: int = 100) -> None:
+    _SUBSET_SIZE = 1000  # images of either set; all, if there are fewer
+    _SUBSETS = 100  # one, if each would hold all images
+
+    def __init__(self, network: nn.Module) -> None:
         from torchmetrics.image.kid import KernelInceptionDistance
 
         with warnings.catch_warnings():  # that features are kept, which is what we want
@@ -128,7 +129,6 @@ class KernelDistance:
             self._metric: Any = KernelInceptionDistance(
                 _Features(network), sync_on_compute=False, compute_with_cache=False
             )
-        self._subset_size, self._subsets = subset_size, subsets
         self._num_outputs = self._num_targets = 0
         self._seen: set[bytes] = set()
 
@@ -156,8 +156,8 @@ class KernelDistance:
         counts = (self._num_outputs, self._num_targets)
         if min(counts) < 2:
             raise ValueError(f"{min(counts)} images in a set; their kernel distance needs 2")
-        size = self._metric.subset_size = min(self._subset_size, *counts)
-        self._metric.subsets = 1 if size == max(counts) else self._subsets
+        size = self._metric.subset_size = min(self._SUBSET_SIZE, *counts)
+        self._metric.subsets = 1 if size == max(counts) else self._SUBSETS
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             mean, _ = self._metric.compute()

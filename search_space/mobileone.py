@@ -84,18 +84,16 @@ class MobileOneVariant:
     """Stride of each stage's first block."""
     num_branches: int
     """Equal branches per block; the stem has one."""
-    image_size: int
-    """Height and width (pixels) the variant is meant for; any size works."""
 
 
 def _imagenet(a: float, b: float, c: float, d: float, num_branches: int = 1) -> MobileOneVariant:
     """Widths of table 2 of the paper: 64a, 128b, 256c, 512d after a stem of min(64, 64a)."""
     widths = (min(64, int(64 * a)), int(64 * a), int(128 * b), int(256 * c), int(512 * d))
-    return MobileOneVariant((1, 2, 8, 10, 1), widths, (2, 2, 2, 2, 2), num_branches, 224)
+    return MobileOneVariant((1, 2, 8, 10, 1), widths, (2, 2, 2, 2, 2), num_branches)
 
 
 MOBILEONE_VARIANTS: Mapping[str, MobileOneVariant] = {
-    "mobileone_small": MobileOneVariant((1, 2, 4, 2), (32, 64, 128, 256), (1, 2, 2, 2), 1, 32),
+    "mobileone_small": MobileOneVariant((1, 2, 4, 2), (32, 64, 128, 256), (1, 2, 2, 2), 1),
     "mobileone_s0": _imagenet(0.75, 1.0, 1.0, 2.0, num_branches=4),
     "mobileone_s1": _imagenet(1.5, 1.5, 2.0, 2.5),
     "mobileone_s2": _imagenet(1.5, 2.0, 2.5, 4.0),

@@ -61,20 +61,18 @@ class RepVGGVariant:
     widths: tuple[int, ...]
     strides: tuple[int, ...]
     """Stride of each stage's first block."""
-    image_size: int
-    """Height and width (pixels) the variant is meant for; any size of at least 8 works."""
 
 
 def _imagenet(depths: tuple[int, ...], a: float, b: float) -> RepVGGVariant:
     """Widths of table 2 of the paper: 64a, 128a, 256a in the middle stages, 512b in the last."""
     widths = (min(64, int(64 * a)), int(64 * a), int(128 * a), int(256 * a), int(512 * b))
-    return RepVGGVariant((1, *depths), widths, (2, 2, 2, 2, 2), 224)
+    return RepVGGVariant((1, *depths), widths, (2, 2, 2, 2, 2))
 
 
 _A, _B = (2, 4, 14, 1), (4, 6, 16, 1)
 REPVGG_VARIANTS: Mapping[str, RepVGGVariant] = {
-    "repvgg_tiny": RepVGGVariant((1, 2, 2), (16, 32, 64), (1, 2, 2), 8),
-    "repvgg_small": RepVGGVariant((1, 2, 3, 2), (16, 32, 64, 128), (1, 2, 2, 2), 32),
+    "repvgg_tiny": RepVGGVariant((1, 2, 2), (16, 32, 64), (1, 2, 2)),
+    "repvgg_small": RepVGGVariant((1, 2, 3, 2), (16, 32, 64, 128), (1, 2, 2, 2)),
     "repvgg_a0": _imagenet(_A, 0.75, 2.5),
     "repvgg_a1": _imagenet(_A, 1.0, 2.5),
     "repvgg_a2": _imagenet(_A, 1.5, 2.75),

@@ -25,23 +25,21 @@ class ResNetGeneratorVariant:
     """
 
     num_blocks: int
-    image_size: int
-    """Height and width (pixels) the variant is meant for; any multiple of 4 works, from 8."""
     widths: tuple[int, ...] = (64, 128, 256)
 
 
 RESNET_GENERATOR_VARIANTS: Mapping[str, ResNetGeneratorVariant] = {
-    "cyclegan_resnet_6": ResNetGeneratorVariant(6, 128),
-    "cyclegan_resnet_9": ResNetGeneratorVariant(9, 256),
+    "cyclegan_resnet_6": ResNetGeneratorVariant(6),
+    "cyclegan_resnet_9": ResNetGeneratorVariant(9),
 }
 
 
 class ResNetGenerator(nn.Module):
     """Maps an image to one of the same size, with values in [-1, 1].
 
-    Input (N, in_channels, H, W), output (N, out_channels, H, W); H and W are multiples of 4. Every
-    convolution but the last is followed by instance norm without parameters, as in the authors'
-    code; so a bias would change nothing, and there is none.
+    Input (N, in_channels, H, W), output (N, out_channels, H, W); H and W are multiples of 4, from
+    8. Every convolution but the last is followed by instance norm without parameters, as in the
+    authors' code; so a bias would change nothing, and there is none.
 
     Args:
         variant: layout.

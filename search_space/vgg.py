@@ -20,20 +20,21 @@ from search_space.repvgg import RepVGGBlock
 
 @dataclass(frozen=True, slots=True)
 class VGGVariant:
-    """Layout of one family member: ``depths[i]`` blocks of ``widths[i]`` channels in stage i."""
+    """Layout of one family member: ``depths[i]`` blocks of ``widths[i]`` channels in stage i.
+
+    Images need at least 2 ** (stages - 1) pixels a side.
+    """
 
     depths: tuple[int, ...]
     widths: tuple[int, ...]
-    image_size: int
-    """Height and width (pixels) the variant is meant for; at least 2 ** (stages - 1)."""
 
 
 def _imagenet(*depths: int) -> VGGVariant:
-    return VGGVariant(depths, (64, 128, 256, 512, 512), 224)
+    return VGGVariant(depths, (64, 128, 256, 512, 512))
 
 
 VGG_VARIANTS: Mapping[str, VGGVariant] = {
-    "vgg_small_rep": VGGVariant((1, 2, 2, 2), (16, 32, 64, 128), 32),
+    "vgg_small_rep": VGGVariant((1, 2, 2, 2), (16, 32, 64, 128)),
     "vgg11_rep": _imagenet(1, 1, 2, 2, 2),
     "vgg13_rep": _imagenet(2, 2, 2, 2, 2),
     "vgg16_rep": _imagenet(2, 2, 3, 3, 3),

@@ -14,7 +14,7 @@ def small_repvgg(num_classes: int, in_channels: int = 3, width: float = 1.0) -> 
     Full resolution in the first stage, half of it in each of the next three.
     """
     widths = tuple(max(1, round(w * width)) for w in (8, 8, 16, 32, 128))
-    variant = RepVGGVariant((1, 2, 3, 6, 1), widths, (1, 2, 2, 2, 1), 16)
+    variant = RepVGGVariant((1, 2, 3, 6, 1), widths, (1, 2, 2, 2, 1))
     return RepVGG(variant, num_classes, in_channels)
 
 
@@ -23,7 +23,7 @@ def narrow_repvgg(num_classes: int, in_channels: int = 3) -> nn.Module:
 
     Full resolution in the first two stages, half of it in the third, a quarter in the last two.
     """
-    variant = RepVGGVariant((1, 2, 2, 3, 1), (6, 6, 12, 24, 48), (1, 1, 2, 2, 1), 16)
+    variant = RepVGGVariant((1, 2, 2, 3, 1), (6, 6, 12, 24, 48), (1, 1, 2, 2, 1))
     return RepVGG(variant, num_classes, in_channels)
 
 

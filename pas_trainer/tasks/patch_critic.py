@@ -8,9 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Judge = Callable[[Tensor, bool], Tensor]
-"""Takes a critic's verdicts and whether they should be *real*; returns a loss (0-d)."""
-
 
 class PatchCritic(nn.Sequential):
     """PatchGAN (Isola et al., CVPR 2017, section 3.2.2): one verdict per patch of 70x70 pixels.
@@ -39,10 +36,10 @@ class PatchCritic(nn.Sequential):
 
 
 def cross_entropy(verdicts: Tensor, real: bool) -> Tensor:
-    """Return the loss of pix2pix, on logits."""
+    """Return the loss of pix2pix, on logits (0-d); ``real``: what they should be."""
     return F.binary_cross_entropy_with_logits(verdicts, torch.full_like(verdicts, float(real)))
 
 
 def least_squares(verdicts: Tensor, real: bool) -> Tensor:
-    """Return the loss of CycleGAN (Mao et al., *Least Squares GANs*, ICCV 2017)."""
+    """Return the loss of CycleGAN (Mao et al., *Least Squares GANs*, ICCV 2017), 0-d."""
     return F.mse_loss(verdicts, torch.full_like(verdicts, float(real)))

@@ -8,7 +8,7 @@ from collections import Counter
 
 from orchestrator.records import TrialRecord
 from orchestrator.tracking import SweepTracker
-from orchestrator.tracking_reader import find_sweep
+from orchestrator.tracking_reader import find_sweep, records_of
 from orchestrator.tracking_server import open_client
 
 SWEEP = "digits-1a2b3c"
@@ -67,6 +67,16 @@ def run_trial(sweep, record, epochs=3):
     done = ended(record)
     sweep.trial_finished(done, {"architecture.json": "{}"})
     return done
+
+
+def load_records(uri, sweep):
+    """The records of a sweep, by its id or name."""
+    return records_of(uri, find_sweep(uri, sweep))
+
+
+def run_ids(uri, sweep=SWEEP):
+    """Trial id -> MLflow run."""
+    return {record.trial_id: record.run_id for record in load_records(uri, sweep)}
 
 
 def all_runs(uri):

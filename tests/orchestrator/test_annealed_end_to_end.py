@@ -11,9 +11,9 @@ from statistics import mean
 import optuna
 import pytest
 from mlflow import MlflowClient
+from tracked_sweeps import load_records
 
 from orchestrator.home import Home
-from orchestrator.tracking_reader import load_records
 
 pytestmark = pytest.mark.slow
 

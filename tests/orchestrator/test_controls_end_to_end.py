@@ -12,10 +12,10 @@ import optuna
 import pytest
 import torch
 from mlflow import MlflowClient
+from tracked_sweeps import load_records
 
 from deploy import deployed_network, load_package
 from orchestrator.home import Home
-from orchestrator.tracking_reader import load_records
 from pas_trainer import DataConfig, open_sources
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from orchestrator.loading import load_sweep
 from orchestrator.preflight import make_plan
 from orchestrator.spool import FILE, Epoch, drop_epochs, keep_epoch, kept_epochs, widths_by_epoch
 from orchestrator.sweep import Sweep, build_studies
-from orchestrator.tracking import SweepTracker
+from orchestrator.tracking import SweepTracker, TrackingError
 from orchestrator.tracking_reader import find_sweep
 from orchestrator.tracking_server import open_client
 from orchestrator.worker import failed, write_result
@@ -99,15 +99,21 @@ def home(tmp_path):
     return Home(tmp_path)
 
 
-def test_epochs_that_a_dead_driver_could_not_deliver_are_delivered_by_the_next(home):
+def refuse() -> None:
+    raise ConnectionError("the store is away")
+
+
+def test_epochs_that_a_dead_driver_could_not_deliver_are_delivered_by_the_next(home, monkeypatch):
     first = Driver(home)
-    first.tracker._queue.abandon()  # the store is away, and stays so until the driver is killed
+    monkeypatch.setattr(first.tracker._queue, "_write_all", refuse)
     job = first.sweep.next_job()
     assert job is not None
     first.sweep.trial_started(job.trial_id)
     first.sweep.epoch_done(job.trial_id, progress("search", 1, 0.3))
     first.sweep.epoch_done(job.trial_id, progress("finetune", 1, 0.2))
     assert len(kept_epochs(job.folder)) == 2
+    with pytest.raises(TrackingError, match="1 trials still queued; the store is away"):
+        first.tracker.close("KILLED", timeout_s=1.0)
 
     second = Driver(home)
     again = second.sweep.next_job()

@@ -10,6 +10,7 @@ import signal
 
 import pytest
 from ray_nodes import ray_nodes
+from tracked_sweeps import load_records
 
 from deploy import content_hash, save_package
 from orchestrator.cells import Cell, trial_config
@@ -18,7 +19,6 @@ from orchestrator.judging import Request
 from orchestrator.loading import load_sweep
 from orchestrator.node_files import node_folder
 from orchestrator.promotion import promote
-from orchestrator.tracking_reader import load_records
 from pas_trainer import TrialResult, run_search
 
 pytestmark = pytest.mark.slow

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tracked_sweeps import load_records
 
 from orchestrator.home import Home, write_json
 from orchestrator.loading import load_sweep
@@ -14,7 +15,7 @@ from orchestrator.preflight import make_plan
 from orchestrator.sweep import Sweep, build_studies
 from orchestrator.sweep_files import files_of
 from orchestrator.tracking import SweepTracker
-from orchestrator.tracking_reader import find_sweep, load_records
+from orchestrator.tracking_reader import find_sweep
 from orchestrator.worker import failed, read_result, started, write_result
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.yaml"

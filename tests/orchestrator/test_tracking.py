@@ -16,6 +16,8 @@ from tracked_sweeps import (
     all_runs,
     assert_clean,
     ended,
+    load_records,
+    run_ids,
     run_trial,
     running,
     tracker,
@@ -25,7 +27,7 @@ from tracked_sweeps import (
 from orchestrator.tracking import TrackingError
 from orchestrator.tracking_data import data_input
 from orchestrator.tracking_note import END, NOTE_TAG
-from orchestrator.tracking_reader import find_sweep, list_sweeps, load_records
+from orchestrator.tracking_reader import find_sweep, list_sweeps
 from orchestrator.tracking_server import open_client
 from orchestrator.tracking_views import VIEW_TAG
 from pas_trainer import DataConfig
@@ -76,7 +78,7 @@ def test_names_of_runs_tell_the_outcome_and_leave_those_given_by_hand(tracking_u
         sweep.trial_started(record)
     wait_for(lambda: len(all_runs(tracking_uri)[1]) == 4)
     client = open_client(tracking_uri)
-    client.update_run(sweep.run_ids["b0.5-s10-3"], name="mine")
+    client.update_run(run_ids(tracking_uri)["b0.5-s10-3"], name="mine")
     sweep.trial_finished(ended(absolute), {})
     sweep.trial_finished(ended(running(2), "FAILED"), {})
     sweep.close("KILLED")
@@ -101,7 +103,7 @@ def test_the_description_follows_the_sweep_and_keeps_what_a_person_wrote(trackin
     sweep.close("KILLED")
     note = client.get_run(sweep.run_id).data.tags[NOTE_TAG]
     assert note.startswith("**1 of 2 trials have ended**: 1 finished; 1 on the front")
-    assert sweep.run_ids["b0.5-s10-0"] in note
+    assert run_ids(tracking_uri)["b0.5-s10-0"] in note
     client.set_tag(sweep.run_id, NOTE_TAG, note + "\n\nAsk Li before promoting.")
 
     sweep = tracker(tracking_uri, params={"resource": "macs", "num_trials": 2})
@@ -178,7 +180,7 @@ def test_a_killed_driver_is_followed_truthfully(tracking_uri):
         driver.wait()
 
     sweep = tracker(tracking_uri, params={"resource": "macs", "seed": 0, "cpus_per_trial": 2})
-    before = sweep.run_ids
+    before = run_ids(tracking_uri)
     sweep.trial_finished(ended(running(0)), {"architecture.json": "{}"})  # as after a crash
     done = run_trial(sweep, running(1))  # from the start: epochs 0 and 1 are there already
     sweep.close("FINISHED")

@@ -8,23 +8,32 @@ import sqlite3
 import time
 
 import pytest
-from tracked_sweeps import SWEEP, assert_clean, ended, run_trial, running, tracker, wait_for
+from tracked_sweeps import (
+    SWEEP,
+    assert_clean,
+    ended,
+    load_records,
+    run_trial,
+    running,
+    tracker,
+    wait_for,
+)
 from tracking_servers import TrackingServer
 
 from orchestrator.tracking import TrackingError
-from orchestrator.tracking_reader import load_records
 from orchestrator.tracking_server import check_server, mask_uri, open_client
 
 
-def test_a_server_that_is_not_there():
+def test_a_server_that_is_not_there(monkeypatch):
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{held.getsockname()[1]}"
         with pytest.raises(TrackingError, match=r"http://\*\*\*@.* cannot be reached") as caught:
-            check_server(f"http://user:secret@{address}", timeout_s=2)
+            check_server(f"http://user:secret@{address}")
         held.listen()  # takes connections, answers nothing
+        monkeypatch.setattr("orchestrator.tracking_server._ANSWER_S", 0.3)
         with pytest.raises(TrackingError, match="did not answer within"):
-            check_server(f"http://{address}", timeout_s=0.3)
+            check_server(f"http://{address}")
     assert "secret" not in str(caught.value)
     assert mask_uri("postgresql://u:p@h/db") == "postgresql://***@h/db"
     check_server("sqlite:///nowhere.db")

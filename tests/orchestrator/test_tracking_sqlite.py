@@ -6,8 +6,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from tracked_sweeps import load_records
 
-from orchestrator.tracking_reader import list_sweeps, load_records
+from orchestrator.tracking_reader import list_sweeps
 from orchestrator.tracking_server import open_client
 from orchestrator.tracking_sqlite import read_runs
 
@@ -34,8 +35,7 @@ def every_run(client):
 
 def as_read(run):
     info, data = run.info, run.data
-    times = (info.start_time, info.end_time)
-    whole = (info.run_id, info.experiment_id, info.status, *times, info.artifact_uri)
+    whole = (info.run_id, info.experiment_id, info.status, info.start_time, info.end_time)
     return repr((whole, sorted(data.tags.items()), sorted(data.params.items()))), {
         name: repr(value) for name, value in data.metrics.items()
     }

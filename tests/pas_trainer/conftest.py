@@ -35,7 +35,7 @@ def make_gated():
     def make(seed: int, widths=(5, 6, 7), depths=(1, 3, 2), strides=(1, 2, 2)) -> GatedNetwork:
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
-        network = RepVGG(RepVGGVariant(depths, widths, strides, 8), 4, 3).double().eval()
+        network = RepVGG(RepVGGVariant(depths, widths, strides), 4, 3).double().eval()
         randomize_norms(network, generator)
         gated = (
             attach_gates(network, trace_channels(network, torch.empty(1, 3, 8, 8))).double().eval()

@@ -54,7 +54,7 @@ def test_any_small_network(seed, widths, depth):
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     strides = (1, 2, 2)[: len(widths)]
-    variant = RepVGGVariant((depth,) * len(widths), tuple(widths), strides, 8)
+    variant = RepVGGVariant((depth,) * len(widths), tuple(widths), strides)
     network = RepVGG(variant, 4, 3).double().eval()
     for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=generator))

@@ -61,8 +61,8 @@ def test_no_image_is_told():
         ImageQuality().compute()
 
 
-def distance(outputs, targets, **options) -> float:
-    metric = KernelDistance(nn.AvgPool2d(8), **options)
+def distance(outputs, targets) -> float:
+    metric = KernelDistance(nn.AvgPool2d(8))
     for i in range(0, len(outputs), 4):
         metric.update(outputs[i : i + 4], targets[i : i + 4])
     return metric.compute()["kid"]
@@ -91,10 +91,12 @@ def test_kernel_distance_tells_sets_apart():
     assert abs(distance(first, alike)) < 0.01 < distance(first, other)
 
 
-def test_kernel_distance_of_subsets_repeats_and_leaves_random_numbers_alone():
+def test_kernel_distance_of_subsets_repeats_and_leaves_random_numbers_alone(monkeypatch):
+    monkeypatch.setattr(KernelDistance, "_SUBSET_SIZE", 4)
+    monkeypatch.setattr(KernelDistance, "_SUBSETS", 50)
     first, second = images(12), images(12, seed=1) * 0.5
     state = torch.get_rng_state()
-    found = [distance(first, second, subset_size=4, subsets=50) for _ in range(2)]
+    found = [distance(first, second) for _ in range(2)]
     assert found[0] == found[1] == pytest.approx(brute_force(first, second), rel=0.2)
     assert torch.equal(state, torch.get_rng_state())
 
