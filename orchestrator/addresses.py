@@ -1,7 +1,8 @@
-"""What ``--address`` names, and whether anything answers there. Imports no Ray."""
+"""What ``--address`` names, whether anything answers there, what is free. Imports no Ray."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -69,6 +70,25 @@ def check_address(address: str | None) -> None:
             f"--address {address}: nothing answers at {host} port {port} ({reason}); is the "
             "cluster up, and is there a way (a tunnel) to that port?"
         ) from None
+
+
+def check_free(host: str, port: int) -> None:
+    """Check that a server of this machine can listen on an address.
+
+    Raises:
+        UserError: the port is taken or not ours, or the address is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            is_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+            hint = "another with --port" if is_port else "an address of this machine with --host"
+            raise UserError(
+                f"cannot listen on {host} port {port} ({error.strerror or error}); choose {hint}"
+            ) from None
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from orchestrator.cli_options import JobAddress, Json, OptionalSweep, SweepName, TrackingUri
 from orchestrator.errors import UserError
 from orchestrator.home import Home
-from orchestrator.terminal import BAD_INPUT, DONE, FAILED, INTERRUPTED, err, out, plain, show
+from orchestrator.terminal import BAD_INPUT, DONE, FAILED, INTERRUPTED, err, out, plain, say, show
 
 if TYPE_CHECKING:
     from orchestrator.ray_jobs import JobServer
@@ -45,7 +45,7 @@ def status(
     except UserError as error:
         if sweep is not None and not jobs:
             raise
-        err.print(f"jobs alone: {error}", highlight=False, soft_wrap=True, markup=False)
+        say(f"jobs alone: {error}")
         document, tables = {}, []
     if isinstance(document, list):
         document = {"sweeps": document}
@@ -187,12 +187,12 @@ def run_as_job(
     if detach:
         show(job.to_json(), as_json, [jobs_table([job], "submitted")])
         return
-    err.print(f"submitted as job {job.job_id}", highlight=False)
+    say(f"submitted as job {job.job_id}")
     try:
         _print(server.follow(job.job_id), as_json=as_json)
         job = server.ended(job.job_id)
     except KeyboardInterrupt:
-        err.print(f"the job goes on; 'pas stop {job.sweep_id} --address …' ends it")
+        say(f"the job goes on; 'pas stop {job.sweep_id} --address …' ends it")
         raise typer.Exit(INTERRUPTED) from None
     _tell_end(job)
     raise typer.Exit(job.outcome)
@@ -200,9 +200,9 @@ def run_as_job(
 
 def _tell_end(job: SweepJob) -> None:
     if job.state == "STOPPED":
-        err.print("the job was stopped; the same command goes on from here")
+        say("the job was stopped; the same command goes on from here")
     elif job.message and job.exit_code not in _SAID:
-        err.print(job.message, highlight=False, soft_wrap=True, markup=False)
+        say(job.message)
 
 
 def _print(pieces: Iterator[str], *, as_json: bool = False) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from orchestrator.cli_options import Json, Model, OptionalLimit, SweepName, TrackingUri
 from orchestrator.home import Home
-from orchestrator.terminal import FAILED, err, show
+from orchestrator.terminal import FAILED, err, say, show
 
 if TYPE_CHECKING:
     from orchestrator.judging import Request
@@ -73,15 +73,15 @@ def promote(
     document = _outcome_json(request, outcome, info.resource)
     show(document, as_json, [gates_table(outcome.gates, title)])
     if outcome.refused:
-        _say(f"not promoted; refused by: {', '.join(outcome.refused)}", "red")
+        say(f"not promoted; refused by: {', '.join(outcome.refused)}", "red")
         raise typer.Exit(FAILED)
     promoted = outcome.promoted
     if promoted is None:
-        _say("all gates would let it pass; nothing was changed (--dry-run)")
+        say("all gates would let it pass; nothing was changed (--dry-run)")
     elif promoted.in_force:
-        _say(f"{alias} of {model} is version {promoted.version}")
+        say(f"{alias} of {model} is version {promoted.version}")
     else:
-        _say(f"version {promoted.version} was overtaken: another move of {alias} came after it")
+        say(f"version {promoted.version} was overtaken: another move of {alias} came after it")
 
 
 def _outcome_json(request: Request, outcome: Outcome, resource: str) -> dict[str, Any]:
@@ -121,13 +121,13 @@ def rollback(
     try:
         move, in_force = go_back(store, model, alias=alias, to=to, why=why)
     except GateRefusedError as error:
-        _say(f"not rolled back: {error}", "red")
+        say(f"not rolled back: {error}", "red")
         raise typer.Exit(FAILED) from None
     document: dict[str, Any] = {"model": model, "in_force": in_force, **move_json(move)}
     text = f"{alias} of {model}: version {move.from_version} -> {move.to_version}"
     show(document, as_json, [text])
     if not in_force:
-        _say(f"overtaken: another move of {alias} came after it")
+        say(f"overtaken: another move of {alias} came after it")
 
 
 def history(model: Model, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
@@ -141,8 +141,4 @@ def history(model: Model, tracking_uri: TrackingUri = None, as_json: Json = Fals
     for alias, left in found.moved_by_others.items():
         now = found.aliases.get(alias)
         where = "is gone" if now is None else f"points to version {now}"
-        _say(f"{alias} {where}, though its last move was to version {left}: moved by other means")
-
-
-def _say(sentence: str, style: str | None = None) -> None:
-    err.print(sentence, style=style, highlight=False, markup=False, soft_wrap=True)
+        say(f"{alias} {where}, though its last move was to version {left}: moved by other means")

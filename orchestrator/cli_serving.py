@@ -9,7 +9,7 @@ import typer
 
 from orchestrator.cli_options import Json, TrackingUri
 from orchestrator.cli_shipping import Alias, AllowImport, Engine, ModelOrFolder, Version, told
-from orchestrator.terminal import INTERRUPTED, err, show
+from orchestrator.terminal import INTERRUPTED, say, show
 
 if TYPE_CHECKING:
     from orchestrator.serving import Serving
@@ -99,14 +99,14 @@ def serve(
         allow_import=allow_import,
     )
     if not is_loopback(host) and not token_of_environment():
-        _say(
+        say(
             f"warning: {host} can be reached from other machines, and anybody there may send "
             f"images; set {TOKEN_VARIABLE} to a token that requests must bring"
         )
 
     try:
         with told("served"):
-            serve_model(wanted, options, ready=lambda s: _show_ready(s, as_json), tell=_say)
+            serve_model(wanted, options, ready=lambda s: _show_ready(s, as_json), tell=say)
     except KeyboardInterrupt:  # before it began; else that is how a server ends
         raise typer.Exit(INTERRUPTED) from None
 
@@ -122,7 +122,3 @@ def _show_ready(serving: Serving, as_json: bool) -> None:
     where = f"version {serving.version} ({serving.engine}) at {serving.url}"
     show(document, as_json, [f"{serving.model}, {where} (Ctrl-C to stop)"])
     sys.stdout.flush()
-
-
-def _say(sentence: str) -> None:
-    err.print(sentence, highlight=False, markup=False, soft_wrap=True)

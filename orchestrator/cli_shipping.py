@@ -17,7 +17,7 @@ from rich.table import Table
 
 from orchestrator.cli_options import Json, Model, TrackingUri
 from orchestrator.errors import UserError
-from orchestrator.terminal import FAILED, err, out, show
+from orchestrator.terminal import FAILED, err, out, say, show
 
 if TYPE_CHECKING:
     from deploy.drawing import Drawn
@@ -86,7 +86,7 @@ def export(
         "validation_images": checks.num_validation,
     }
     if not as_json:
-        err.print(f"compared with torch on {checks.images}", highlight=False)
+        say(f"compared with torch on {checks.images}")
     table = Table("file", "KiB", "parity error", title=str(out_folder))
     if checks.accuracies:
         table.add_column("accuracy")
@@ -130,7 +130,7 @@ def predict(
 
     def note(error: Exception) -> None:
         unreadable.append(str(error))
-        err.print(str(error), highlight=False, soft_wrap=True, markup=False)
+        say(str(error))
 
     with told("classified"):
         files = image_files(paths)
@@ -145,7 +145,7 @@ def predict(
         else:
             _print_drawn(network.draw(files, out_folder, unreadable=note), as_json)
     if unreadable:
-        err.print(f"{len(unreadable)} of {len(files)} images could not be read", highlight=False)
+        say(f"{len(unreadable)} of {len(files)} images could not be read")
         raise typer.Exit(FAILED)
 
 
@@ -233,7 +233,7 @@ def told(done: str) -> Iterator[None]:
     try:
         yield
     except ParityError as error:
-        err.print(f"not {done}: {error}", style="red", highlight=False, markup=False)
+        say(f"not {done}: {error}", "red")
         raise typer.Exit(FAILED) from None
     except (DataError, ManifestError, OnnxMissingError, PackageError) as error:
         raise UserError(str(error)) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.serving_requests import Limits
-from orchestrator.addresses import check_address, is_own, takes_jobs
+from orchestrator.addresses import check_address, check_free, is_own, takes_jobs
 from orchestrator.driver import arm_termination, terminate_as_interrupt
 from orchestrator.errors import UserError
 from orchestrator.home import Home
@@ -135,24 +134,6 @@ def check_installed() -> None:
             raise UserError(
                 f"pas serve needs {name}, not installed here; pip install 'pas-orchestrator[serve]'"
             )
-
-
-def check_free(host: str, port: int) -> None:
-    """Check that an address can be bound.
-
-    Raises:
-        UserError: the port is taken, or the address is not of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                f"cannot listen on {host} port {port} ({error.strerror or error}); choose another "
-                "with --port, or an address of this machine with --host"
-            ) from None
 
 
 def token_of_environment() -> str | None:

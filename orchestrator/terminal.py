@@ -33,9 +33,14 @@ def resumable() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+def say(sentence: str, style: str | None = None) -> None:
+    """Tell a person something on stderr, as it is: names in it may hold brackets."""
+    err.print(sentence, style=style, highlight=False, soft_wrap=True, markup=False)
+
+
 def fail(sentence: str) -> None:
     """End with a sentence about bad input."""
-    err.print(printable(f"pas: {sentence}"), highlight=False, soft_wrap=True, markup=False)
+    say(printable(f"pas: {sentence}"))
     sys.exit(BAD_INPUT)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import requests
 
+from orchestrator.addresses import check_free
 from orchestrator.driver import terminate_as_interrupt
 from orchestrator.errors import UserError
 from orchestrator.home import Home
@@ -24,14 +25,17 @@ _MOST_SWEEPS = 5
 def serve_ui(home: Home, port: int, ready: Callable[[str], None]) -> None:
     """Run the server until it is interrupted (Ctrl-C, or SIGTERM).
 
-    ``ready`` is called with its address once it answers.
+    Args:
+        home: whose store is shown.
+        port: on which it listens.
+        ready: called with its address once it answers.
 
     Raises:
         UserError: there is no store yet, the port is taken, or the server does not start.
     """
     if not (home.root / "mlflow.db").exists():
         raise UserError(f"no sweep has run in home folder {home.root}; set PAS_HOME to its home")
-    _check_free(port)
+    check_free("127.0.0.1", port)
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
@@ -66,23 +70,13 @@ def latest_pages(home: Home, url: str) -> dict[str, str]:
     return {s.sweep_id: f"{url}/{page_link(s.experiment_id, f'runs/{s.run_id}')}" for s in sweeps}
 
 
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise UserError(f"port {port} is taken; choose another with --port") from None
-
-
 def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + _STARTUP_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        try:
+        with suppress(requests.RequestException):
             if requests.get(f"{url}/health", timeout=1).ok:
                 return
-        except requests.RequestException:
-            time.sleep(0.2)
+        time.sleep(0.2)
     raise UserError(f"the MLflow server at {url} did not start; try 'mlflow server' by hand")
