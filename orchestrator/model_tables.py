@@ -39,7 +39,7 @@ def history_table(history: History) -> Table:
         table.add_column(name, overflow="fold")
     table.add_column("why", overflow="fold", min_width=10)
     for move, state in history.moves:
-        score = "" if move.score is None else figure(move.metric, move.score)
+        score = figure(move.metric, move.score)
         if move.metric != "accuracy" and score:
             score = f"{label(move.metric)} {score}"
         table.add_row(

@@ -9,6 +9,15 @@ from typing import Any, Literal
 
 TrialStatus = Literal["RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED"]
 
+STATUS_NAMES: Mapping[TrialStatus, str] = {
+    "FINISHED": "finished",
+    "PRUNED": "stopped early",
+    "FAILED": "failed",
+    "RUNNING": "running",
+    "KILLED": "interrupted",
+}
+"""What people read of a status, in the order in which trials are counted."""
+
 CONTROL_NAMES = {"uniform": "uniform", "supernet": "supernet, trained on"}
 """What tables and pictures call the controls."""
 

@@ -12,7 +12,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from orchestrator.accounting import PHASE_NAMES, amount, summary
-from orchestrator.records import CONTROL_NAMES, TrialRecord, controls_among, without_controls
+from orchestrator.records import (
+    CONTROL_NAMES,
+    STATUS_NAMES,
+    TrialRecord,
+    controls_among,
+    without_controls,
+)
 from orchestrator.report import SweepReport, thinned
 from orchestrator.report_figures import (
     cells_figure,
@@ -25,13 +31,6 @@ from orchestrator.reproduction import caveats, search_command, sweep_command
 from orchestrator.scores import label, short
 from orchestrator.tables import best_of, cost_text
 
-_STATUS_NAMES = {
-    "FINISHED": "finished",
-    "PRUNED": "stopped early",
-    "FAILED": "failed",
-    "RUNNING": "running",
-    "KILLED": "interrupted",
-}
 _MOST_FAILURES = 100
 _COSTS = {
     "macs": "share of MACs",
@@ -149,7 +148,7 @@ def _data_text(report: SweepReport) -> str:
 
 def _counts(records: Sequence[TrialRecord]) -> str:
     counts = Counter[str](record.status for record in records)
-    told = [f"{counts[status]} {name}" for status, name in _STATUS_NAMES.items() if counts[status]]
+    told = [f"{counts[status]} {name}" for status, name in STATUS_NAMES.items() if counts[status]]
     return ", ".join(told) or "none yet"
 
 
@@ -173,14 +172,10 @@ def _row(record: TrialRecord, resource: str) -> dict[str, str]:
         "macs": "" if record.macs is None else f"{record.macs:,}",
         "params": "" if record.num_params is None else f"{record.num_params:,}",
         "ms": "" if record.latency_ms is None else f"{record.latency_ms:.3g}",
-        "score": _short(record, record.score),
-        "test": _short(record, record.test_score),
+        "score": short(record.metric, record.score, 2),
+        "test": short(record.metric, record.test_score, 2),
         "hyperparameters": ", ".join(f"{k} {v:.3g}" for k, v in record.hyperparameters.items()),
     }
-
-
-def _short(record: TrialRecord, score: float | None) -> str:
-    return "" if score is None else short(record.metric, score, 2)
 
 
 def _usage(report: SweepReport) -> Iterator[tuple[str, str]]:

@@ -17,14 +17,18 @@ def axis(metric: str) -> str:
     return f"validation {label(metric)}" + (" (dB)" if metric.endswith(_UNIT) else "")
 
 
-def figure(metric: str, value: float) -> str:
-    """Return a score as figures: ``0.9312``, ``21.47 dB``."""
+def figure(metric: str, value: float | None) -> str:
+    """Return a score as figures: ``0.9312``, ``21.47 dB``; nothing where there is none."""
+    if value is None:
+        return ""
     return f"{value:.2f} dB" if metric.endswith(_UNIT) else f"{value:.4f}"
 
 
-def short(metric: str, value: float, digits: int = 1) -> str:
+def short(metric: str, value: float | None, digits: int = 1) -> str:
     """Return a score to be read at a glance: ``93.1 %`` of an accuracy, else as figures."""
-    return f"{100 * value:.{digits}f} %" if metric == "accuracy" else figure(metric, value)
+    if value is None or metric != "accuracy":
+        return figure(metric, value)
+    return f"{100 * value:.{digits}f} %"
 
 
 def count_text(value: float | None) -> str:

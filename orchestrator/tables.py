@@ -74,8 +74,8 @@ def _cell_text(cell: Sequence[TrialRecord], resource: str) -> str:
     if best is None:
         return f"[dim]-{count}[/dim]" if cell else ""
     star = " [yellow]★[/yellow]" if best.on_front else ""
-    text = f"[bold]{_score(best, best.score)}[/bold] ({_score(best, best.test_score)})"
-    return f"{text} {cost_text(best, resource)}{star}{count}"
+    score, test = (figure(best.metric, value) for value in (best.score, best.test_score))
+    return f"[bold]{score}[/bold] ({test}) {cost_text(best, resource)}{star}{count}"
 
 
 def cost_text(record: TrialRecord, resource: str) -> str:
@@ -122,8 +122,8 @@ def _cost_table(records: Sequence[TrialRecord], title: str, caption: str, resour
             *[count_text(r.activation_bytes)] * by_memory,
             _milliseconds(r.latency_ms),
             *[_milliseconds(r.predicted_latency_ms)] * has_table,
-            _score(r, r.score),
-            _score(r, r.test_score),
+            figure(r.metric, r.score),
+            figure(r.metric, r.test_score),
         )
     return table
 
@@ -142,7 +142,7 @@ def trial_table(records: Sequence[TrialRecord], title: str) -> Table:
         table.add_row(
             r.trial_id,
             r.status,
-            _score(r, r.score),
+            figure(r.metric, r.score),
             "" if r.macs_ratio is None else f"{r.macs_ratio:.4f}",
             *[_duration(r.seconds)] * has_times,
             *["" if r.price is None else amount(r.price)] * has_prices,
@@ -210,17 +210,13 @@ def _supernet_texts(
     records: Sequence[TrialRecord], scores: tuple[float | None, float | None]
 ) -> list[str]:
     metric = records[0].metric if records else ""
-    validation, test = ("" if s is None else figure(metric, s) for s in scores)
+    validation, test = (figure(metric, score) for score in scores)
     return [validation, f"({test})"]
 
 
 def _label(records: Sequence[TrialRecord]) -> str:
     """Return what the records' scores are."""
     return label(records[0].metric) if records else "score"
-
-
-def _score(record: TrialRecord, value: float | None) -> str:
-    return "" if value is None else figure(record.metric, value)
 
 
 def _duration(seconds: float | None) -> str:

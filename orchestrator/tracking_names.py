@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.records import TrialRecord
+from orchestrator.records import STATUS_NAMES, TrialRecord
 from orchestrator.scores import short
 from search_space.budget import UNITS
 
@@ -12,7 +12,6 @@ _NOUNS = {
     "activation_bytes": "activations",
     "latency_ms": "latency",
 }
-_OUTCOMES = {"FAILED": "failed", "PRUNED": "stopped early", "KILLED": "interrupted"}
 
 
 def budget_text(budget: float, resource: str, limit: float | None = None) -> str:
@@ -45,4 +44,4 @@ def trial_name(record: TrialRecord, resource: str, limit: float | None = None) -
         return name
     if record.status == "FINISHED" and record.score is not None:
         return f"{name}: {short(record.metric, record.score)}"
-    return f"{name}: {_OUTCOMES.get(record.status, 'finished')}"
+    return f"{name}: {STATUS_NAMES[record.status]}"

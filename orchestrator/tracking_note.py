@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.pareto import front
-from orchestrator.records import TrialRecord, controls_among, without_controls
+from orchestrator.records import STATUS_NAMES, TrialRecord, controls_among, without_controls
 from orchestrator.scores import count_text, label, short
 from orchestrator.tables import best_of
 from orchestrator.tracking_names import budget_text
@@ -22,12 +22,6 @@ NOTE_TAG = "mlflow.note.content"
 
 END = "*Written by `pas`, and kept up to date; what you add below this line stays.*"
 
-_STATUS_NAMES = {
-    "FINISHED": "finished",
-    "PRUNED": "stopped early",
-    "FAILED": "failed",
-    "KILLED": "interrupted",
-}
 _FIRST_COLUMNS = ("budget", "strength", "best trial")
 _LAST_COLUMNS = ("test", "MACs", "share", "parameters", "ms", "channels")
 _GAP, _FIXED_SPACE = "&ensp;", "\u00a0"
@@ -104,7 +98,7 @@ def widths_text(widths: Mapping[str, int] | None) -> str:
 def _counts(facts: SweepFacts, records: Sequence[TrialRecord], num_members: int) -> str:
     trials, controls = without_controls(records), controls_among(records)
     by_status = Counter[str](record.status for record in trials)
-    counts = [f"{by_status[s]} {name}" for s, name in _STATUS_NAMES.items() if by_status[s]]
+    counts = [f"{by_status[s]} {name}" for s, name in STATUS_NAMES.items() if by_status[s]]
     planned = "" if facts.num_trials is None else f" of {facts.num_trials}"
     parts = [f"**{len(trials)}{planned} trials have ended**: {', '.join(counts) or 'none yet'}"]
     parts.append(f"{num_members} on the front")
@@ -112,7 +106,7 @@ def _counts(facts: SweepFacts, records: Sequence[TrialRecord], num_members: int)
         parts.append(f"{len(controls)} controls")
     if (score := facts.figures.get(f"supernet_{facts.metric}")) is not None:
         of = f" with {count_text(facts.supernet_macs)} MACs" if facts.supernet_macs else ""
-        parts.append(f"the supernet has {_score(facts.metric, score)}{of}")
+        parts.append(f"the supernet has {short(facts.metric, score)}{of}")
     return "; ".join(parts) + "."
 
 
@@ -154,8 +148,8 @@ def _row(facts: SweepFacts, record: TrialRecord, budget: str, strength: str, sta
         budget,
         strength,
         trial + star,
-        _score(record.metric, record.score),
-        _score(record.metric, record.test_score),
+        short(record.metric, record.score),
+        short(record.metric, record.test_score),
         count_text(record.macs),
         "" if record.macs_ratio is None else f"{record.macs_ratio:.4f}",
         count_text(record.num_params),
@@ -184,7 +178,3 @@ def _commands(facts: SweepFacts) -> str:
         f"pas report {facts.sweep_id}\n"
         f"pas promote {facts.sweep_id} --budget {budget} --model NAME\n```"
     )
-
-
-def _score(metric: str, value: float | None) -> str:
-    return "" if value is None else short(metric, value)

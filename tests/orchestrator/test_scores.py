@@ -21,6 +21,7 @@ def test_texts(metric, label, axis, figure, short):
     assert scores.axis(metric) == axis
     assert scores.figure(metric, 0.9312) == figure
     assert scores.short(metric, 0.9312) == short
+    assert scores.figure(metric, None) == scores.short(metric, None) == ""
 
 
 @pytest.mark.parametrize(
