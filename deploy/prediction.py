@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from deploy.export_folder import ONNX_FILE
 from deploy.manifest import ManifestError, verify_folder
@@ -47,6 +48,11 @@ class Classifier:
     resize: Resize
     form: Form
 
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return the softmax of the logits, float64 (N, classes), of uint8 images (N, C, H, W)."""
+        return torch.softmax(self.form(images.float() / 255).double(), dim=1)
+
     def classify(
         self,
         paths: Sequence[Path],
@@ -75,9 +81,7 @@ class Classifier:
                     unreadable(error)
             if not read:
                 continue
-            with torch.inference_mode():
-                logits = self.form(torch.cat(pixels).float() / 255)
-            found = torch.softmax(logits.double(), dim=1).topk(top)
+            found = self.probabilities(torch.cat(pixels)).topk(top)
             for path, values, indices in zip(read, *found, strict=True):
                 for value, index in zip(values.tolist(), indices.tolist(), strict=True):
                     yield Prediction(path=path, label=classes[index], probability=value)

@@ -53,11 +53,6 @@ class ServedModel:
     classifier: Classifier
     pointer: Pointer
 
-    @torch.inference_mode()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Return the softmax of the logits, float64 (N, classes), of uint8 images (N, C, H, W)."""
-        return torch.softmax(self.classifier.form(images.float() / 255).double(), dim=1)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
@@ -86,7 +81,7 @@ def classify_together(jobs: Sequence[Job]) -> list[Outcome]:
         mine = [number for number, job in enumerate(jobs) if job.model is model]
         images = torch.cat([jobs[number].images for number in mine])
         sizes = [len(jobs[number].images) for number in mine]
-        parts = torch.split(model.probabilities(images), sizes)
+        parts = torch.split(model.classifier.probabilities(images), sizes)
         for number, part in zip(mine, parts, strict=True):
             found[number] = Outcome(part, len(images) if number == mine[0] else 0)
     return [found[number] for number in range(len(jobs))]

@@ -181,7 +181,7 @@ def _supernet_widths(
     """Return what is recorded, else the widths of the supernet that was trained on."""
     text = read_text(uri, info.run_id, SUPERNET_WIDTHS)
     if text is not None:
-        widths: Any = yaml.safe_load(text)  # JSON is YAML
+        widths: Any = json.loads(text)
         return {str(name): int(width) for name, width in dict(widths).items()}
     return next((r.widths for r in controls_among(records) if r.control == "supernet"), None)
 

@@ -39,7 +39,7 @@ from orchestrator.tracking import SweepStatus, SweepTracker, TrackingError
 from orchestrator.tracking_data import data_input
 from orchestrator.tracking_server import check_server
 from orchestrator.worker import stopping_sentence
-from pas_trainer import DataError, make_task, read_supernet_result
+from pas_trainer import DataError, read_supernet_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def run_sweep(
             config.sweep_id,
             config.budget.resource,
             supernet,
-            make_task(config.task).metric.name,
+            plan.task.metric.name,
             sweep.ended_records(),
             sweep.compute_saved(),
             summary(sweep.ended_records(), totals, _currency(config)),
@@ -198,7 +198,7 @@ def _board(plan: Plan, console: Console, log: Callable[[str], None]) -> Progress
         config.trials_per_cell,
         num_controls,
         log,
-        make_task(config.task).metric.name,
+        plan.task.metric.name,
     )
 
 

@@ -25,7 +25,6 @@ from pas_trainer import (
     DivergenceError,
     WeightsError,
     content_key,
-    make_task,
     train_supernet,
 )
 from search_space import FloatRange, check_tunable
@@ -83,7 +82,7 @@ def search_one(
     keep_table(plan, folder)
     job = _job(plan, home, folder, number, dict(hyperparameters or {}))
     stopped: list[str] = []
-    metric = make_task(config.task).metric.name
+    metric = plan.task.metric.name
     with ProgressBoard(console, config.sweep_id, [job.cell], 1, metric=metric) as board:
 
         def report(progress: dict[str, Any]) -> None:

@@ -109,9 +109,9 @@ def find_groups(
                 by_signature.setdefault(int(signature[label]), []).append(label)
     found: list[tuple[ChannelGroup, list[int]]] = []
     for members in by_signature.values():
-        producers = [owner for owner, vector in writers if bool((vector == members[0]).any())]
-        consumers = [owner for owner, vector in readers if bool((vector == members[0]).any())]
-        first = next(vector for _, vector in writers if bool((vector == members[0]).any()))
+        writing = [(owner, v) for owner, v in writers if bool((v == members[0]).any())]
+        producers, first = [owner for owner, _ in writing], writing[0][1]
+        consumers = [owner for owner, v in readers if bool((v == members[0]).any())]
         per_unit = int((first == members[0]).sum())
         if len(members) == 1:
             if per_unit > 1:

@@ -188,10 +188,7 @@ def _fill_values(module: nn.Module, graph: fx.Graph) -> None:
         if "value" in node.meta:
             continue
         if node.op == "get_attr":
-            value: Any = module
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
-            node.meta["value"] = value
+            node.meta["value"] = operator.attrgetter(str(node.target))(module)
         else:
             given = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
             node.meta["value"] = run_node(node, *given)

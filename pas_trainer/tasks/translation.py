@@ -237,9 +237,8 @@ class ImageTranslation(Task):
         """
         size = architecture.image_size
         pixels = torch.tensor(stretched(image, size)).permute(2, 0, 1)[None]
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (architecture.mean, architecture.std))
-        made = network((pixels.float() / 255 - mean) / std)[0] * std + mean
-        drawn = (made.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        made = self.shipped(network, architecture)(pixels.float() / 255)[0]
+        drawn = (made * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         return drawn, {"image_size": size}
 
     def _made(

@@ -44,7 +44,7 @@ def test_jobs_are_classified_together_each_by_its_own_model(folder, other) -> No
     ]
     found = classify_together(jobs)
     for job, outcome in zip(jobs, found, strict=True):
-        assert torch.allclose(outcome.probabilities, job.model.probabilities(job.images))
+        assert torch.allclose(outcome.probabilities, job.model.classifier.probabilities(job.images))
     assert not torch.allclose(found[0].probabilities, found[3].probabilities)
     assert [outcome.batch_images for outcome in found] == [5, 4, 0, 0]
     assert sum(outcome.batch_images for outcome in found) == sum(len(job.images) for job in jobs)
