@@ -33,6 +33,9 @@ TRIAL_FILE = "trial.json"
 
 CHECKPOINT_FILE = "checkpoint.pt"
 
+STATE_FILES = (TRIAL_FILE, CHECKPOINT_FILE)
+"""Of a trial: replaced while it runs, superfluous once it has a result."""
+
 PREVIEW_FILES = tuple(
     f"preview_{phase}.jpg" for phase in ("pretrain", "search", "finetune", "control")
 )

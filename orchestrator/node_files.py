@@ -18,33 +18,33 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy import ARCHITECTURE_FILE, TRAINING_WEIGHTS_FILE, WEIGHTS_FILE
+from deploy import ARCHITECTURE_FILE
 from deploy.stored_files import Outbox, download, patiently, share
 from orchestrator.cells import Report, Train, TrialJob
 from orchestrator.home import (
     CHECKPOINT_FILE,
     PREVIEW_FILES,
     RESULT_FILE,
+    STATE_FILES,
     TABLE_FILE,
-    TRIAL_FILE,
     Home,
 )
 from orchestrator.staged_data import cache_folder, cache_limit
 from orchestrator.storage import open_store
 from orchestrator.stored_sweeps import KEYS
-from pas_trainer import is_first
+from orchestrator.sweep_files import WEIGHTS
+from pas_trainer import SUPERNET_RESULT, SUPERNET_WEIGHTS, is_first
 
 ERROR_FILE = "error.txt"
-SUPERNET_FILES = ("supernet.safetensors", "supernet.json")
+SUPERNET_FILES = (SUPERNET_WEIGHTS, SUPERNET_RESULT)
 _TRIAL_FILES = (
-    *(WEIGHTS_FILE, TRAINING_WEIGHTS_FILE),
+    *WEIGHTS,
     *PREVIEW_FILES,
     *(ERROR_FILE, ARCHITECTURE_FILE, RESULT_FILE),
 )
 START_S = 900.0
 """A store that a node cannot reach for so long when it begins is not waited for any longer."""
 _reached = functools.partial(patiently, limit_s=START_S)
-_TRIAL_STATES = (TRIAL_FILE, CHECKPOINT_FILE)
 
 
 def on_node(job: TrialJob, report: Report, run: Train) -> None:
@@ -70,7 +70,7 @@ def on_node(job: TrialJob, report: Report, run: Train) -> None:
             return
         pull_trial(local, CHECKPOINT_FILE)
         folders = [
-            Pushed(outbox, step.folder, trial_key(step), _TRIAL_FILES, _TRIAL_STATES)
+            Pushed(outbox, step.folder, trial_key(step), _TRIAL_FILES, STATE_FILES)
             for step in local.steps
         ]
 

@@ -20,8 +20,8 @@ from deploy.store_errors import StoreAwayError
 from deploy.stored_files import Outbox, download, patiently
 from orchestrator.cells import TrialJob
 from orchestrator.home import (
-    CHECKPOINT_FILE,
     RESULT_FILE,
+    STATE_FILES,
     TABLE_FILE,
     TRIAL_FILE,
     Home,
@@ -29,11 +29,10 @@ from orchestrator.home import (
 )
 from orchestrator.storage import CONNECTIONS, open_store
 from orchestrator.stored_sweeps import KEYS
-from pas_trainer import DataError
+from pas_trainer import SUPERNET_RESULT, DataError
 
 WEIGHTS = (WEIGHTS_FILE, TRAINING_WEIGHTS_FILE)
 _SOON_S = 5.0
-_STATES = (CHECKPOINT_FILE, TRIAL_FILE)
 _RESULTS = (ARCHITECTURE_FILE, RESULT_FILE)
 
 
@@ -90,7 +89,7 @@ class HomeFiles:
         """Delete what trials that have ended leave behind, but for the weights of some."""
         for result in self._trials.glob(f"*/{RESULT_FILE}"):
             folder = result.parent
-            for path in [folder / name for name in _STATES] + list(folder.glob("*.tmp")):
+            for path in [folder / name for name in STATE_FILES] + list(folder.glob("*.tmp")):
                 path.unlink(missing_ok=True)
             if not keeps_weights(folder.name):
                 self.drop_weights(folder.name)
@@ -148,9 +147,9 @@ class StoreFiles(HomeFiles):
 
     def pull_supernet(self, key: str) -> None:
         """See the base class."""
-        measures = self._read((KEYS.supernet(key) / "supernet.json").as_posix())
+        measures = self._read((KEYS.supernet(key) / SUPERNET_RESULT).as_posix())
         if measures is not None:
-            write_bytes(self._home.supernet(key) / "supernet.json", measures)
+            write_bytes(self._home.supernet(key) / SUPERNET_RESULT, measures)
 
     def pull(self, steps: Iterable[TrialJob], *, wait: bool = True) -> None:
         """See the base class."""
@@ -164,7 +163,7 @@ class StoreFiles(HomeFiles):
         """See the base class."""
         for step in steps:
             self._hand_over(step.folder / RESULT_FILE)
-            for name in _STATES:
+            for name in STATE_FILES:
                 self._outbox.delete(f"{self._key}/trials/{step.trial_id}/{name}")
 
     def keep(self, name: str) -> None:
@@ -189,7 +188,7 @@ class StoreFiles(HomeFiles):
         for trial_id, names in self._listing().items():
             if RESULT_FILE not in names:
                 continue
-            for name in names.intersection(_STATES):
+            for name in names.intersection(STATE_FILES):
                 self._outbox.delete(f"{self._key}/trials/{trial_id}/{name}")
             if names.intersection(WEIGHTS) and not keeps_weights(trial_id):
                 self.drop_weights(trial_id)

@@ -17,7 +17,7 @@ from deploy import content_hash, median_pass_ms, save_package
 from orchestrator.accounting import booked
 from orchestrator.cells import Report, Train, TrialJob
 from orchestrator.errors import SweepStoppedError, UserError, WorkerLostError, printable
-from orchestrator.home import CHECKPOINT_FILE, RESULT_FILE, TRIAL_FILE, write_json
+from orchestrator.home import RESULT_FILE, STATE_FILES, TRIAL_FILE, write_json
 from orchestrator.memory import (
     free_memory,
     in_smaller_parts,
@@ -180,7 +180,7 @@ def supernet_error(error: Exception) -> UserError:
 def write_result(job: TrialJob, record: TrialRecord) -> None:
     """Write the result and drop the states that are no longer needed."""
     write_json(job.folder / RESULT_FILE, record.to_json())
-    for name in (CHECKPOINT_FILE, TRIAL_FILE):
+    for name in STATE_FILES:
         (job.folder / name).unlink(missing_ok=True)
 
 

@@ -41,6 +41,8 @@ from pas_trainer.phases import TrialResult, read_latency_table
 from pas_trainer.search import run_search
 from pas_trainer.slicing import slice_channels
 from pas_trainer.supernet import (
+    SUPERNET_RESULT,
+    SUPERNET_WEIGHTS,
     SupernetResult,
     load_supernet,
     read_supernet_result,
@@ -76,6 +78,8 @@ __all__ = [
     "ACCURACY",
     "CONTROLS",
     "IMAGE_SUFFIXES",
+    "SUPERNET_RESULT",
+    "SUPERNET_WEIGHTS",
     "TASKS",
     "About",
     "AboutArchitecture",

@@ -25,6 +25,9 @@ from pas_trainer.weights import load_weights
 from pas_trainer.workers import from_first, is_first
 from search_space import ChannelGraph, SupernetConfig
 
+SUPERNET_WEIGHTS, SUPERNET_RESULT = "supernet.safetensors", "supernet.json"
+"""Files of a trained supernet's folder; its measures are written last."""
+
 _COMPANION = "companion."
 """Before the names of what is trained beside a supernet, in its file."""
 
@@ -102,7 +105,7 @@ def train_supernet(
 
     A folder is for one configuration: what a finished supernet was trained by is not looked at.
     With ``config.supernet.weights`` it starts from those; with 0 epochs it stays at them. Writes
-    ``supernet.safetensors`` and, last, ``supernet.json``; resumes after a kill.
+    :data:`SUPERNET_WEIGHTS` and, last, :data:`SUPERNET_RESULT`; resumes after a kill.
 
     Raises:
         DataError: the images cannot be used.
@@ -146,7 +149,7 @@ def train_supernet(
     )
     if is_first():
         parts = {} if companion is None else {_COMPANION: companion.modules}
-        save_weights({"": model, **parts}, folder / "supernet.safetensors")
+        save_weights({"": model, **parts}, folder / SUPERNET_WEIGHTS)
     _keep(result, folder)
     Checkpoint(folder, "").remove()
     return result
@@ -155,15 +158,15 @@ def train_supernet(
 def _keep(result: SupernetResult, folder: Path) -> SupernetResult:
     if not is_first():
         return result
-    draft = folder / "supernet.json.tmp"
+    draft = folder / f"{SUPERNET_RESULT}.tmp"
     draft.write_text(json.dumps(asdict(result)))
-    draft.replace(folder / "supernet.json")
+    draft.replace(folder / SUPERNET_RESULT)
     return result
 
 
 def read_supernet_result(folder: Path) -> SupernetResult | None:
     """Return the measures of the supernet trained in ``folder``, or ``None``."""
-    path = folder / "supernet.json"
+    path = folder / SUPERNET_RESULT
     if not path.exists():
         return None
     document = json.loads(path.read_text())
@@ -177,7 +180,7 @@ def read_supernet_result(folder: Path) -> SupernetResult | None:
 def load_supernet(config: SupernetConfig, task: Task, about: About, folder: Path) -> nn.Module:
     """Return the supernet that :func:`train_supernet` left in ``folder``, on the CPU."""
     model = new_supernet(config, task, about)
-    state = load_file(folder / "supernet.safetensors")
+    state = load_file(folder / SUPERNET_WEIGHTS)
     model.load_state_dict({n: t for n, t in state.items() if not n.startswith(_COMPANION)})
     return model
 
@@ -200,7 +203,7 @@ def new_companion(
     torch.manual_seed(derive_seed(config.seed, "companion"))
     companion = task.companion(config.supernet, data, config.optimizer, device)
     if companion is not None and supernet_folder is not None:
-        state = load_file(supernet_folder / "supernet.safetensors")
+        state = load_file(supernet_folder / SUPERNET_WEIGHTS)
         own = {n.removeprefix(_COMPANION): t for n, t in state.items() if n.startswith(_COMPANION)}
         companion.modules.load_state_dict(own)
     return companion

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,21 +16,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from search_space.costs import Width
 from search_space.draft import Draft, Walk, tensor_nodes
 from search_space.fakes import leaves
+from search_space.grouping import Units
 from search_space.labels import collapse, varying_dims
 from search_space.layer_rules import LAYER_RULES
 from search_space.operators import Operator, ScopeInputs, TensorSpec, call_text
 from search_space.reparam import PlainBlock, ReparamBlock
 from search_space.scopes import Scope
-
-
-class Units(Protocol):
-    """What every label stands for."""
-
-    unit_of_label: Tensor
-
-    def width(self, labels: Tensor | int) -> Width:
-        """Number of elements as a function of the widths."""
-        ...
 
 
 def list_operators(draft: Draft, units: Units) -> tuple[Operator, ...]:
