@@ -5,14 +5,20 @@
     mlflow.db, mlartifacts/   tracking store
     optuna.db                 studies, unless PAS_OPTUNA_URL names a database
     latency/                  measured operators, one file per device
+    searches/SWEEP_ID/        of ``pas search``: latency.json where latency is limited, and a
+                              folder for each trial, with what one of a sweep has
+    serving-*/                what ``pas serve`` serves, for as long as it does
     supernets/KEY/            trained supernets, by content
     sweeps/SWEEP_ID/          sweep.json, usage.json, lock, driver.log,
                               latency.json where latency is limited,
+                              ray/ while it runs: Ray's own files,
                               trials/TRIAL_ID/{trial.json, checkpoint.pt} while it runs, then
-                              {architecture.json, result.json}, and weights while they are kept
+                              {architecture.json, result.json}, error.txt if it failed, and
+                              weights and previews while they are kept;
+                              epochs.jsonl until the tracking store has its epochs
 
 With ``storage.uri`` the last two lie on an object store, under the same paths; of what workers
-write, the home folder then has what is small.
+write, the home folder then has what is small. Ray's files and epochs.jsonl stay in it.
 """
 
 from __future__ import annotations

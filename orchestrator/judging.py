@@ -53,7 +53,8 @@ class Request:
         model_name: registered model.
         alias: what moves. The score's gate compares with the version it points to; a
             ``challenger`` is compared with the ``champion``, and need not reach it.
-        limit: the best member of the front within it is promoted; see :func:`choose`.
+        limit: the best member of the front within it is promoted; see
+            :func:`orchestrator.choosing.choose`.
         trial: promoted instead, if given.
         tolerance: how much worse than the champion it may be, in the unit of the metric.
         worst_score: score that it must reach.

@@ -30,8 +30,9 @@ _PHASE_STYLE = {
 class ProgressBoard:
     """Cells with their best score above, running trials with phase and score below.
 
-    Implements :class:`orchestrator.sweep.Watcher`. Use as a context manager; writes to the given
-    console (stderr), so that stdout stays free for results. ``log`` gets every line in any case.
+    Implements :class:`orchestrator.sweep_records.Watcher`. Use as a context manager; writes to the
+    given console (stderr), so that stdout stays free for results. ``log`` gets every line in any
+    case.
     """
 
     def __init__(

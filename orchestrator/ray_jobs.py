@@ -1,4 +1,6 @@
-"""Sweeps as jobs of a Ray cluster's job server; all that knows Ray's job submission.
+"""Sweeps as jobs of a Ray cluster's job server.
+
+With :mod:`orchestrator.ray_client`, for ``ray://``, all that knows Ray's job submission.
 
 A job is named after its sweep, and its metadata hold the sweep's id and name. Ray shows metadata,
 runtime environments and entrypoints on its dashboard: no credentials are ever in them.

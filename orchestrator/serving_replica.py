@@ -1,6 +1,6 @@
 """A replica of Ray Serve: the serving application, whose jobs are classified in batches.
 
-With :mod:`orchestrator.serving` all that knows Ray Serve.
+With :mod:`orchestrator.serving_session` all that knows Ray Serve.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Source:
 
     Args:
         wanted: a version, or an exported folder.
-        engine: see :class:`ServingOptions`.
+        engine: see :class:`orchestrator.serving.ServingOptions`.
         folder: empty.
     """
 

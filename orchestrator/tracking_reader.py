@@ -1,6 +1,7 @@
 """Reading sweeps back from MLflow: runs alone are enough to rebuild every record.
 
-What a run holds is written by :mod:`orchestrator.tracking_writer`; the tag names are shared.
+What a trial's run holds is listed in :mod:`orchestrator.tracking_format`, and written by
+:mod:`orchestrator.tracking_writer`.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ from pas_trainer import (
 PROGRESS_KEYS = ("phase", "epoch", "num_epochs", "loss", "score", "macs_ratio", "seconds")
 """What a worker reports after each epoch, beside ``step``, the index in :attr:`TrialJob.steps`;
 ``gain``, the score so that more is better; and, as pairs of name and value, ``widths`` and
-``metrics`` (not as mappings: Tune would keep statistics of each)."""
+``metrics``. There may be many of those, and Tune would keep statistics of each entry of a mapping,
+as it does of the few ``seconds``."""
 
 
 def train_job(job: TrialJob, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""One epoch of training, one pass of evaluation, and what both need: device, seeds, reports."""
+"""One epoch of training, and what belongs to it: seeds, reports, norms that are set anew."""
 
 from __future__ import annotations
 

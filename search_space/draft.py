@@ -69,7 +69,13 @@ class Draft:
         block_readers: (block, labels read) by an axis of one of its parameters.
         norms: layer and group norms by the axis of their weight; see ``Layout``.
         sized: labels of the channels of norms that know their number, by module.
+        blocks: reparameterizable blocks that were passed through, by name.
+        shrinking_convs: grouped convolutions that lose whole groups, so that ``groups`` shrinks.
+        unsupported: operations that keep channels whole, in the order they were found.
         macs: multiplications, in order of execution (of the evaluation graph only).
+        batch_size, calls: of the scope that is gone through, see :class:`Scope`.
+        counts_macs, keeps_results: whether what is gone through adds to ``macs`` and ``results``.
+        is_check: whether it only checks a sliced network against the draft of the whole one.
         walks: the recordings gone through, in evaluation mode.
         training_walks: those in training mode, where it is another one.
         results: labels of what each operation other than a move gives, in order of execution;
