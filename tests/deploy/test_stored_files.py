@@ -8,6 +8,7 @@ import pytest
 
 from deploy import object_store as store_module
 from deploy import stored_files
+from deploy.object_reader import BadReadError
 from deploy.object_store import ObjectStore
 from deploy.store_errors import FILES, StoreAwayError
 from deploy.stored_files import Outbox, download, patiently, share
@@ -143,7 +144,7 @@ def test_a_download_appears_whole_or_not_at_all(object_store, tmp_path):
     store = ObjectStore(uri, 2, FILES)
     (item,) = store.objects()
     object_store.disturb = lambda _path, content: content[:2]
-    with pytest.raises(Exception, match=r"broke off|checksum differs"):
+    with pytest.raises(BadReadError, match=r"broke off|checksum differs"):
         download(store, item, tmp_path / "a")
     assert not (tmp_path / "a").exists()
     object_store.calm()

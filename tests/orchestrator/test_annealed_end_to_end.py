@@ -67,6 +67,7 @@ def test_a_front_is_judged_by_its_mean_accuracy(annealed):
     home = Home(pas.home)
     (name,) = optuna.get_all_study_names(home.optuna_url)
     study = optuna.load_study(study_name=name, storage=home.optuna_url)
+    assert len(study.trials) == 2
     for number, trial in enumerate(study.trials):
         mine = [t["accuracy"] for t in outcome["trials"] if t["number"] == number]
         assert trial.value == pytest.approx(mean(mine))
@@ -77,6 +78,7 @@ def test_each_network_is_tracked_in_a_run_of_its_own(annealed):
     home = Home(pas.home)
     client = MlflowClient(home.mlflow_uri)
     read = {r.trial_id: r for r in load_records(home.mlflow_uri, "tiny")}
+    assert len(outcome["trials"]) == len(IDS)
     for trial in outcome["trials"]:
         assert {**read[trial["trial_id"]].to_json(), "run_id": None} == trial
         run_id = read[trial["trial_id"]].run_id

@@ -114,6 +114,7 @@ def test_tracking_knows_them_as_controls_and_optuna_not_at_all(controlled):
     assert {r.info.status for r in runs} == {"FINISHED"}
     assert all(r.info.run_name.startswith("control ") for r in runs)
     assert all(r.data.metrics["training_macs"] > 0 for r in runs)
+    assert len(controlled.second["controls"]) == len(CONTROLS)
     read = {r.trial_id: r for r in load_records(home.mlflow_uri, "tiny")}
     for control in controlled.second["controls"]:
         stored = read[control["trial_id"]].to_json()
@@ -126,6 +127,7 @@ def test_tracking_knows_them_as_controls_and_optuna_not_at_all(controlled):
 def test_packages_of_controls_classify_as_they_measured(controlled):
     test = open_sources(DataConfig(name="digits", validation=0.25)).test
     images = np.stack([np.asarray(i, np.float32).transpose(2, 0, 1) for i in test.images]) / 255
+    assert len(controlled.second["controls"]) == len(CONTROLS)
     for control in controlled.second["controls"]:
         folder = Home(controlled.pas.home).trial(control["sweep_id"], control["trial_id"])
         network = deployed_network(*load_package(folder))

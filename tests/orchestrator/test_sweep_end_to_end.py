@@ -206,7 +206,9 @@ def test_predictions_survive_the_journey(finished):
     images = np.stack([np.asarray(i, np.float32).transpose(2, 0, 1) for i in test.images]) / 255
     import torch
 
-    for trial in finished.json("pareto", "tiny")["trials"]:
+    front = finished.json("pareto", "tiny")["trials"]
+    assert front
+    for trial in front:
         folder = finished.home / "sweeps" / trial["sweep_id"] / "trials" / trial["trial_id"]
         network = deployed_network(*load_package(folder))
         with torch.no_grad():

@@ -37,6 +37,7 @@ def test_a_damaged_file_is_refused_or_read_as_it_was(checkpoint, tmp_path, place
         state = checkpoint.load()
         assert torch.equal(state["model"]["weight"], torch.arange(1000.0))
     path.write_bytes(whole)
+    assert torch.equal(checkpoint.load()["model"]["weight"], torch.arange(1000.0))
 
 
 def test_a_changed_number_is_refused_with_the_way_out(checkpoint, tmp_path):
