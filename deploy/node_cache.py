@@ -2,14 +2,15 @@
 
 ::
 
-    VERSION/        the files
-    VERSION.json    written last: staged whole; its time of change is when it was last used
-    VERSION.lock    held (shared) by every process that uses the files
-    VERSION.parts/  drafts, while it is being staged
-    staging.lock    held by the one process that stages
-    .work/          files of the trials that run on this node; not counted, not evicted
+    staged/VERSION/        the files
+    staged/VERSION.json    written last: staged whole; its time of change is when it was last used
+    staged/VERSION.lock    held (shared) by every process that uses the files
+    staged/VERSION.parts/  there before the files, until they are complete; holds drafts
+    staged/staging.lock    held by the one process that stages
+    .work/                 files of the trials that run on this node; not counted, not evicted
 
-The kernel drops a lock with the process that held it, however that ends.
+Whatever else lies in the cache folder, or in ``staged``, is neither counted nor touched. The kernel
+drops a lock with the process that held it, however that ends.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +32,9 @@ MIB = 2**20
 SPARE_BYTES = 64 * MIB
 """What is left free on the disk."""
 
+_OWN = re.compile(r"([0-9a-f]{24})(?:\.json|\.parts)")
+"""Names by which a version is known as one of the cache's own; see :func:`deploy.version_of`."""
+
 _in_use: dict[Path, IO[str]] = {}
 """Lock files of the data sets that this process uses, by folder."""
 
@@ -39,10 +44,15 @@ class NodeCache:
     """The folder that holds them.
 
     Attributes:
-        root: on a local disk.
+        cache: on a local disk; may hold other things as well.
     """
 
-    root: Path
+    cache: Path
+
+    @property
+    def root(self) -> Path:
+        """Where all that is staged lies."""
+        return self.cache / "staged"
 
     def folder(self, version: str) -> Path:
         """Where the files of a data set lie."""
@@ -51,6 +61,11 @@ class NodeCache:
     def parts(self, version: str) -> Path:
         """Where its drafts are while it is being staged."""
         return self.root / f"{version}.parts"
+
+    def begin(self, version: str) -> None:
+        """Make its folders; while there are parts, the files are known to be the cache's."""
+        self.parts(version).mkdir(parents=True, exist_ok=True)
+        self.folder(version).mkdir(exist_ok=True)
 
     def is_complete(self, version: str) -> bool:
         """Whether it has been staged whole."""
@@ -142,19 +157,20 @@ class NodeCache:
             bounds += f" and may hold {limit // MIB} MiB in all (PAS_CACHE_GIB)"
         return (
             f"{what} needs {-(-need // MIB)} MiB on this node, but the cache "
-            f"{self.root} {bounds}, data sets in use included; make room, or set PAS_CACHE to a "
+            f"{self.cache} {bounds}, data sets in use included; make room, or set PAS_CACHE to a "
             "larger disk"
         )
 
     def _evict(self, version: str) -> None:
+        self.parts(version).mkdir(exist_ok=True)  # what a kill leaves is still known
         self._marker(version).unlink(missing_ok=True)
         shutil.rmtree(self.folder(version), ignore_errors=True)
         shutil.rmtree(self.parts(version), ignore_errors=True)
 
     def _versions(self) -> list[str]:
-        """Return what is staged, wholly or in part."""
-        folders = [p.name for p in self.root.iterdir() if p.is_dir() and p.name[0] != "."]
-        return sorted({name.removesuffix(".parts") for name in folders})
+        """Return what this cache has staged, wholly or in part."""
+        found = (_OWN.fullmatch(path.name) for path in self.root.iterdir())
+        return sorted({match[1] for match in found if match})
 
     def _last_used(self, version: str) -> float:
         marker, folder = self._marker(version), self.folder(version)
@@ -162,7 +178,7 @@ class NodeCache:
         return found.stat().st_mtime if found else 0.0
 
     def _size(self, version: str) -> int:
-        if self.is_complete(version):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or damaged
             return int(json.loads(self._marker(version).read_text())["bytes"])
         return disk_bytes(self.folder(version)) + disk_bytes(self.parts(version))
 

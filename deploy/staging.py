@@ -134,8 +134,7 @@ class _Staging:
         missing = [item for item in self._objects if not self._fetcher.has(item)]
         need = sum(-(-item.size // _BLOCK) * _BLOCK for item in missing)
         self._node.make_room(self._version, need, limit_bytes)
-        self._folder.mkdir(exist_ok=True)
-        self._node.parts(self._version).mkdir(exist_ok=True)
+        self._node.begin(self._version)
         self._fetch(missing)
         self._fetcher.check_disjoint(self._objects)
         if not (self._folder / "train").is_dir():

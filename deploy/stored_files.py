@@ -113,6 +113,7 @@ def share(
             if not node.is_complete(version):
                 size = sum(item.size for item in items)
                 node.make_room(version, size, limit_bytes, store.uri)
+                node.begin(version)
                 for item in items:
                     download(store, item, node.folder(version) / item.path[len(below) :])
                 node.complete(version, {"uri": store.uri + "/" + below, "bytes": size})

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,7 @@ _TRIAL_FILES = (
 START_S = 900.0
 """A store that a node cannot reach for so long when it begins is not waited for any longer."""
 _reached = functools.partial(patiently, limit_s=START_S)
+_OWN_LOCK = re.compile(r"run-[a-z0-9_]{8}\.lock")  # of :func:`node_folder`
 
 
 def on_node(job: TrialJob, report: Report, run: Train) -> None:
@@ -209,20 +211,20 @@ class Pushed:
 
 @contextlib.contextmanager
 def node_folder() -> Iterator[Path]:
-    """Give a folder of this node, removed afterwards; so are those of processes that were killed.
+    """Give a folder of this node, removed afterwards; so are those that killed processes had here.
 
     Raises:
         OSError: the cache folder cannot be used.
     """
     work = cache_folder() / ".work"
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as only:  # held while folders come and go
+    with (work / "lock").open("a") as only:  # held while folders come and go
         fcntl.flock(only, fcntl.LOCK_EX)
-        for path in work.glob("*.lock"):
-            with path.open("w") as lock, contextlib.suppress(BlockingIOError):
+        for path in filter(lambda path: _OWN_LOCK.fullmatch(path.name), work.iterdir()):
+            with path.open("a") as lock, contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)
-        folder = Path(tempfile.mkdtemp(dir=work))
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=work))
         lock_path = folder.with_suffix(".lock")
         held = lock_path.open("w")
         fcntl.flock(held, fcntl.LOCK_EX)

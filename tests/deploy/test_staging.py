@@ -47,7 +47,7 @@ def test_single_objects_arrive_as_they_are(object_store, tmp_path, monkeypatch):
     assert Counter(object_store.fetched).most_common(1)[0][1] == 1
     size = sum(map(len, files.values()))
     assert told[-1] == StagingProgress(150, 150, size, size)
-    assert not list(tmp_path.glob("*.parts"))
+    assert not list(tmp_path.glob("staged/*.parts"))
 
 
 def test_shards_unpack_to_the_same_layout(object_store, tmp_path):
@@ -103,8 +103,8 @@ def test_a_killed_staging_goes_on(object_store, tmp_path):
 
     object_store.disturb = slowly
     process = started(uri, tmp_path)
-    (parts,) = _when(lambda: list(tmp_path.glob("*.parts")))
-    folder = tmp_path / parts.name.removesuffix(".parts")
+    (parts,) = _when(lambda: list(tmp_path.glob("staged/*.parts")))
+    folder = parts.parent / parts.name.removesuffix(".parts")
     _when(lambda: len(files_in(folder)) >= 40)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -112,7 +112,7 @@ def test_a_killed_staging_goes_on(object_store, tmp_path):
     gate.release(1000)
     whole = set(files_in(folder)) & set(files)
     assert 30 < len(whole) < 120
-    assert not (tmp_path / f"{folder.name}.json").exists()
+    assert not (parts.parent / f"{folder.name}.json").exists()
 
     object_store.calm()
     told: list[StagingProgress] = []
@@ -135,7 +135,7 @@ def test_an_interrupted_staging_ends_its_threads_and_goes_on(object_store, tmp_p
         stage(uri, tmp_path, progress=interrupt)
     assert not [t for t in threading.enumerate() if t.name.startswith("staging")]
     assert len(object_store.fetched) < 150
-    (folder,) = (p for p in tmp_path.iterdir() if p.is_dir() and p.suffix != ".parts")
+    (folder,) = (p for p in tmp_path.glob("staged/*") if p.is_dir() and p.suffix != ".parts")
     whole = len(files_in(folder))
     object_store.calm()
     assert len(files_in(stage(uri, tmp_path))) == 150

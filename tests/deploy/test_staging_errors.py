@@ -170,6 +170,6 @@ def test_a_cache_that_cannot_be_written(object_store, tmp_path):
     (tmp_path / "file").touch()
     cache = tmp_path / "file" / "cache"
     assert sentence("s3://bucket/data", cache) == (
-        f"the cache {cache} cannot be used: Not a directory ({cache}); "
+        f"the cache {cache} cannot be used: Not a directory ({cache}/staged); "
         "set PAS_CACHE to another folder"
     )

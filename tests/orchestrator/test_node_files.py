@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from object_stores import files_in
 
 from deploy import object_store as store_module
 from deploy import stored_files
@@ -236,16 +237,26 @@ def test_a_supernet_goes_on_at_another_node(object_store, uri):
 
 def test_folders_of_killed_processes_are_removed_those_of_others_stay(cache):
     with node_folder() as living:
-        (cache / ".work" / "dead").mkdir()
-        (cache / ".work" / "dead.lock").touch()
+        (cache / ".work" / "run-dead_123").mkdir()
+        (cache / ".work" / "run-dead_123.lock").touch()
         with node_folder() as another:
             assert living.is_dir()
             assert another != living
-        assert not (cache / ".work" / "dead").exists()
+        assert not (cache / ".work" / "run-dead_123").exists()
         lock = (cache / ".work" / f"{living.name}.lock").open()
         with lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert [path.name for path in (cache / ".work").iterdir()] == ["lock"]
+
+
+def test_what_is_none_of_its_own_is_left_where_it_is(cache):
+    foreign = {"lock": b"mine", "poetry.lock": b"mine", "poetry/a": b"mine", "run-1.lock": b"mine"}
+    for name, content in foreign.items():
+        (cache / ".work" / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / ".work" / name).write_bytes(content)
+    with node_folder():
+        pass
+    assert files_in(cache / ".work") == foreign
 
 
 def test_where_nodes_share_the_home_folder_the_job_stays_as_it_is(job, cache):

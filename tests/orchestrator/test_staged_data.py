@@ -62,7 +62,7 @@ def test_what_is_the_same_everywhere_does_not_depend_on_the_cache(uri, tmp_path,
     here = make_plan(config)
     cache = at_another_node(tmp_path, monkeypatch)
     there = make_plan(config)
-    assert (cache / there.data_version).is_dir()
+    assert NodeCache(cache).folder(there.data_version).is_dir()
     assert here.supernet_key == there.supernet_key
     trial = trial_config(config, Cell(0.5, 10.0), 0, {})
     assert str(tmp_path) not in str(dataclasses.asdict(trial))
