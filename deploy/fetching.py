@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from deploy.node_cache import blocks
 from deploy.object_reader import BadReadError, ObjectReader, RemoteObject
 from deploy.object_store import ObjectStore
+from deploy.staging_room import Room, Unpacking
 from pas_trainer import DataError
 from pas_trainer.data.sources import IMAGE_SUFFIXES
 
@@ -37,6 +39,14 @@ def is_image(path: str) -> bool:
     )
 
 
+def drop_drafts(parts: Path) -> None:
+    """Delete what a killed process has left half fetched."""
+    for path in parts.glob("*.draft"):
+        path.unlink()
+    for path in parts.glob("*.unpacking"):
+        shutil.rmtree(path)
+
+
 class Fetcher:
     """Fetches objects into a folder; several threads may, each another object.
 
@@ -44,13 +54,20 @@ class Fetcher:
         store: where they are.
         folder: where their files go.
         parts: for drafts, and a list of what each shard held.
+        room: where room for the objects is booked.
         count: called with the number of bytes of each piece that has been read; may raise.
     """
 
     def __init__(
-        self, store: ObjectStore, folder: Path, parts: Path, count: Callable[[int], None]
+        self,
+        store: ObjectStore,
+        folder: Path,
+        parts: Path,
+        room: Room,
+        count: Callable[[int], None],
     ) -> None:
-        self._store, self._folder, self._parts, self._count = store, folder, parts, count
+        self._store, self._folder, self._parts = store, folder, parts
+        self._room, self._count = room, count
 
     def has(self, item: RemoteObject) -> bool:
         """Whether an object has been fetched whole."""
@@ -103,21 +120,32 @@ class Fetcher:
         reader.finish()
         target.parent.mkdir(parents=True, exist_ok=True)
         draft.replace(target)
+        self._room.wrote(blocks(item.size))
 
     def _unpack(self, item: RemoteObject, reader: ObjectReader) -> None:
         """Unpack a shard while it arrives, and move its files once it is known to be whole."""
-        draft = self._part(item, "unpacking")
-        shutil.rmtree(draft, ignore_errors=True)
+        draft, unpacking = self._part(item, "unpacking"), Unpacking(self._room, item.size)
         draft.mkdir()
         try:
-            names = self._extract(reader, draft)
-        except tarfile.TarError as error:
-            reader.finish()  # if it did not arrive whole, that is the reason
-            raise DataError(
-                f"object {self._store.name(item)} cannot be unpacked: {error}; pack plain files "
-                "into an uncompressed tar archive and upload it again"
-            ) from None
-        reader.finish()
+            try:
+                names = self._extract(reader, draft, unpacking)
+            except tarfile.TarError as error:
+                reader.finish()  # if it did not arrive whole, that is the reason
+                raise DataError(
+                    f"object {self._store.name(item)} cannot be unpacked: {error}; pack plain "
+                    "files into an uncompressed tar archive and upload it again"
+                ) from None
+            reader.finish()
+            self._move(item, draft, names)
+        except BadReadError:
+            unpacking.drop()
+            raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        unpacking.keep()
+
+    def _move(self, item: RemoteObject, draft: Path, names: Sequence[str]) -> None:
+        """Move the files of a shard into place, and then list them."""
         for name in names:
             target = self._folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,9 +153,8 @@ class Fetcher:
         listed = self._part(item, "listing")
         listed.write_bytes(b"\0".join(os.fsencode(name) for name in names))
         listed.replace(self._part(item, "names"))
-        shutil.rmtree(draft)
 
-    def _extract(self, reader: ObjectReader, folder: Path) -> list[str]:
+    def _extract(self, reader: ObjectReader, folder: Path, unpacking: Unpacking) -> list[str]:
         """Extract the images of an archive and return their paths."""
         names: dict[str, None] = {}  # of two members of one name the later counts
         counted = _Counted(reader, self._count)
@@ -136,6 +163,7 @@ class Fetcher:
                 name = PurePosixPath(member.name).as_posix()
                 if member.isdir() or not is_image(name):
                     continue
+                unpacking.add(member.size)
                 archive.extract(member, folder, filter=_plain_file)
                 names[name] = None
             _check_end(archive.fileobj)

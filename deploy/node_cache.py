@@ -32,6 +32,9 @@ MIB = 2**20
 SPARE_BYTES = 64 * MIB
 """What is left free on the disk."""
 
+_BLOCK = 4096
+"""Bytes by which files take room on a disk."""
+
 _OWN = re.compile(r"([0-9a-f]{24})(?:\.json|\.parts)")
 """Names by which a version is known as one of the cache's own; see :func:`deploy.version_of`."""
 
@@ -118,8 +121,13 @@ class NodeCache:
             yield
 
     def make_room(
-        self, version: str, need: int, limit: int | None, what: str = "data.root"
-    ) -> None:
+        self,
+        version: str,
+        need: int,
+        limit: int | None,
+        what: str = "data.root",
+        have: int | None = None,
+    ) -> int:
         """Evict data sets that nobody uses, least recently used first, until another fits.
 
         Args:
@@ -127,38 +135,46 @@ class NodeCache:
             need: bytes of it that are still to be written.
             limit: bytes that the cache may hold in all; ``None``: as the disk has room.
             what: whose files they are, for the sentence.
+            have: bytes of it that are here; ``None``: as they are found.
+
+        Returns:
+            Bytes for which there would be room beside it.
 
         Raises:
             DataError: it does not fit, whatever is evicted; then nothing is.
         """
-        sizes = {name: self._size(name) for name in self._versions()}
-        total, free = sum(sizes.values()) + need, shutil.disk_usage(self.root).free
-        excess = need + SPARE_BYTES - free
+        sizes = {name: self.size(name) for name in self._versions() if name != version}
+        have = self.size(version) if have is None else have
+        free = shutil.disk_usage(self.root).free
+        excess = need + SPARE_BYTES - free if need else 0
         if limit is not None:
-            excess = max(excess, total - limit)
+            excess = max(excess, sum(sizes.values()) + have + need - limit)
         with contextlib.ExitStack() as locks:
             victims: list[str] = []
-            for name in sorted(set(sizes) - {version}, key=self._last_used):
-                if excess <= sum(sizes[victim] for victim in victims):
+            for name in sorted(sizes, key=self._last_used):
+                if excess <= 0:
                     break
                 lock = _locked(self._lock(name), fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if lock is not None:
                     locks.enter_context(lock)
                     victims.append(name)
-            if excess > sum(sizes[victim] for victim in victims):
-                have = sizes.get(version, 0)
-                raise DataError(self._no_room(what, need + have, free, limit))
+                    excess -= sizes[name]
+            if excess > 0:
+                raise DataError(self._no_room(what, need, have, free, limit))
             for name in victims:
                 self._evict(name)
+        return -excess
 
-    def _no_room(self, what: str, need: int, free: int, limit: int | None) -> str:
-        bounds = f"has {free // MIB} MiB free"
+    def _no_room(self, what: str, need: int, have: int, free: int, limit: int | None) -> str:
+        wanted = f"{-(-(need + have) // MIB)} MiB on this node"
+        if need and have:
+            wanted += f", {-(-need // MIB)} of them still to come"
+        bounds = [f"has {free // MIB} MiB free", f"must leave {SPARE_BYTES // MIB} MiB free"]
         if limit is not None:
-            bounds += f" and may hold {limit // MIB} MiB in all (PAS_CACHE_GIB)"
+            bounds = [", ".join(bounds), f"may hold {limit // MIB} MiB in all (PAS_CACHE_GIB)"]
         return (
-            f"{what} needs {-(-need // MIB)} MiB on this node, but the cache "
-            f"{self.cache} {bounds}, data sets in use included; make room, or set PAS_CACHE to a "
-            "larger disk"
+            f"{what} needs {wanted}, but the cache {self.cache} {' and '.join(bounds)}, data sets "
+            "in use included; make room, or set PAS_CACHE to a larger disk"
         )
 
     def _evict(self, version: str) -> None:
@@ -177,7 +193,8 @@ class NodeCache:
         found = next((path for path in (marker, folder) if path.exists()), None)
         return found.stat().st_mtime if found else 0.0
 
-    def _size(self, version: str) -> int:
+    def size(self, version: str) -> int:
+        """Return what a data set takes here, in bytes."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or damaged
             return int(json.loads(self._marker(version).read_text())["bytes"])
         return disk_bytes(self.folder(version)) + disk_bytes(self.parts(version))
@@ -187,6 +204,11 @@ class NodeCache:
 
     def _lock(self, version: str) -> Path:
         return self.root / f"{version}.lock"
+
+
+def blocks(size: int) -> int:
+    """Return what a file of so many bytes takes on disk, in bytes."""
+    return -(-size // _BLOCK) * _BLOCK
 
 
 def disk_bytes(folder: Path) -> int:

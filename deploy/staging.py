@@ -18,15 +18,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from deploy.fetching import Fetcher, is_image, is_shard
-from deploy.node_cache import NodeCache, disk_bytes
+from deploy.fetching import Fetcher, drop_drafts, is_image, is_shard
+from deploy.node_cache import NodeCache, blocks, disk_bytes
 from deploy.object_reader import RemoteObject
 from deploy.object_store import ObjectStore
+from deploy.staging_room import Room
 from pas_trainer import DataError
 
 THREADS = 16
-_BLOCK = 4096
-"""Bytes by which files take room on a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ def _staged(
         while (folder := node.use(found)) is None:
             with node.only_stager(lambda: progress(StagingProgress(waiting=True))):
                 if not node.is_complete(found):
-                    _Staging(store, node, objects, found, progress).run(limit_bytes)
+                    _Staging(store, node, objects, found, progress, limit_bytes).run()
     return folder
 
 
@@ -122,18 +121,21 @@ class _Staging:
         objects: Sequence[RemoteObject],
         version: str,
         progress: Progress,
+        limit_bytes: int | None,
     ) -> None:
         self._store, self._node, self._version = store, node, version
         self._objects, self._progress = objects, progress
         self._folder = node.folder(version)
         self._stop, self._lock, self._fetched = threading.Event(), threading.Lock(), 0
-        self._fetcher = Fetcher(store, self._folder, node.parts(version), self._count)
+        parts = node.parts(version)
+        drop_drafts(parts)
+        self._room = Room(node, version, limit_bytes)
+        self._fetcher = Fetcher(store, self._folder, parts, self._room, self._count)
 
-    def run(self, limit_bytes: int | None) -> None:
+    def run(self) -> None:
         """Fetch what is missing, check the whole and mark it as complete."""
         missing = [item for item in self._objects if not self._fetcher.has(item)]
-        need = sum(-(-item.size // _BLOCK) * _BLOCK for item in missing)
-        self._node.make_room(self._version, need, limit_bytes)
+        self._room.book(sum(blocks(item.size) for item in missing))
         self._node.begin(self._version)
         self._fetch(missing)
         self._fetcher.check_disjoint(self._objects)
@@ -142,11 +144,9 @@ class _Staging:
                 f"data.root is {self._store.uri}, whose shards hold no images "
                 "train/<class>/*; pack folders train and test at the top of the archives"
             )
-        about = {
-            "uri": self._store.uri,
-            "objects": len(self._objects),
-            "bytes": disk_bytes(self._folder),
-        }
+        size = disk_bytes(self._folder)
+        self._room.check(size)
+        about = {"uri": self._store.uri, "objects": len(self._objects), "bytes": size}
         self._node.complete(self._version, about)
 
     def _fetch(self, missing: Sequence[RemoteObject]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from deploy.node_cache import NodeCache
+from deploy.node_cache import NodeCache, blocks, disk_bytes
 from deploy.object_reader import BadReadError, RemoteObject
 from deploy.object_store import ObjectStore
 from deploy.staging import version_of
@@ -111,12 +111,13 @@ def share(
     while (folder := node.use(version)) is None:
         with node.only_stager(lambda: None):
             if not node.is_complete(version):
-                size = sum(item.size for item in items)
+                size = sum(blocks(item.size) for item in items)
                 node.make_room(version, size, limit_bytes, store.uri)
                 node.begin(version)
                 for item in items:
                     download(store, item, node.folder(version) / item.path[len(below) :])
-                node.complete(version, {"uri": store.uri + "/" + below, "bytes": size})
+                about = {"uri": f"{store.uri}/{below}", "bytes": disk_bytes(node.folder(version))}
+                node.complete(version, about)
     return folder
 
 
