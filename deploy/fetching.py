@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -17,6 +18,9 @@ from deploy.object_store import ObjectStore
 from deploy.staging_room import Room, Unpacking
 from pas_trainer import DataError
 from pas_trainer.data.sources import IMAGE_SUFFIXES
+
+_OF_NAMES = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG)
+"""Errors of names that a disk does not take, or not side by side."""
 
 ATTEMPTS = 3
 """How often an object is read that does not arrive as the store has told."""
@@ -80,7 +84,8 @@ class Fetcher:
         """Fetch one object.
 
         Raises:
-            DataError: it cannot be read, stays corrupt, or is a shard that may not be unpacked.
+            DataError: it cannot be read, stays corrupt, is a shard that may not be unpacked, or
+                its names cannot be files.
             OSError: the disk gives out.
         """
         for _ in range(ATTEMPTS):
@@ -89,11 +94,25 @@ class Fetcher:
                     (self._unpack if is_shard(item.path) else self._save)(item, reader)
             except BadReadError as error:
                 reason = str(error)
+            except OSError as error:
+                if error.errno not in _OF_NAMES:
+                    raise
+                raise DataError(self._bad_name(item, error)) from None
             else:
                 return
         raise DataError(
             f"object {self._store.name(item)} is corrupt: {reason}, {ATTEMPTS} times; upload it "
             "again"
+        )
+
+    def _bad_name(self, item: RemoteObject, error: OSError) -> str:
+        """Return the sentence for a name that the disk does not take."""
+        place = Path(error.filename2 or error.filename or "")
+        for folder in (self._folder, self._part(item, "unpacking")):
+            place = place.relative_to(folder) if place.is_relative_to(folder) else place
+        return (
+            f"object {self._store.name(item)} cannot be staged: the disk takes no file {place} "
+            f"({error.strerror}); give it a shorter name, or one that is no folder of others"
         )
 
     def check_disjoint(self, items: Sequence[RemoteObject]) -> None:

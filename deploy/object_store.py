@@ -119,7 +119,7 @@ class ObjectStore:
         Raises:
             DataError: it has changed since it was listed, or cannot be read.
         """
-        with self._told(item.path):
+        with self._told(item.path, listed=True):
             response = self._bulk.get_object(**self._at(item.path), IfMatch=item.etag)
         return ObjectReader(response, item)
 
@@ -208,9 +208,9 @@ class ObjectStore:
         return {"Bucket": self._bucket, "Key": self._prefix + path}
 
     @contextmanager
-    def _told(self, path: str | None = None) -> Iterator[None]:
+    def _told(self, path: str | None = None, *, listed: bool = False) -> Iterator[None]:
         name = None if path is None else self._address(path)
-        with errors_told(self.uri, self._endpoint, self._use, name):
+        with errors_told(self.uri, self._endpoint, self._use, name, listed=listed):
             yield
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +27,7 @@ from deploy.staging_room import Room
 from pas_trainer import DataError
 
 THREADS = 16
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +198,24 @@ def _images_and_shards(store: ObjectStore) -> list[RemoteObject]:
             f"test/<class>/* and no .tar objects below it ({others}); correct data.root or "
             "upload them"
         )
+    keys = {item.path for item in objects}
     for item in objects:
-        if PurePosixPath(item.path).as_posix() != item.path or ".." in item.path.split("/"):
+        if (reason := _unfit(item.path, keys)) is not None:
             raise DataError(
-                f"object {store.name(item)} cannot be staged, since its key is no plain path; "
-                "rename or remove it"
+                f"object {store.name(item)} cannot be staged, since {reason}; rename or remove it"
             )
     return objects
+
+
+def _unfit(key: str, keys: Collection[str]) -> str | None:
+    """Return why a key cannot be the path of a file beside those of other keys, if so."""
+    path = PurePosixPath(key)
+    if path.as_posix() != key or ".." in path.parts:
+        return "its key is no plain path"
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+        return f"a name in its key has more than {_LONGEST_NAME} bytes"
+    folder = next((parent for parent in map(str, path.parents) if parent in keys), None)
+    return None if folder is None else f"{folder}, a folder in its key, is an object as well"
 
 
 def _storage_sentence(error: OSError, cache: Path) -> str:

@@ -57,6 +57,9 @@ _NO_CREDENTIALS = (
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP statuses of a store that asks for patience."""
 
+_BUSY_CODES = frozenset({"RequestTimeout", "NoSuchUpload"})
+"""Of others that do: what was sent came too slowly; an upload in parts was ended by somebody."""
+
 _REFUSED_KEYS = frozenset(
     {
         "InvalidAccessKeyId",
@@ -91,7 +94,9 @@ def setup_errors_told(uri: str, use: StoreUse) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def errors_told(uri: str, endpoint: str, use: StoreUse, name: str | None = None) -> Iterator[None]:
+def errors_told(
+    uri: str, endpoint: str, use: StoreUse, name: str | None = None, *, listed: bool = False
+) -> Iterator[None]:
     """Tell why something cannot be read or written.
 
     Args:
@@ -99,6 +104,7 @@ def errors_told(uri: str, endpoint: str, use: StoreUse, name: str | None = None)
         endpoint: address of the store.
         use: what for.
         name: of one object; ``None`` while they are listed.
+        listed: whether it was listed before: another one, or none, is a change.
 
     Raises:
         StoreAwayError: in one sentence: it may succeed later.
@@ -119,9 +125,10 @@ def errors_told(uri: str, endpoint: str, use: StoreUse, name: str | None = None)
     except aws.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if name is not None and status in {404, 412} and code != "NoSuchBucket":
+        if listed and status in {404, 412} and code != "NoSuchBucket":
             code = "changed"
-        kind = StoreAwayError if status in _BUSY else DataError
+        is_busy = status in _BUSY or code in _BUSY_CODES
+        kind = StoreAwayError if is_busy else DataError
         raise kind(_refusal(code, status, uri, endpoint, use, what)) from None
     except aws.BotoCoreError as error:
         raise DataError(
@@ -134,14 +141,8 @@ def _refusal(
     code: str, status: int | None, uri: str, endpoint: str, use: StoreUse, what: str
 ) -> str:
     """Return the sentence for what the store answered."""
-    if code == "changed":
-        return f"{what} has changed while it was being staged; run the same command again"
-    if code == "NoSuchBucket":
-        bucket = uri.removeprefix("s3://").split("/")[0]
-        return (
-            f"{use.field} is {uri}, but there is no bucket {bucket} at {endpoint}; "
-            f"create it, or correct {use.field} or AWS_ENDPOINT_URL"
-        )
+    if (sentence := _of_code(code, uri, endpoint, use, what)) is not None:
+        return sentence
     if code in _REFUSED_KEYS:
         return (
             f"{use.field} is {uri}, but the store at {endpoint} refuses the credentials ({code}); "
@@ -156,6 +157,25 @@ def _refusal(
         f"{what} cannot be {use.done}: the store at {endpoint} answers {code}; "
         f"check {use.field}, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION"
     )
+
+
+def _of_code(code: str, uri: str, endpoint: str, use: StoreUse, what: str) -> str | None:
+    """Return the sentence for a code that has one of its own."""
+    bucket = uri.removeprefix("s3://").split("/")[0]
+    unfinished = (
+        f"{what} could not be written to its end at {endpoint} ({code}); check the network, then "
+        "run the same command again"
+    )
+    return {
+        "changed": f"{what} has changed while it was being staged; run the same command again",
+        "NoSuchBucket": f"{use.field} is {uri}, but there is no bucket {bucket} at {endpoint}; "
+        f"create it, or correct {use.field} or AWS_ENDPOINT_URL",
+        "RequestTimeTooSkewed": f"{use.field} is {uri}, but the clock of this machine is not that "
+        f"of the store at {endpoint} ({code}); set this machine's clock right",
+        "InvalidObjectState": f"{what} lies in the store's archive ({code}); restore it there, "
+        "then run the same command again",
+        **dict.fromkeys(_BUSY_CODES, unfinished),
+    }.get(code)
 
 
 def _no_credentials(uri: str, use: StoreUse, error: Exception) -> str:

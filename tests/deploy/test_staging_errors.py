@@ -106,6 +106,62 @@ def test_a_key_that_is_no_plain_path(object_store, tmp_path, name):
     )
 
 
+def test_keys_that_cannot_be_files_are_named(object_store, tmp_path):
+    long = "train/cat/" + "ü" * 150 + ".png"
+    uri = object_store.upload({**FILES, long: png(0)})
+    assert sentence(uri, tmp_path) == (
+        f"object {uri}/{long} cannot be staged, since a name in its key has more than 255 bytes; "
+        "rename or remove it"
+    )
+    uri = object_store.upload({**FILES, "train/cat/a.png": png(0), "train/cat/a.png/b.png": png(1)})
+    assert sentence(uri, tmp_path) == (
+        f"object {uri}/train/cat/a.png/b.png cannot be staged, since train/cat/a.png, a folder in "
+        "its key, is an object as well; rename or remove it"
+    )
+    assert object_store.fetched == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train/cat/" + "ü" * 150 + ".png"],
+        ["train/cat/image 0.png/b.png"],
+        ["train/cat/a.png", "train/cat/a.png/b.png"],
+    ],
+)
+def test_files_of_shards_that_the_disk_does_not_take_are_named(object_store, tmp_path, names):
+    uri = object_store.upload({**FILES, "a.tar": tar({name: png(0) for name in names})})
+    told = sentence(uri, tmp_path)
+    assert told.startswith(f"object {uri}/")
+    assert "cannot be staged: the disk takes no file train/cat/" in told
+    assert told.endswith("; give it a shorter name, or one that is no folder of others")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (
+            403,
+            "RequestTimeTooSkewed",
+            "data.root is {uri}, but the clock of this machine is not that of the store at "
+            "{endpoint} (RequestTimeTooSkewed); set this machine's clock right",
+        ),
+        (
+            403,
+            "InvalidObjectState",
+            "object {uri}/train/cat/image 0.png lies in the store's archive (InvalidObjectState); "
+            "restore it there, then run the same command again",
+        ),
+    ],
+)
+def test_refusals_that_are_no_matter_of_permissions(object_store, tmp_path, status, code, told):
+    uri = object_store.upload(FILES)
+    object_store.refuse = lambda _method, path, _query: (
+        (status, code) if path.endswith("train/cat/image 0.png") else None
+    )
+    assert sentence(uri, tmp_path) == told.format(uri=uri, endpoint=object_store.url)
+
+
 def link(name: str, target: str) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.linkname = tarfile.SYMTYPE, target

@@ -73,6 +73,30 @@ def test_a_state_that_waits_is_superseded_by_the_next(object_store, uri, outbox)
     assert object_store.objects(uri)["state"] == b"3"
 
 
+def test_an_upload_that_was_too_slow_is_tried_again(object_store, uri, outbox):
+    answers = [(400, "RequestTimeout")] * 2
+    object_store.refuse = lambda method, *_: answers.pop() if answers and method == "PUT" else None
+    outbox.write("state", b"1")
+    outbox.flush(20)
+    assert object_store.objects(uri) == {"state": b"1"}
+
+
+def test_an_upload_in_parts_that_somebody_ended_is_tried_again(object_store, uri, store, tmp_path):
+    (tmp_path / "big").write_bytes(bytes(17 * 2**20))
+    refusals = [(404, "NoSuchUpload")]
+    object_store.refuse = lambda method, _path, query: (
+        refusals.pop() if refusals and method == "POST" and "uploadId" in query else None
+    )
+    with pytest.raises(StoreAwayError) as error:
+        store.upload("big", tmp_path / "big")
+    assert str(error.value) == (
+        f"object {uri}/big could not be written to its end at {object_store.url} (NoSuchUpload); "
+        "check the network, then run the same command again"
+    )
+    patiently(lambda: store.upload("big", tmp_path / "big"))
+    assert len(object_store.objects(uri)["big"]) == 17 * 2**20
+
+
 def test_what_is_refused_for_good_is_told(object_store):
     with contextlib.closing(Outbox(ObjectStore("s3://nobody/x", 1, FILES))) as outbox:
         outbox.write("a", b"")

@@ -69,6 +69,8 @@ class DisturbedStore:
             is sent in its place.
         checksums: whether objects come with checksums of their own, beside the ETag.
         conditions: whether conditions of writes are heeded.
+        refuse: called with method, path and query of a request; returns status and code of the
+            error that it is answered with, or ``None``.
         away: whether every request is answered with 503.
         written: paths of the objects that were written or deleted, in order.
     """
@@ -94,6 +96,7 @@ class DisturbedStore:
         self.num_listings = 0
         self.disturb: Callable[[str, bytes], bytes] = lambda _path, content: content
         self.checksums, self.conditions, self.away = True, True, False
+        self.refuse: Callable[[str, str, str], tuple[int, str] | None] = lambda *_: None
         self.written: list[str] = []
 
     def client(self, service: str = "s3") -> Any:
@@ -146,13 +149,19 @@ class DisturbedStore:
         if self.away:
             start_response("503 Service Unavailable", [("Content-Length", "0")])
             return [b""]
+        method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
+        if (refusal := self.refuse(method, path, query)) is not None:
+            body = f"<Error><Code>{refusal[1]}</Code><Message>no</Message></Error>".encode()
+            headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+            start_response(f"{refusal[0]} Refused", headers)
+            return [body]
         if not self.conditions:
             environ.pop("HTTP_IF_NONE_MATCH", None)
-        if environ["REQUEST_METHOD"] in {"PUT", "DELETE"} and path.count("/") > 1:
+        if method in {"PUT", "DELETE"} and path.count("/") > 1:
             with self._lock:
                 self.written.append(path)
-        listing = "list-type" in environ.get("QUERY_STRING", "")
-        if environ["REQUEST_METHOD"] != "GET" or listing:
+        listing = "list-type" in query
+        if method != "GET" or listing:
             with self._lock:
                 self.num_listings += listing
             return self._app(environ, start_response)
