@@ -89,13 +89,14 @@ def _check_writing(store: ObjectStore) -> None:
     """Write and delete an object; check that conditions, which the lock needs, are heeded."""
     probe = f"probe-{uuid.uuid4().hex}"
     store.write(probe, b"")
-    written = store.write_over(probe, b"", None)
+    unlike = {"If-None-Match": None, "If-Match": f'"{"0" * 32}"'}
+    ignored = [name for name, tag in unlike.items() if store.write_over(probe, b"", tag)]
     store.delete(probe)
-    if written is not None:
+    if ignored:
         raise DataError(
             f"storage.uri is {store.uri}, whose store ignores conditions of writes "
-            "(If-None-Match), by which drivers are kept off a sweep that another one runs; use a "
-            "store, or a version of it, that knows them"
+            f"({', '.join(ignored)}), by which drivers are kept off a sweep that another one "
+            "runs; use a store, or a version of it, that knows them"
         )
 
 

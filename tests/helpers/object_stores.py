@@ -68,7 +68,7 @@ class DisturbedStore:
         disturb: called with the path of an object and its content before it is sent; returns what
             is sent in its place.
         checksums: whether objects come with checksums of their own, beside the ETag.
-        conditions: whether conditions of writes are heeded.
+        conditions: those of writes that are heeded.
         refuse: called with method, path and query of a request; returns status and code of the
             error that it is answered with, or ``None``.
         away: whether every request is answered with 503.
@@ -95,7 +95,8 @@ class DisturbedStore:
         self.fetched: list[str] = []
         self.num_listings = 0
         self.disturb: Callable[[str, bytes], bytes] = lambda _path, content: content
-        self.checksums, self.conditions, self.away = True, True, False
+        self.conditions = {"If-None-Match", "If-Match"}
+        self.checksums, self.away = True, False
         self.refuse: Callable[[str, str, str], tuple[int, str] | None] = lambda *_: None
         self.written: list[str] = []
 
@@ -155,8 +156,9 @@ class DisturbedStore:
             headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
             start_response(f"{refusal[0]} Refused", headers)
             return [body]
-        if not self.conditions:
-            environ.pop("HTTP_IF_NONE_MATCH", None)
+        for name in {"If-None-Match", "If-Match"} - self.conditions:
+            if method == "PUT":
+                environ.pop(f"HTTP_{name.upper().replace('-', '_')}", None)
         if method in {"PUT", "DELETE"} and path.count("/") > 1:
             with self._lock:
                 self.written.append(path)
