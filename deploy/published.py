@@ -29,8 +29,8 @@ MODELS = StoreUse(
     "the address",
     "use",
     "used",
-    "s3:ListBucket on the bucket and s3:GetObject (to publish also s3:PutObject and "
-    "s3:DeleteObject) on its objects",
+    "s3:ListBucket on the bucket and s3:GetObject (to publish also s3:PutObject, "
+    "s3:DeleteObject and s3:AbortMultipartUpload) on its objects",
 )
 
 _ADDRESS = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,254}(/[^/\x00-\x1f]+)*/?")

@@ -43,7 +43,8 @@ FILES = StoreUse(
     "storage.uri",
     "use",
     "used",
-    "s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and s3:DeleteObject on its objects",
+    "s3:ListBucket on the bucket and s3:GetObject, s3:PutObject, s3:DeleteObject and "
+    "s3:AbortMultipartUpload on its objects",
 )
 
 _UNREACHABLE = (aws.HTTPClientError, aws.ConnectionError)

@@ -10,6 +10,9 @@ import subprocess
 import pytest
 from cluster_files import DEPLOY, DOCKERFILE, check_command_line, documents, option, text_of, tool
 
+from deploy.publishing import MODELS
+from deploy.store_errors import FILES
+
 
 class TestAws:
     @pytest.fixture
@@ -117,3 +120,12 @@ class TestAws:
                 if service in {"ec2", "ecr"}:
                     known = session.get_service_model(service).operation_names
                     assert operation in known, action
+
+    @pytest.mark.parametrize("name", ["head-policy.json", "worker-policy.json"])
+    @pytest.mark.parametrize("use", [FILES, MODELS])
+    def test_policies_allow_what_stores_need(self, name, use):
+        policy = json.loads((DEPLOY / "aws" / name).read_text())
+        granted = {action for statement in policy["Statement"] for action in statement["Action"]}
+        needed = set(re.findall(r"s3:\w+", use.rights))
+        assert needed <= granted
+        assert "s3:AbortMultipartUpload" in needed  # where objects are written in parts

@@ -75,7 +75,8 @@ def test_credentials_and_permissions(object_store, home, monkeypatch):
     assert read_only.startswith(f"object {uri}/probe-")
     assert read_only.endswith(
         " may not be used with these credentials (AccessDenied); grant them s3:ListBucket on the "
-        "bucket and s3:GetObject, s3:PutObject and s3:DeleteObject on its objects"
+        "bucket and s3:GetObject, s3:PutObject, s3:DeleteObject and "
+        "s3:AbortMultipartUpload on its objects"
     )
     for secret in (key["AccessKeyId"], key["SecretAccessKey"]):
         assert secret not in unknown + read_only
