@@ -148,15 +148,40 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, learning_rate: fl
         return _sgd(groups, config)
     ours = [group for group in groups if group["params"] is not gates]
     beta = (config.momentum, 0.999)
-    adamw = torch.optim.AdamW(ours, lr=learning_rate, betas=beta, fused=True)
+    adamw = torch.optim.AdamW(ours, lr=learning_rate, betas=beta, fused=_all_real(ours))
     return Together([adamw, *([_sgd(groups[-1:], config)] if gates else [])])
 
 
 def _sgd(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.SGD:
     momentum = config.momentum
-    return torch.optim.SGD(
-        groups, lr=groups[0]["peak_lr"], momentum=momentum, nesterov=momentum > 0, fused=True
+    sgd = torch.optim.SGD(
+        groups,
+        lr=groups[0]["peak_lr"],
+        momentum=momentum,
+        nesterov=momentum > 0,
+        fused=_all_real(groups),
     )
+    if momentum > 0:
+        sgd.register_step_pre_hook(_give_momentum)
+    return sgd
+
+
+def _all_real(groups: list[dict[str, Any]]) -> bool:
+    """Whether no parameter is complex; torch's fused steps know real ones only."""
+    return not any(p.is_complex() for group in groups for p in group["params"])
+
+
+def _give_momentum(sgd: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
+    """Let parameters that get their first gradient after others start with a momentum of zeros.
+
+    So does SGD itself, but its fused step cannot tell such parameters from others.
+    """
+    for group in sgd.param_groups:
+        reached = [p for p in group["params"] if p.grad is not None]
+        late = [p for p in reached if sgd.state.get(p, {}).get("momentum_buffer") is None]
+        if len(late) < len(reached):  # else it is the first step of all, left to SGD
+            for parameter in late:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -85,3 +87,66 @@ def test_scales_of_several_sizes_are_not_decayed_where_a_norm_has_them():
     decayed, others = build_optimizer(model, OptimizerConfig(), 0.1).param_groups
     assert decayed["params"] == [model[0].weight]
     assert others["params"] == [model[0].bias, model[1].weight, model[1].bias]
+
+
+class _SkipsBlocks(nn.Module):
+    """Each step goes through one of its blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(3, 3) for _ in range(3)])
+
+    def forward(self, x, block):
+        return self.blocks[0](self.blocks[block](x))
+
+
+def _steps(model, optimizer, blocks):
+    for block in blocks:
+        optimizer.zero_grad(set_to_none=True)
+        inputs = torch.linspace(-1, 1, 12).view(4, 3) + block
+        model(inputs, block).square().sum().backward()
+        optimizer.step()
+
+
+def test_parameters_may_get_their_first_gradient_late():
+    torch.manual_seed(0)
+    model = _SkipsBlocks()
+    reference = copy.deepcopy(model)
+    config = OptimizerConfig(weight_decay=0.01)
+    blocks = [0, 1, 2, 0, 1, 2]
+    _steps(model, build_optimizer(model, config, 0.01), blocks)
+    named = dict(reference.named_parameters())
+    groups = [
+        {"params": [p for n, p in named.items() if n.endswith(end)], "weight_decay": decay}
+        for end, decay in (("weight", 0.01), ("bias", 0.0))
+    ]
+    sgd = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, foreach=False)
+    _steps(reference, sgd, blocks)
+    for found, expected in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_late_gradients_go_on_from_a_checkpoint_bit_for_bit():
+    torch.manual_seed(0)
+    whole = _SkipsBlocks()
+    resumed = copy.deepcopy(whole)
+    blocks = [0, 1, 0, 2, 1, 2]
+    _steps(whole, build_optimizer(whole, OptimizerConfig(), 0.01), blocks)
+    first = build_optimizer(resumed, OptimizerConfig(), 0.01)
+    _steps(resumed, first, blocks[:3])
+    second = build_optimizer(resumed, OptimizerConfig(), 0.01)
+    second.load_state_dict(first.state_dict())
+    _steps(resumed, second, blocks[3:])
+    for found, expected in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_complex_parameters_are_trained(name):
+    layer = nn.Linear(3, 3, dtype=torch.cfloat)
+    before = layer.weight.detach().clone()
+    optimizer = build_optimizer(layer, OptimizerConfig(name=name), 0.01)
+    layer(torch.ones(2, 3, dtype=torch.cfloat)).abs().sum().backward()
+    optimizer.step()
+    assert not torch.equal(layer.weight, before)
+    assert torch.isfinite(torch.view_as_real(layer.weight)).all()
