@@ -70,7 +70,7 @@ def measure_score(form: Form, task: Task, data: TaskData, batches: Iterable[Any]
     for batch in batches:
         images, targets = task.plain(batch)
         judge.update(form(images), targets)
-    return judge.compute()[task.metric.name]
+    return task.metric.check_figures(judge.compute())[task.metric.name]
 
 
 @torch.inference_mode()
@@ -94,7 +94,9 @@ def measure_candidate(
             judge.update(given, targets)
         exported_error = _worse(exported_error, task.error(*answers))
         total += len(inputs)
-    score, exported_score = (judge.compute()[task.metric.name] for judge in judges)
+    score, exported_score = (
+        task.metric.check_figures(judge.compute())[task.metric.name] for judge in judges
+    )
     training_error = 0.0
     for part in parts_of(images, eval_batch(task)):
         answers = candidate.training_network(part), candidate.network(part)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 RESERVED = frozenset(
     [
@@ -91,22 +96,42 @@ class Metric:
         """Check the name, which becomes a key."""
         _check_name(self.name)
 
-    def check_figures(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """Return what a judge has found, once all names can be recorded.
+    def check_figures(self, figures: Mapping[str, Any]) -> dict[str, float]:
+        """Return what a judge has found as plain numbers, once all can be recorded.
+
+        Args:
+            figures: numbers of Python or numpy, or tensors of one value.
 
         Raises:
-            ValueError: the metric is missing, or a name cannot be that of a metric.
+            ValueError: it is no mapping, the metric is missing, a name cannot be that of a metric,
+                or a figure is no real number.
         """
+        if not isinstance(figures, Mapping):
+            kind = type(figures).__name__
+            raise ValueError(  # noqa: TRY004
+                f"the judge gave a {kind}, not figures by name; return a dict with {self.name}"
+            )
         if self.name not in figures:
-            known = ", ".join(figures) or "nothing"
+            known = ", ".join(map(str, figures)) or "nothing"
             raise ValueError(f"the judge gave {known}, but no {self.name}")
         for name in figures:
             _check_name(name)
-        return dict(figures)
+        return {name: _plain_number(name, value) for name, value in figures.items()}
 
 
-def _check_name(name: str) -> None:
-    if not (name.isidentifier() and name.islower()):
+def _plain_number(name: str, value: Any) -> float:
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, Real):
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        raise ValueError(  # noqa: TRY004
+            f"the judge gave a {type(value).__name__}{shape} as {name}; return one real number"
+        )
+    return float(value)
+
+
+def _check_name(name: Any) -> None:
+    if not (isinstance(name, str) and name.isidentifier() and name.islower()):
         raise ValueError(f"metric {name!r} is no name; write it like mask_map or psnr_db")
     if name in RESERVED or name.startswith(_BEGINNINGS):
         raise ValueError(

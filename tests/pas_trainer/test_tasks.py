@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_trials
 import torch
@@ -171,11 +173,24 @@ def test_a_metric_has_a_name_that_can_be_a_key(name):
         ({"accuracy": 0.5, "map@50": 0.7}, "'map@50' is no name"),
         ({"mae": 0.7}, "the judge gave mae, but no accuracy"),
         ({}, "gave nothing"),
+        ({"accuracy": 0.5, 3: 0.7}, "metric 3 is no name"),
+        (0.5, "gave a float, not figures by name; return a dict with accuracy"),
+        ({"accuracy": None}, "gave a NoneType as accuracy; return one real number"),
+        ({"accuracy": "0.5"}, "gave a str as accuracy"),
+        ({"accuracy": 0.5, "recalls": [0.5]}, "gave a list as recalls"),
+        ({"accuracy": torch.ones(2)}, r"gave a Tensor of shape \(2,\) as accuracy"),
+        ({"accuracy": torch.tensor(1j)}, "gave a complex as accuracy"),
     ],
 )
 def test_figures_that_cannot_be_recorded_are_refused(figures, sentence):
     with pytest.raises(ValueError, match=sentence):
         Metric("accuracy").check_figures(figures)
+
+
+def test_figures_are_plain_numbers_whatever_a_judge_counts_in():
+    figures = {"accuracy": torch.tensor(0.5), "mae": np.float32(2), "hits": 3, "peak": np.ones(())}
+    plain = Metric("accuracy").check_figures(figures)
+    assert json.loads(json.dumps(plain)) == {"accuracy": 0.5, "mae": 2.0, "hits": 3.0, "peak": 1.0}
 
 
 def test_a_task_of_the_users_own_is_searched(tmp_path, monkeypatch):
