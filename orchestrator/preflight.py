@@ -17,6 +17,7 @@ from orchestrator.home import Home
 from orchestrator.plan_notes import plan_notes
 from orchestrator.staged_data import Tell, bring_data
 from orchestrator.supernet_check import (
+    check_builder,
     check_weights,
     layout,
     supernet_and_graph,
@@ -103,6 +104,7 @@ def make_plan(config: SweepConfig, tell: Tell = lambda _: None) -> Plan:
         raise UserError(str(error)) from None
     sources = _sources(task, config.data, tell=tell)
     supernet, graph = supernet_and_graph(config.supernet, task, sources)
+    check_builder(config.supernet, task, sources)
     left_at_random, weights = check_weights(config.supernet, supernet, task.num_outputs(sources))
     try:
         config.width_rules.check(graph.groups)

@@ -9,6 +9,7 @@ from pas_trainer import (
     Indexed,
     Task,
     WeightsError,
+    check_builds_alike,
     fit_weights,
     read_weights,
     trace_supernet,
@@ -32,6 +33,22 @@ def supernet_and_graph(
     except ValueError as error:
         raise UserError(f"supernet: {str(error).removeprefix('supernet ')}") from None
     return supernet, graph
+
+
+def check_builder(config: SupernetConfig, task: Task, sources: Indexed) -> None:
+    """Check that code of the user's own builds the same network wherever one is needed.
+
+    Takes the time of building the network twice with its weights.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not config.name.startswith("import:"):
+        return
+    try:
+        check_builds_alike(lambda: task.build(config.name, config.options, sources))
+    except ValueError as error:
+        raise UserError(f"supernet {config.name}: {error}") from None
 
 
 def check_weights(
