@@ -10,6 +10,7 @@ from pas_trainer import (
     Task,
     WeightsError,
     check_builds_alike,
+    check_trainable,
     fit_weights,
     read_weights,
     trace_supernet,
@@ -30,6 +31,7 @@ def supernet_and_graph(
         supernet = task.build(config.name, config.options, sources, on_meta=True)
         graph = trace_supernet(supernet, task, sources, scope=config.scope, pinned=config.pinned)
         task.check_network(supernet, sources)
+        check_trainable(supernet)
     except ValueError as error:
         raise UserError(f"supernet: {str(error).removeprefix('supernet ')}") from None
     return supernet, graph

@@ -36,7 +36,7 @@ from pas_trainer.errors import DataError, DivergenceError, WeightsError
 from pas_trainer.gates import Gate, GatedNetwork, attach_gates
 from pas_trainer.keys import content_key, plain_values, unset_additions
 from pas_trainer.loop import EpochReport, derive_seed
-from pas_trainer.network_checks import check_builds_alike
+from pas_trainer.network_checks import check_builds_alike, check_trainable
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.phases import TrialResult, read_latency_table
 from pas_trainer.search import run_search
@@ -123,6 +123,7 @@ __all__ = [
     "build_compact",
     "check_builds_alike",
     "check_pretraining",
+    "check_trainable",
     "content_key",
     "derive_seed",
     "file_formats",

@@ -15,6 +15,28 @@ _SEEDS = (1, 2)
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
+def check_trainable(network: nn.Module) -> None:
+    """Check that a network has something to train, and nothing that a file cannot hold.
+
+    Args:
+        network: may be on the meta device.
+
+    Raises:
+        ValueError: naming what is wrong, in one sentence.
+    """
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(  # noqa: TRY004
+                f"{name} is a {type(value).__name__}, which no file of weights holds; keep it in a "
+                "buffer in place of get_extra_state"
+            )
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(
+            "all its parameters are frozen, so nothing can be trained; leave requires_grad true "
+            "where the network is to learn"
+        )
+
+
 def check_builds_alike(build: Callable[[], nn.Module]) -> None:
     """Build a network twice from different seeds, and compare what no weights file would mend.
 
@@ -72,6 +94,4 @@ def _is_numeric_array(value: object) -> bool:
 
 def _equal(first: Tensor, second: Tensor) -> bool:
     alike = (first.shape, first.dtype) == (second.shape, second.dtype)
-    return alike and bool(
-        torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
-    )
+    return alike and bool(torch.allclose(first, second, rtol=0, atol=0, equal_nan=True))

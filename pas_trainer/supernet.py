@@ -18,6 +18,7 @@ from pas_trainer.devices import pick_device
 from pas_trainer.epochs import Epochs
 from pas_trainer.keys import content_key
 from pas_trainer.loop import Report, Trainer, derive_seed, ignore_report
+from pas_trainer.network_checks import check_trainable
 from pas_trainer.optim import build_optimizer, cosine_factor
 from pas_trainer.phase_clock import PhaseClock
 from pas_trainer.tasks import About, Companion, Task, TaskData, make_task
@@ -111,6 +112,8 @@ def train_supernet(
         DataError: the images cannot be used.
         WeightsError: the weights cannot be had or do not fit.
         DivergenceError: the loss became infinite or NaN.
+        ValueError: the network cannot be trained or kept, see
+            :func:`pas_trainer.network_checks.check_trainable`.
     """
     done = from_first(lambda: read_supernet_result(folder))
     if done is not None and done.training_macs is not None:
@@ -124,6 +127,7 @@ def train_supernet(
         return _keep(replace(done, training_macs=spent), folder)
     torch.manual_seed(derive_seed(config.seed, "supernet"))
     model = new_supernet(config.supernet, task, data)
+    check_trainable(model)
     left: tuple[str, ...] = ()
     if config.supernet.weights is not None:
         left = load_weights(config.supernet, model, task.num_outputs(data))

@@ -167,7 +167,7 @@ def find_attribute(name: str, what: str) -> Callable[..., Any]:
                 f"in the working folder {here}"
             ) from error
         raise ValueError(f"{what} {name}: importing {module_name} failed: {error}") from error
-    except Exception as error:  # the module's own code can raise anything
+    except (Exception, SystemExit) as error:  # the module's own code can raise anything
         raise ValueError(
             f"{what} {name}: importing {module_name} failed: {_first_line(error)}"
         ) from error
@@ -193,7 +193,7 @@ def _call(name: str, function: Callable[..., Any], *values: Any, **arguments: An
         network = function(*values, **arguments)
     except ValueError as error:
         raise ValueError(f"supernet {name}: {_first_line(error)}") from error
-    except Exception as error:  # builders' code can raise anything
+    except (Exception, SystemExit) as error:  # builders' code can raise anything
         reason = f"{type(error).__name__}: {_first_line(error)}"
         raise ValueError(f"supernet {name} cannot be built with these options: {reason}") from error
     if not isinstance(network, nn.Module):
@@ -211,5 +211,5 @@ def _check_known(name: str, known: Sequence[str], what: str) -> None:
         raise ValueError(f"unknown {what} {name!r}; {hint}")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]

@@ -151,6 +151,19 @@ class DrawnAnew(Strange):
     def forward(self, x):
         return super().forward(x + self.noise.to(x.device))
 
+class Counts(Strange):
+    def get_extra_state(self):
+        return {"step": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+def frozen(num_classes, in_channels):
+    return Strange(num_classes, in_channels).requires_grad_(False)
+
+def exits():
+    raise SystemExit("no licence")
+
 class DependsOnValues(Strange):
     def forward(self, x):
         return super().forward(x if x.sum() > 0 else -x)
@@ -186,6 +199,9 @@ def test_what_stays_and_why_is_shown(run, user_nets):
 UNFIT = {
     "one_class_too_few": "each of the 10 classes",
     "DependsOnValues": "control flow",
+    "Counts": "_extra_state is a dict",
+    "frozen": "all its parameters are frozen",
+    "exits": "cannot be built with these options: SystemExit: no licence",
     "DrawnAnew": "noise has other values each time",
 }
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pas_trainer.network_checks import check_builds_alike
+from pas_trainer.network_checks import check_builds_alike, check_trainable
 
 
 class Net(nn.Module):
@@ -71,3 +71,19 @@ def test_a_layout_that_changes_is_told():
     parts = iter((lambda _: None, lambda net: setattr(net, "more", nn.Linear(2, 2))))
     with pytest.raises(ValueError, match=r"more\.weight is none, then \(2, 2\)"):
         check_builds_alike(lambda: Net(next(parts)))
+
+
+class WithState(Net):
+    def get_extra_state(self):
+        return {"step": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_networks_that_cannot_be_trained_or_kept_are_told():
+    check_trainable(Net())
+    with pytest.raises(ValueError, match=r"all its parameters are frozen.*requires_grad"):
+        check_trainable(Net().requires_grad_(False))
+    with pytest.raises(ValueError, match=r"_extra_state is a dict.*buffer in place of"):
+        check_trainable(WithState())
