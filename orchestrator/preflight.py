@@ -21,6 +21,7 @@ from orchestrator.supernet_check import (
     check_weights,
     layout,
     supernet_and_graph,
+    task_faults,
 )
 from pas_trainer import (
     About,
@@ -86,6 +87,7 @@ class Plan:
         return budget.absolute_limits(self.graph)
 
 
+@task_faults()
 def make_plan(config: SweepConfig, tell: Tell = lambda _: None) -> Plan:
     """Check search space and data (nothing is decoded or trained) and return the plan.
 
@@ -256,6 +258,7 @@ def describe(plan: Plan) -> dict[str, object]:
     }
 
 
+@task_faults()
 def sweep_graph(config: SweepConfig, data_version: str = "") -> ChannelGraph:
     """Return the channel graph of a sweep's supernet.
 

@@ -35,6 +35,7 @@ from pas_trainer import (
     EpochReport,
     SupernetResult,
     SupernetTraining,
+    TaskError,
     WeightsError,
 )
 
@@ -172,10 +173,10 @@ def train_supernet_on_cluster(
                 return trained
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, DataError | WeightsError | DivergenceError | OSError):
-            raise supernet_error(cause) from None
         if is_out_of_memory(cause):
             raise SweepStoppedError(_OUT_OF_MEMORY) from None
+        if isinstance(cause, DataError | WeightsError | DivergenceError | TaskError | OSError):
+            raise supernet_error(cause) from None
         raise SweepStoppedError(f"supernet: {type(cause).__name__}: {cause}") from error
     except ray.exceptions.OutOfMemoryError:  # of the node, whose monitor killed the worker
         raise SweepStoppedError(_OUT_OF_MEMORY) from None

@@ -23,6 +23,7 @@ from orchestrator.worker import read_result, run_trial_job, started, supernet_er
 from pas_trainer import (
     DataError,
     DivergenceError,
+    TaskError,
     WeightsError,
     content_key,
     train_supernet,
@@ -94,7 +95,7 @@ def search_one(
         if read_result(job) is None:
             try:
                 train_supernet(plan.supernet_training, job.supernet_folder, board.supernet_progress)
-            except (DataError, WeightsError, DivergenceError, OSError) as error:
+            except (DataError, WeightsError, DivergenceError, TaskError, OSError) as error:
                 raise supernet_error(error) from None
         board.trial_started(started(job))
         run_trial_job(job, report)

@@ -1,6 +1,9 @@
-"""Checks of a sweep's supernet before any compute is spent: shapes only, on the meta device."""
+"""Checks of a sweep's task and supernet before any compute is spent, mostly on shapes alone."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -8,6 +11,7 @@ from orchestrator.errors import UserError
 from pas_trainer import (
     Indexed,
     Task,
+    TaskError,
     WeightsError,
     check_builds_alike,
     check_trainable,
@@ -17,6 +21,15 @@ from pas_trainer import (
     weights_identity,
 )
 from search_space import ChannelGraph, SupernetConfig
+
+
+@contextlib.contextmanager
+def task_faults() -> Iterator[None]:
+    """Tell what code of the user's own task has failed at as bad input."""
+    try:
+        yield
+    except TaskError as error:
+        raise UserError(str(error)) from None
 
 
 def supernet_and_graph(

@@ -35,6 +35,7 @@ from pas_trainer import (
     DataError,
     DivergenceError,
     EpochReport,
+    TaskError,
     TrialResult,
     is_first,
     make_task,
@@ -139,7 +140,8 @@ def _attempt(job: TrialJob, report: Report, train: Train) -> TrialJob | None:
             return None
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / ERROR_FILE).write_text(printable(traceback.format_exc()))
-        _fail(job, f"{type(error).__name__}: {error}")
+        told = str(error) if isinstance(error, TaskError) else f"{type(error).__name__}: {error}"
+        _fail(job, told)
     return None
 
 
@@ -175,6 +177,8 @@ def supernet_error(error: Exception) -> UserError:
             f"supernet: {error} in a sweep of another name, or with --new; with these settings it "
             "diverges again"
         )
+    if isinstance(error, TaskError):
+        return UserError(str(error))
     return SweepStoppedError(f"supernet: {stopping_sentence(error)}")
 
 

@@ -32,7 +32,7 @@ from pas_trainer.data import (
     resize_of,
     set_place,
 )
-from pas_trainer.errors import DataError, DivergenceError, WeightsError
+from pas_trainer.errors import DataError, DivergenceError, TaskError, WeightsError
 from pas_trainer.gates import Gate, GatedNetwork, attach_gates
 from pas_trainer.keys import content_key, plain_values, unset_additions
 from pas_trainer.loop import EpochReport, derive_seed
@@ -113,6 +113,7 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TaskData",
+    "TaskError",
     "TrialCompute",
     "TrialConfig",
     "TrialResult",

@@ -19,3 +19,10 @@ class WeightsError(ValueError):
 
 class DivergenceError(RuntimeError):
     """Training left the finite numbers: this trial is lost, others may go on."""
+
+
+class TaskError(RuntimeError):
+    """Code of the user's own task failed, or returned what it must not: only they can mend it.
+
+    The message is one sentence that names the task, the method and the line.
+    """

@@ -21,7 +21,7 @@ from pas_trainer.loop import Report, Trainer, derive_seed, ignore_report
 from pas_trainer.network_checks import check_trainable
 from pas_trainer.optim import build_optimizer, cosine_factor
 from pas_trainer.phase_clock import PhaseClock
-from pas_trainer.tasks import About, Companion, Task, TaskData, make_task
+from pas_trainer.tasks import TASKS, About, Companion, Task, TaskData, make_task
 from pas_trainer.weights import load_weights
 from pas_trainer.workers import from_first, is_first
 from search_space import ChannelGraph, SupernetConfig
@@ -112,6 +112,7 @@ def train_supernet(
         DataError: the images cannot be used.
         WeightsError: the weights cannot be had or do not fit.
         DivergenceError: the loss became infinite or NaN.
+        TaskError: code of the user's own task failed.
         ValueError: the network cannot be trained or kept, see
             :func:`pas_trainer.network_checks.check_trainable`.
     """
@@ -125,6 +126,7 @@ def train_supernet(
     if done is not None:  # by an earlier version, which did not count
         spent = training_macs(done.macs, epoch_images, config.pretrain.epochs)
         return _keep(replace(done, training_macs=spent), folder)
+    _try_judge(config, task, data, device)
     torch.manual_seed(derive_seed(config.seed, "supernet"))
     model = new_supernet(config.supernet, task, data)
     check_trainable(model)
@@ -157,6 +159,15 @@ def train_supernet(
     _keep(result, folder)
     Checkpoint(folder, "").remove()
     return result
+
+
+def _try_judge(config: SupernetTraining, task: Task, data: TaskData, device: torch.device) -> None:
+    """Let a task of the user's own measure an untrained network: better fails now than later."""
+    if config.task.name in TASKS or config.pretrain.epochs == 0:
+        return
+    network = new_supernet(config.supernet, task, data)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task.evaluate(network, data.validation, data, device)
 
 
 def _keep(result: SupernetResult, folder: Path) -> SupernetResult:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pas_trainer.tasks.classification import Classification
+from pas_trainer.tasks.guard import guarded
 from pas_trainer.tasks.metric import Metric
 from pas_trainer.tasks.segmentation import InstanceSegmentation
 from pas_trainer.tasks.task import Task
@@ -21,6 +22,9 @@ TASKS: Mapping[str, type[Task]] = {
     "image_translation": ImageTranslation,
 }
 """The project's own, by name."""
+
+FORMS = ("program", "onnx")
+"""What :attr:`Task.form` may be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +55,11 @@ def task_of(architecture: Architecture) -> Task:
 
 
 def make_task(config: TaskConfig) -> Task:
-    """Return the task of a configuration.
+    """Return the task of a configuration; one of the user's own raises :class:`TaskError` alone.
 
     Raises:
-        ValueError: it cannot be imported, is no task, or does not take these options; one
-            sentence.
+        ValueError: it cannot be imported, is no task, does not take these options, or says
+            something of itself that it cannot be; one sentence.
     """
     kind: Any = TASKS.get(config.name)
     if kind is None:
@@ -66,8 +70,21 @@ def make_task(config: TaskConfig) -> Task:
         raise ValueError(f"task {config.name} lacks {', '.join(missing)}; see pas_trainer.Task")
     try:
         task: Task = kind(**config.options)
-    except TypeError as error:
-        raise ValueError(f"task {config.name} cannot be made with its options: {error}") from error
+    except ValueError as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
+    except (Exception, SystemExit) as error:  # a constructor of the user's own can raise anything
+        reason = str(error).partition("\n")[0]
+        told = reason if isinstance(error, TypeError) else f"{type(error).__name__}: {reason}"
+        raise ValueError(f"task {config.name} cannot be made with its options: {told}") from error
+    _check_attributes(task, config.name)
+    return task if config.name in TASKS else guarded(task, config.name)
+
+
+def _check_attributes(task: Task, name: str) -> None:
     if not isinstance(getattr(task, "metric", None), Metric):
-        raise ValueError(f"task {config.name} has no metric; set it to a pas_trainer.Metric")  # noqa: TRY004
-    return task
+        raise ValueError(f"task {name} has no metric; set it to a pas_trainer.Metric")  # noqa: TRY004
+    if task.form not in FORMS:
+        raise ValueError(f"form of task {name} is {task.form!r}; known: {', '.join(FORMS)}")
+    names = task.datasets
+    if not (isinstance(names, tuple | list) and all(isinstance(n, str) for n in names)):
+        raise ValueError(f"datasets of task {name} is {names!r}; write it like ('custom',)")

@@ -212,6 +212,40 @@ def test_networks_that_cannot_be_trained_are_refused(run, user_nets, name):
     refused(run("sweep", "SWEEP_FILE", "--set", override), "supernet", UNFIT[name])
 
 
+USER_TASKS = """
+from pas_trainer import Classification
+
+class NoData(Classification):
+    datasets = ("custom",)
+
+    def open_data(self, config):
+        pass
+
+class NoLoss(Classification):
+    def loss(self, outputs, targets, recipe):
+        return {}["boxes"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "parts"),
+    [
+        ("NoData", "custom", ["NoData: open_data returned a NoneType"]),
+        ("NoLoss", "digits", ["NoLoss: loss failed: KeyError", "cli_user_tasks.py, line 12"]),
+    ],
+)
+def test_a_task_of_the_users_own_that_fails_is_told(run, tmp_path, monkeypatch, name, data, parts):
+    (tmp_path / "cli_user_tasks.py").write_text(USER_TASKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "cli_user_tasks", raising=False)
+    cell = ("SWEEP_FILE", "--budget", "0.5", "--strength", "10")
+    sets = ("--set", f"task=import:cli_user_tasks:{name}", "--set", f"data.name={data}")
+    result = run("search", *cell, *sets)
+    refused(result, *parts)
+    assert "goes on" not in result.err
+
+
 LATENCY = ("--set", "budget={resource: latency_ms, limits: [0.5]}")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from orchestrator import worker
 from orchestrator.cells import Cell, TrialJob, trial_config
-from orchestrator.errors import SweepStoppedError, WorkerLostError
+from orchestrator.errors import SweepStoppedError, UserError, WorkerLostError
 from orchestrator.loading import load_sweep
 from orchestrator.memory import in_smaller_parts
 from pas_trainer import (
@@ -21,6 +21,7 @@ from pas_trainer import (
     OptimizerConfig,
     PretrainConfig,
     SupernetTraining,
+    TaskError,
     train_supernet,
 )
 
@@ -188,3 +189,12 @@ def test_a_supernet_that_diverges_does_not_ask_for_the_same_again():
     assert not isinstance(diverged, SweepStoppedError)
     assert str(diverged).startswith("supernet: the loss became nan; lower the rate in a sweep of")
     assert isinstance(worker.supernet_error(DataError("no images")), SweepStoppedError)
+
+
+def test_a_task_that_fails_does_not_ask_for_the_same_again(job, monkeypatch):
+    error = TaskError("task import:a:B: loss failed: KeyError: 'x'")
+    told = worker.supernet_error(error)
+    assert (str(told), type(told)) == (str(error), UserError)
+    assert run_with(job, monkeypatch, error) == []
+    assert worker.read_result(job).error == str(error)
+    assert "Traceback" in (job.folder / "error.txt").read_text()
