@@ -15,7 +15,6 @@ reopen.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from torch.func import functional_call
 from pas_trainer.gated_reads import gated_reads, layer_weights
 from pas_trainer.masked_norms import masked_norms
 from pas_trainer.recomputation import without_recomputation
-from search_space import Axis, ChannelGraph, Constant, WidthRules
+from search_space import Axis, ChannelGraph, Constant, WidthRules, copy_network
 
 OPEN_ABOVE = 0.5
 """A unit is open where its score is above this."""
@@ -76,7 +75,7 @@ class GatedNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, rules: WidthRules) -> None:
         super().__init__()
-        self.network = copy.deepcopy(model)
+        self.network = copy_network(model)
         self.graph = graph
         self._gates = nn.ModuleDict(
             {_key(g.name): Gate(g.size, rules.lowest(g)) for g in graph.groups}

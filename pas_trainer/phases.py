@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,13 @@ from pas_trainer.supernet import (
     read_supernet_result,
 )
 from pas_trainer.tasks import Companion, TaskData, make_task
-from search_space import Architecture, LatencyTable, graph_with_latency, reparameterize
+from search_space import (
+    Architecture,
+    LatencyTable,
+    copy_network,
+    graph_with_latency,
+    reparameterize,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +170,7 @@ class TrialPhases:
         """Keep a picture of what a network does after a phase, if the task draws one."""
         if not self.task.draws_previews:
             return
-        shown = copy.deepcopy(network).to(self.device)
+        shown = copy_network(network).to(self.device)
         picture = self.task.preview(shown, self.data, self.device)
         if picture is not None:
             self._previews[phase] = torch.from_numpy(picture)

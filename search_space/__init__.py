@@ -20,6 +20,7 @@ from search_space.channel_graph import (
     UnsupportedOp,
 )
 from search_space.constants import Constant
+from search_space.copies import copy_network
 from search_space.costs import Cost, Product, Width
 from search_space.detectors import DETECTOR_SCOPES, detector_calls, trace_detector
 from search_space.fitting import LOWEST_USE
@@ -119,6 +120,7 @@ __all__ = [
     "build_supernet_on_meta",
     "check_feasible",
     "check_tunable",
+    "copy_network",
     "detector_calls",
     "find_attribute",
     "fit_widths",

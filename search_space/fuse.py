@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar, overload
 
 from torch import nn
 
+from search_space.copies import copy_network
 from search_space.reparam import PlainBlock, ReparamBlock
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -24,7 +24,7 @@ def reparameterize(network: nn.Module) -> nn.Module:
     """
     if isinstance(network, ReparamBlock):
         return network.fused()
-    plain = copy.deepcopy(network).eval()
+    plain = copy_network(network).eval()
     fused: dict[ReparamBlock, PlainBlock] = {}
     modules = plain.named_modules(remove_duplicate=False)
     for name, block in [(n, m) for n, m in modules if isinstance(m, ReparamBlock)]:

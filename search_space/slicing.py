@@ -7,7 +7,6 @@ would misplace channels get new code (see :mod:`search_space.relayout`).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from search_space.channel_graph import ChannelGraph, kept_entries
+from search_space.copies import copy_network
 from search_space.fakes import default_device, fake_copy
 from search_space.relayout import apply_relayouts
 from search_space.reparam import ReparamBlock
@@ -39,7 +39,7 @@ def slice_network(
     """
     with default_device(torch.device("cpu")):  # indices are numbers, also for networks on "meta"
         is_open = graph.open_units(open_channels)
-        compact = _slice_blocks(copy.deepcopy(model), graph, is_open, ReparamBlock.sliced)
+        compact = _slice_blocks(copy_network(model), graph, is_open, ReparamBlock.sliced)
         _shorten(compact, graph, is_open)
         return _adapt_modules(compact, graph, is_open)
 
