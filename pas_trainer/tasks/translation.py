@@ -31,12 +31,13 @@ from pas_trainer.previews import translation_picture
 from pas_trainer.tasks.about import About, TaskData
 from pas_trainer.tasks.adversaries import LossWeights, PairedAdversary, UnpairedAdversary
 from pas_trainer.tasks.companion import Companion
+from pas_trainer.tasks.features import check_features, feature_network
 from pas_trainer.tasks.metric import Metric
 from pas_trainer.tasks.normalizer import Normalizer
 from pas_trainer.tasks.shipped import Judge, PlainGenerator
 from pas_trainer.tasks.task import Prepare, Task, check_images_pass
 from pas_trainer.translation_metrics import ImageQuality, KernelDistance, PatchDistance
-from search_space import Architecture, SupernetConfig, find_attribute
+from search_space import Architecture, SupernetConfig
 
 METRICS = {
     "psnr_db": Metric("psnr_db"),
@@ -184,19 +185,7 @@ class ImageTranslation(Task):
     def _feature_network(self) -> nn.Module:
         """What ``features`` names, made once."""
         assert self._features is not None
-        function = find_attribute(self._features, "task.options.features")
-        try:
-            network = function()
-        except Exception as error:  # the user's own code can raise anything
-            raise ValueError(
-                f"task.options.features {self._features} failed: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(network, nn.Module):
-            raise ValueError(  # noqa: TRY004
-                f"task.options.features {self._features} returns a {type(network).__name__}; it "
-                "must return a network"
-            )
-        return network
+        return feature_network(self._features)
 
     def shipped(self, network: nn.Module, architecture: Architecture) -> nn.Module:
         """Return a generator from images in [0, 1] to such images."""
@@ -210,6 +199,8 @@ class ImageTranslation(Task):
     def check_network(self, network: nn.Module, about: About) -> None:
         """Check that an image comes out as one of the same size, and that there is a judge."""
         self.judge(about, torch.device("cpu"))
+        if self._features is not None:
+            check_features(self._features, self._feature_network, about)
         outputs = check_images_pass(network, about)
         wanted = (2, about.channels, about.image_size, about.image_size)
         if not isinstance(outputs, Tensor) or tuple(outputs.shape) != wanted:
