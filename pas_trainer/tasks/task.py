@@ -130,6 +130,10 @@ class Task(ABC):
         Both are tensors (N, ...) or lists of N items.
         """
 
+    def images_at_once(self, about: About) -> int:
+        """Return how many images of that size go into one forward pass without gradients."""
+        return max(1, min(self.eval_batch, _PIXELS_AT_ONCE // about.image_size**2))
+
     @torch.inference_mode()
     def evaluate(
         self, network: nn.Module, split: Split, data: TaskData, device: torch.device
@@ -143,8 +147,7 @@ class Task(ABC):
         """
         network.eval()
         prepare, judge = self.preparer(data, device), self.judge(data, device)
-        size = max(1, min(self.eval_batch, _PIXELS_AT_ONCE // data.image_size**2))
-        for batch in split.eval_batches(size, own_share()):
+        for batch in split.eval_batches(self.images_at_once(data), own_share()):
             inputs, targets = prepare(batch)
             with autocast(device, allowed=self.takes_bfloat16):
                 outputs = network(inputs)

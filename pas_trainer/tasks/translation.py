@@ -168,9 +168,9 @@ class ImageTranslation(Task):
     ) -> dict[str, float]:
         """Return ``psnr_db`` and ``ssim`` of pairs, else ``swd``; ``kid`` if there are features."""
         judge = self.judge(data, device)
-        for _, made, targets in self._made(network, split, data, device, self.eval_batch):
+        for _, made, targets in self._made(network, split, data, device, self.images_at_once(data)):
             judge.update(made, targets)
-        return judge.compute()
+        return self.metric.check_figures(judge.compute())
 
     def judge(self, about: About, device: torch.device) -> Judge:
         """Return what compares images in [0, 1] with their targets, or with those of the domain."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -191,6 +192,26 @@ def test_figures_are_plain_numbers_whatever_a_judge_counts_in():
     figures = {"accuracy": torch.tensor(0.5), "mae": np.float32(2), "hits": 3, "peak": np.ones(())}
     plain = Metric("accuracy").check_figures(figures)
     assert json.loads(json.dumps(plain)) == {"accuracy": 0.5, "mae": 2.0, "hits": 3.0, "peak": 1.0}
+
+
+@pytest.mark.parametrize(("image_size", "images"), [(64, 32), (512, 8), (4096, 1)])
+def test_large_images_are_translated_in_smaller_batches(image_size, images):
+    asked = []
+
+    class Pictures:
+        def eval_batches(self, batch_size, *_):
+            asked.append(batch_size)
+            yield (torch.zeros((1, 3, 16, 16), dtype=torch.uint8),) * 2
+
+    plain = {"mean": [0.5] * 3, "std": [0.5] * 3, "channels": 3}
+    data = SimpleNamespace(image_size=image_size, paired=True, **plain)
+    task = make_task(TaskConfig(name="image_translation"))
+    figures = task.evaluate(torch.nn.Identity(), Pictures(), data, torch.device("cpu"))
+    assert asked == [images]
+    assert figures["psnr_db"] == 100.0
+    task.metric = Metric("psnr")
+    with pytest.raises(ValueError, match="the judge gave psnr_db, ssim, but no psnr"):
+        task.evaluate(torch.nn.Identity(), Pictures(), data, torch.device("cpu"))
 
 
 def test_a_task_of_the_users_own_is_searched(tmp_path, monkeypatch):
