@@ -66,10 +66,11 @@ def read_weights(config: SupernetConfig, *, shapes_only: bool = False) -> dict[s
 def fit_weights(
     config: SupernetConfig, state: Mapping[str, Tensor], network: nn.Module, num_classes: int
 ) -> tuple[str, ...]:
-    """Check tensors against a network, see :func:`load_weights`; shapes alone count.
+    """Check tensors against a network, see :func:`load_weights`; shapes and kinds count, no values.
 
     Raises:
-        WeightsError: naming the first tensor that is missing, unknown or of another shape.
+        WeightsError: naming the first tensor that is missing, unknown, of another shape, or of
+            numbers of another kind (whole, real, complex).
     """
     where = f"weights {config.weights} do not fit supernet {config.name}"
     if config.name in _EXPECT_OWN_SCALE and not is_weights_file(config.weights or ""):
@@ -83,6 +84,11 @@ def fit_weights(
     classifier = set(_tensors_per_class(network, num_classes))
     left = []
     for name, tensor in expected.items():
+        if name in state and not name.endswith(_COUNTER) and _loses(state[name], tensor):
+            raise WeightsError(
+                f"{where}: tensor {name} is {state[name].dtype}, which {tensor.dtype} cannot stand "
+                "for; use weights of the same network, saved as they were trained"
+            )
         if name not in state or state[name].shape == tensor.shape:
             continue
         if not (name in classifier and state[name].shape[1:] == tensor.shape[1:]):
@@ -92,6 +98,13 @@ def fit_weights(
             )
         left.append(name)
     return tuple(left)
+
+
+def _loses(given: Tensor, expected: Tensor) -> bool:
+    """Whether numbers of one kind would be cut down to another, or mean something else in it."""
+    if given.is_complex() or expected.is_complex():
+        return given.is_complex() and not expected.is_complex()
+    return given.is_floating_point() != expected.is_floating_point()
 
 
 def weights_identity(config: SupernetConfig) -> str | None:
@@ -139,7 +152,15 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not (isinstance(content, Mapping) and all(isinstance(t, Tensor) for t in content.values())):
         raise WeightsError(f"weights {path} hold no state_dict; save the network's state_dict")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    state = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    for name, tensor in state.items():
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+            what = "no values" if tensor.is_meta else f"{tensor.layout} with {tensor.dtype} values"
+            raise WeightsError(
+                f"weights {path}: tensor {name} is not stored as plain numbers ({what}); save it "
+                "as a dense tensor"
+            )
+    return state
 
 
 def _published(config: SupernetConfig, *, shapes_only: bool) -> dict[str, Tensor]:

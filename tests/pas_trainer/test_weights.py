@@ -230,3 +230,37 @@ def test_a_detectors_file_of_other_classes_and_old_names_fits(tmp_path):
     for name, tensor in network.state_dict().items():
         if name not in left:
             assert torch.equal(tensor, published[name]), name
+
+
+STRANGE = {
+    "sparse": lambda t: t.to_sparse(),
+    "meta": lambda t: t.to("meta"),
+    "whole": lambda t: t.long(),
+    "complex": lambda t: t.to(torch.cfloat),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("sparse", r"classifier\.weight is not stored as plain numbers \(torch\.sparse_coo"),
+        ("meta", r"classifier\.weight is not stored as plain numbers \(no values\)"),
+        ("whole", r"classifier\.weight is torch\.int64, which torch\.float32 cannot stand for"),
+        ("complex", r"classifier\.weight is torch\.complex64, which torch\.float32 cannot"),
+    ],
+)
+def test_tensors_that_a_network_cannot_take_as_they_are_are_refused(
+    tmp_path: Path, source: dict[str, torch.Tensor], kind: str, sentence: str
+) -> None:
+    state = {**source, "classifier.weight": STRANGE[kind](source["classifier.weight"])}
+    path = _saved(tmp_path / "w.pt", state)
+    with pytest.raises(WeightsError, match=sentence):
+        load_weights(_config(path), build_supernet("repvgg_tiny", 7), 7)
+
+
+def test_fewer_digits_and_counters_of_any_kind_are_taken(
+    tmp_path: Path, source: dict[str, torch.Tensor]
+) -> None:
+    state = {n: t.half() for n, t in source.items()}
+    path = _saved(tmp_path / "w.pt", state)
+    assert load_weights(_config(path), build_supernet("repvgg_tiny", 7), 7) == ()
