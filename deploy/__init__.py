@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from deploy.latency import measure_latency_ms, median_pass_ms
+from deploy.latency import median_pass_ms
 from deploy.package import (
     ARCHITECTURE_FILE,
     TRAINING_WEIGHTS_FILE,
@@ -21,45 +21,32 @@ from deploy.package import (
     load_package,
     save_package,
 )
-from deploy.parity import ParityError, check_parity
+from deploy.parity import ParityError
 
 if TYPE_CHECKING:
-    from deploy.registry import PARITY_ERROR_TAG, PromotedModel, promote_package
     from deploy.staging import StagingProgress, stage
-    from deploy.stored_versions import CONTENT_HASH_TAG, LoadedModel, load_promoted
+    from deploy.stored_versions import CONTENT_HASH_TAG
 
 __all__ = [
     "ARCHITECTURE_FILE",
     "CONTENT_HASH_TAG",
-    "PARITY_ERROR_TAG",
     "TRAINING_WEIGHTS_FILE",
     "WEIGHTS_FILE",
-    "LoadedModel",
     "PackageError",
     "ParityError",
-    "PromotedModel",
     "StagingProgress",
-    "check_parity",
     "content_hash",
     "deployed_network",
     "load_architecture",
     "load_package",
-    "load_promoted",
-    "measure_latency_ms",
     "median_pass_ms",
-    "promote_package",
     "save_package",
     "stage",
 ]
 
 _LATER = {
     "CONTENT_HASH_TAG": "deploy.stored_versions",
-    "LoadedModel": "deploy.stored_versions",
-    "PARITY_ERROR_TAG": "deploy.registry",
-    "PromotedModel": "deploy.registry",
     "StagingProgress": "deploy.staging",
-    "load_promoted": "deploy.stored_versions",
-    "promote_package": "deploy.registry",
     "stage": "deploy.staging",
 }
 

@@ -14,17 +14,9 @@ import torch
 from mlflow.models import Model
 from torch import Tensor, nn
 
-from deploy.gates import PARITY_TOLERANCE
 from deploy.mlflow_model import load_form, save_mlflow_model
 from deploy.package import content_hash, deployed_network, load_package
-from deploy.parity import (
-    CHUNK,
-    Form,
-    check_parity,
-    compare_answers,
-    eval_batch,
-    parts_of,
-)
+from deploy.parity import Form
 from pas_trainer import Task, task_of
 from search_space import Architecture
 
@@ -92,21 +84,6 @@ def open_candidate(
             model_folder=model_folder,
             model=model,
         )
-
-
-def check_forms(candidate: Candidate, images: Any) -> float:
-    """Return the error of the deploy form, once all three forms agree on ``images``.
-
-    Raises:
-        ParityError: two forms disagree, see :func:`deploy.check_parity`.
-    """
-    error = candidate.task.error
-    found = check_parity(candidate.training_network, candidate.network, images, error=error)
-    with torch.inference_mode():
-        for batch in (images[:1], *parts_of(images[:CHUNK], eval_batch(candidate.task))):
-            answers = candidate.network(batch), candidate.exported(batch)
-            compare_answers(*answers, PARITY_TOLERANCE, error)
-    return found
 
 
 def _check_images(images: Any, architecture: Architecture) -> None:

@@ -51,8 +51,6 @@ FORMATS = {"onnx": ONNX_FILE, "pt2": PROGRAM_FILE}
 BATCH_SIZES = (1, 2, 33)
 """Batches in which every exported file must agree with torch."""
 
-TOLERANCE = 1e-4
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportImages:
@@ -225,10 +223,11 @@ def check_forms(name: str, network: Form, form: Form, images: Any, error: Error)
         error: of answers.
 
     Returns:
-        The largest error, see :func:`deploy.check_parity`.
+        The largest error.
 
     Raises:
-        ParityError: it is above :data:`TOLERANCE`; names the file and the batch size.
+        ParityError: it is above :data:`deploy.parity.PARITY_TOLERANCE`; names the file and the
+            batch size.
     """
     errors = []
     if isinstance(images, Tensor):
@@ -237,7 +236,7 @@ def check_forms(name: str, network: Form, form: Form, images: Any, error: Error)
         batches = {f"on image {i} of {len(images)}": [images[i]] for i in range(len(images))}
     for where, batch in batches.items():
         try:
-            errors.append(compare_answers(network(batch), form(batch), TOLERANCE, error))
+            errors.append(compare_answers(network(batch), form(batch), error))
         except ParityError as refused:
             raise ParityError(f"{name}, {where}: {refused}") from None
     return max(errors)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.parity import PARITY_TOLERANCE
 from pas_trainer import ACCURACY, Metric
 from search_space import keeps_limit
 
@@ -19,8 +20,6 @@ STORED_TOLERANCE = 0.005
 another device. Three images are let through however few there are."""
 STORED_SHARE = 0.01
 """The same of other scores, as a share of what was recorded, if that is more."""
-PARITY_TOLERANCE = 1e-4
-"""Largest relative error of answers, see :func:`deploy.check_parity`."""
 _STORED_IMAGES = 3
 _ROUNDING = 1e-9
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from deploy.candidate import Candidate
-from deploy.gates import PARITY_TOLERANCE
 from deploy.latency import median_pass_ms
-from deploy.parity import Form, eval_batch, parts_of, repeated
+from deploy.parity import PARITY_TOLERANCE, Form, eval_batch, parts_of, repeated
 from pas_trainer import Judge, Task, TaskData
 
 

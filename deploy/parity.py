@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deploy.eval_mode import inference
-from pas_trainer import Task, relative_error
+from pas_trainer import Task
 
 Form = Callable[[Any], Any]
 """A network in one of its forms: takes plain images, a tensor (N, C, H, W) or a list of (C, h, w),
@@ -17,6 +16,9 @@ float32 in [0, 1], and returns its answers; see :meth:`pas_trainer.Task.plain`."
 
 Error = Callable[[Any, Any], float]
 """How far answers are apart, see :meth:`pas_trainer.Task.error`."""
+
+PARITY_TOLERANCE = 1e-4
+"""Largest error of answers that two forms of one network may have."""
 
 CHUNK = 64
 """Images per forward pass, so that memory does not grow with their number."""
@@ -26,56 +28,27 @@ class ParityError(ValueError):
     """Two forms of one network give different answers."""
 
 
-def check_parity(
-    training_network: nn.Module,
-    deploy_network: nn.Module,
-    images: Any,
-    tolerance: float = 1e-4,
-    *,
-    error: Error = relative_error,
-) -> float:
-    """Compare the answers of two networks in eval mode; their training flags are restored.
+def compare_answers(expected: Any, found: Any, error: Error) -> float:
+    """Return how far the answers of two forms are apart.
 
     Args:
-        training_network: the reference.
-        deploy_network: what shall equal it.
-        images: (N, C, H, W) or a list, N >= 1, as both networks take them.
-        tolerance: largest error allowed.
-        error: of answers; by default the largest absolute difference, relative to
-            ``max(1, largest absolute value)``.
-
-    Returns:
-        The largest error, over parts of at most 64 images.
+        expected: of the reference.
+        found: of the form that shall equal it.
+        error: of answers.
 
     Raises:
-        ParityError: the error is above the tolerance or not a number, or the shapes differ.
-        ValueError: there are no images.
-    """
-    if len(images) == 0:
-        raise ValueError("parity cannot be checked without images")
-    with inference(training_network, deploy_network):
-        return max(
-            compare_answers(training_network(part), deploy_network(part), tolerance, error)
-            for part in parts_of(images, CHUNK)
-        )
-
-
-def compare_answers(
-    expected: Any, found: Any, tolerance: float, error: Error = relative_error
-) -> float:
-    """Return the error of ``found``, as :func:`check_parity` defines it.
-
-    Raises:
-        ParityError: the error is above the tolerance or not a number, or the shapes differ.
+        ParityError: the error is above :data:`PARITY_TOLERANCE` or not a number, or the shapes
+            differ.
     """
     if isinstance(expected, Tensor) and expected.shape != found.shape:
         raise ParityError(
             f"answers have shapes {tuple(expected.shape)} and {tuple(found.shape)}, expected equal"
         )
     size = error(expected, found)
-    if not size <= tolerance:
+    if not size <= PARITY_TOLERANCE:
         raise ParityError(
-            f"the answers of the two forms differ by {size:.3g} (relative), more than {tolerance:g}"
+            f"the answers of the two forms differ by {size:.3g} (relative), more than "
+            f"{PARITY_TOLERANCE:g}"
         )
     return size
 

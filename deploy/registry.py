@@ -1,102 +1,24 @@
-"""Promotion: a trial's package becomes a version in the MLflow model registry.
+"""A trial's package becomes a version in the MLflow model registry.
 
 Everything goes through :class:`mlflow.MlflowClient`: no active run, no global tracking URI. The
-trial's run only gains its network as an output. The alias moves last, so a promotion that breaks
-off leaves the alias where it was, and doing it again finishes it.
+trial's run only gains its network as an output. No alias moves here, so what breaks off leaves the
+aliases where they were, and doing it again finishes it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from deploy.candidate import Candidate, check_forms, open_candidate
+from deploy.candidate import Candidate
 from deploy.logged_models import log_network, name_version, upload_files
 from deploy.package import PackageError
-from deploy.promotions import PromotionError, aliases_of, move_alias
+from deploy.promotions import PromotionError
 from deploy.registered import FORM_TAG, METRIC_TAG, TASK_TAG
-from deploy.stored_versions import CONTENT_HASH_TAG, check_version, registry_client
-
-PARITY_ERROR_TAG = "pas.parity_error"
-"""Tag of a version: error of the deploy form, see :func:`deploy.check_parity`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PromotedModel:
-    """A version in the registry that an alias points to.
-
-    Attributes:
-        name: registered model.
-        version: counts from 1 within the name.
-        alias: what was moved to the version.
-        in_force: it still points there: nobody else has moved it at the same time.
-        parity_error: largest difference of the answers of training form and deploy form, relative,
-            see :meth:`pas_trainer.Task.error`.
-    """
-
-    name: str
-    version: int
-    alias: str
-    in_force: bool
-    parity_error: float
-
-    @property
-    def model_uri(self) -> str:
-        """``models:/NAME/VERSION``, stays with this version when the alias moves on."""
-        return f"models:/{self.name}/{self.version}"
-
-
-def promote_package(
-    client_or_tracking_uri: MlflowClient | str,
-    *,
-    folder: str | os.PathLike[str],
-    model_name: str,
-    alias: str,
-    run_id: str,
-    images: Any,
-    tags: Mapping[str, str],
-    allow_import: bool = False,
-) -> PromotedModel:
-    """Check a package, register it as a version of a model and move an alias to it.
-
-    The one gate is parity; :mod:`deploy.gates` has more.
-
-    Args:
-        client_or_tracking_uri: the tracking store, which is also the registry.
-        folder: package with training weights.
-        model_name: registered model, made if new.
-        alias: for example ``champion``.
-        run_id: the trial's run; its status and times stay as they are.
-        images: held-out plain images, see :meth:`pas_trainer.Task.plain`, for the parity check;
-            two are stored with the model as its input example.
-        tags: set on the version, besides :data:`CONTENT_HASH_TAG` and :data:`PARITY_ERROR_TAG`.
-        allow_import: see :func:`deploy.load_package`.
-
-    Raises:
-        PackageError: the package is unusable or has no training weights.
-        ParityError: training form, deploy form and exported program disagree.
-        ValueError: the images do not suit the network.
-        MlflowException: the run is unknown, a name or alias is not allowed, or the store failed.
-    """
-    client = registry_client(client_or_tracking_uri)
-    client.get_run(run_id)
-    with open_candidate(folder, images, allow_import=allow_import) as candidate:
-        error = check_forms(candidate, images)
-        tags = {**tags, PARITY_ERROR_TAG: f"{error:.3g}"}
-        version = register_candidate(client, candidate, model_name, run_id=run_id, tags=tags)
-        about = {"run_id": run_id, "content_hash": candidate.content_hash}
-    seen = aliases_of(client, model_name).get(alias)
-    _, in_force = move_alias(
-        client, model_name, alias=alias, kind="promotion", to_version=version, seen=seen, **about
-    )
-    return PromotedModel(
-        name=model_name, version=version, alias=alias, in_force=in_force, parity_error=error
-    )
+from deploy.stored_versions import CONTENT_HASH_TAG, check_version
 
 
 def register_candidate(

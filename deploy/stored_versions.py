@@ -5,12 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from torch import nn
 
 from deploy.mlflow_model import EXTRA_FILES_FOLDER
 from deploy.package import (
@@ -18,66 +16,14 @@ from deploy.package import (
     WEIGHTS_FILE,
     PackageError,
     content_hash,
-    deployed_network,
     imported_names,
     load_architecture,
     load_package,
 )
 from deploy.promotions import PromotionError
-from search_space import Architecture
 
 CONTENT_HASH_TAG = "pas.content_hash"
 """Tag of a version (and its logged model): :func:`deploy.content_hash` of its package."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedModel:
-    """A promoted version, rebuilt from the package files stored with it.
-
-    Attributes:
-        name: registered model.
-        version: the version the alias pointed to.
-        architecture: image size, class names and the rest.
-        network: as it is shipped: takes plain images, float32 in [0, 1], and gives the task's
-            answers; in eval mode, on the CPU.
-    """
-
-    name: str
-    version: int
-    architecture: Architecture
-    network: nn.Module
-
-
-def load_promoted(
-    client_or_tracking_uri: MlflowClient | str,
-    model_name: str,
-    alias: str,
-    *,
-    allow_import: bool = False,
-) -> LoadedModel:
-    """Load the version that an alias points to from its package files, on any device.
-
-    Only these are downloaded (``architecture.json`` and the weights); the network is rebuilt from
-    them, without pickle. One with an ``import:`` supernet or task is refused unless
-    ``allow_import``, since that runs the code it names.
-
-    Raises:
-        MlflowException: the model or alias is unknown, or the store failed.
-        PackageError: the stored files are unusable, or not those that were promoted.
-    """
-    client = registry_client(client_or_tracking_uri)
-    found = client.get_model_version_by_alias(model_name, alias)
-    version, promised = int(found.version), found.tags.get(CONTENT_HASH_TAG)
-    with stored_package(client, model_name, version) as folder:
-        if promised is not None:
-            check_content(folder, promised, model_name, version)
-        architecture, network = load_package(folder, allow_import=allow_import)
-    return LoadedModel(
-        name=model_name,
-        version=version,
-        architecture=architecture,
-        network=deployed_network(architecture, network),
-    )
 
 
 def check_version(client: MlflowClient, model_name: str, version: int) -> None:

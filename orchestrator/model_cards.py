@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deploy import PARITY_ERROR_TAG
 from deploy.gates import GateResult
 from deploy.measuring import Measurements
 from orchestrator.records import TrialRecord
@@ -12,6 +11,8 @@ from orchestrator.scores import count_text, figure, label
 from orchestrator.tracking_names import trial_name
 from orchestrator.tracking_note import widths_text
 
+PARITY_ERROR_TAG = "pas.parity_error"
+"""Tag of a version: error of the deploy form, see :meth:`pas_trainer.Task.error`."""
 DATA_TAG = "pas.data"
 """Tag of a version: fingerprint of the images that it was trained and chosen on."""
 GATE_TAG = "pas.gate."

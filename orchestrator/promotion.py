@@ -10,7 +10,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from deploy import ARCHITECTURE_FILE, PromotedModel
+from deploy import ARCHITECTURE_FILE
 from deploy.candidate import Candidate, open_candidate
 from deploy.gates import GateResult, unreadable
 from deploy.measuring import Measurements, measure_candidate, sample_of
@@ -43,6 +43,31 @@ from pas_trainer import DataError
 
 class GateRefusedError(Exception):
     """A gate said no (exit code 1)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromotedModel:
+    """A version in the registry that an alias points to.
+
+    Attributes:
+        name: registered model.
+        version: counts from 1 within the name.
+        alias: what was moved to the version.
+        in_force: it still points there: nobody else has moved it at the same time.
+        parity_error: largest difference of the answers of training form and deploy form, relative,
+            see :meth:`pas_trainer.Task.error`.
+    """
+
+    name: str
+    version: int
+    alias: str
+    in_force: bool
+    parity_error: float
+
+    @property
+    def model_uri(self) -> str:
+        """``models:/NAME/VERSION``, stays with this version when the alias moves on."""
+        return f"models:/{self.name}/{self.version}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

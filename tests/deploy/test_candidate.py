@@ -103,3 +103,25 @@ def test_a_network_that_cannot_be_exported_is_told(package, images, tmp_path) ->
     with pytest.raises(PackageError, match=r"torch\.export cannot export the network") as caught:
         save_mlflow_model(tmp_path / "model", classifier, architecture, package, images)
     assert "\n" not in str(caught.value)
+
+
+def test_a_package_without_training_weights_is_refused(package: Path, images: Tensor) -> None:
+    (package / "training_weights.safetensors").unlink()
+    with pytest.raises(PackageError, match="training_weights"), open_candidate(package, images):
+        pass
+
+
+@pytest.mark.parametrize("defect", ["empty", "shape", "dtype", "range", "nan"])
+def test_unsuitable_images(package: Path, images: Tensor, defect: str) -> None:
+    nan = images.clone()
+    nan[0, 0, 0, 0] = float("nan")
+    unsuitable = {
+        "empty": images[:0],
+        "shape": images[:, :, :7],
+        "dtype": images.double(),
+        "range": images * 255,
+        "nan": nan,
+    }
+    refused = pytest.raises(ValueError, match="images")
+    with refused, open_candidate(package, unsuitable[defect]):
+        pass

@@ -7,9 +7,10 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+from promoted import promote_package
 from torch import Tensor
 
-from deploy import PackageError, content_hash, load_promoted, promote_package
+from deploy import PackageError, content_hash
 from deploy.registered import download_example, download_package, find_version
 
 
@@ -22,8 +23,6 @@ def promoted(tracking_uri: str, tmp_path: Path, package: Path, images: Tensor) -
     promote_package(
         client,
         folder=package,
-        model_name="digits",
-        alias="champion",
         run_id=run_id,
         images=images,
         tags={"pas.sweep_id": "s"},
@@ -72,8 +71,6 @@ def test_files_that_are_not_those_promoted_are_refused(promoted: str, tmp_path: 
     stored.write_text(stored.read_text().replace('"0"', '"zero"'))
     with pytest.raises(PackageError, match="are not those that were promoted"):
         download_package(found, tmp_path / "a")
-    with pytest.raises(PackageError, match="are not those that were promoted"):
-        load_promoted(promoted, "digits", "champion")
     stored.parent.joinpath("weights.safetensors").unlink()
     with pytest.raises(PackageError):
         download_package(found, tmp_path / "b")

@@ -21,8 +21,9 @@ from mlflow.models import Model
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from deploy import candidate, content_hash, load_promoted, save_package
+from deploy import candidate, content_hash, save_package
 from deploy.promotions import aliases_of
+from deploy.stored_versions import check_version
 from orchestrator import promotion
 from orchestrator.errors import UserError
 from orchestrator.home import Home, write_json
@@ -197,9 +198,11 @@ def test_gates_in_turn(made):
     version = made.client.get_model_version("life", "2")
     assert version.tags["pas.gate.parity"].startswith("passed: logits")
     assert version.tags["pas.gate.latency"].startswith("reported: ")
+    assert 0 <= float(version.tags["pas.parity_error"]) < 1e-5
+    assert better.promoted.model_uri == "models:/life/2"
     assert "| data | digits, 360 validation images |" in version.description
     assert "`good`" in version.description
-    assert load_promoted(made.uri, "life", "champion").version == 1
+    check_version(made.client, "life", 1)
     check_the_commands(made)
 
 
