@@ -24,8 +24,8 @@ from deploy.package import (
 from deploy.parity import ParityError
 
 if TYPE_CHECKING:
+    from deploy.registered import CONTENT_HASH_TAG
     from deploy.staging import StagingProgress, stage
-    from deploy.stored_versions import CONTENT_HASH_TAG
 
 __all__ = [
     "ARCHITECTURE_FILE",
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 _LATER = {
-    "CONTENT_HASH_TAG": "deploy.stored_versions",
+    "CONTENT_HASH_TAG": "deploy.registered",
     "StagingProgress": "deploy.staging",
     "stage": "deploy.staging",
 }

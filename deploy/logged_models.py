@@ -18,7 +18,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.models import Model
 
 from deploy.mlflow_model import write_metadata
-from deploy.stored_versions import CONTENT_HASH_TAG
+from deploy.registered import CONTENT_HASH_TAG
 
 EXTERNAL_TAG = "mlflow.model.isExternal"
 """MLflow's tag of a model whose files it does not have."""

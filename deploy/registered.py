@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +16,19 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor
 
 from deploy.mlflow_model import EXTRA_FILES_FOLDER
-from deploy.package import PackageError, content_hash
-from deploy.stored_versions import CONTENT_HASH_TAG
+from deploy.package import (
+    ARCHITECTURE_FILE,
+    WEIGHTS_FILE,
+    PackageError,
+    content_hash,
+    imported_names,
+    load_architecture,
+    load_package,
+)
+from deploy.promotions import PromotionError
 
+CONTENT_HASH_TAG = "pas.content_hash"
+"""Tag of a version (and its logged model): :func:`deploy.content_hash` of its package."""
 TASK_TAG, METRIC_TAG, FORM_TAG = "pas.task", "pas.metric", "pas.form"
 """Tags of a version: what it is for, what it is judged by, :attr:`pas_trainer.Task.form`. Of old
 versions, which have none of them: classification, accuracy, program."""
@@ -121,9 +133,60 @@ def find_version(
         run_id=found.run_id,
         tags=dict(found.tags),
         content_hash=found.tags[CONTENT_HASH_TAG],
-        location=location.rstrip("/"),
+        location=location,
         tracking_uri=tracking_uri,
     )
+
+
+@contextmanager
+def stored_package(client: MlflowClient, model_name: str, version: int) -> Iterator[Path]:
+    """Give a folder with the package files of a version, until the end.
+
+    Raises:
+        MlflowException: the version is unknown, or the store failed.
+    """
+    location = client.get_model_version_download_uri(model_name, str(version))
+    with tempfile.TemporaryDirectory() as temporary:
+        yield _bring(location, EXTRA_FILES_FOLDER, Path(temporary), client.tracking_uri)
+
+
+def check_version(client: MlflowClient, model_name: str, version: int) -> None:
+    """Check that a version's package is what was promoted, and loads.
+
+    One with an ``import:`` supernet or task is not rebuilt, which would run the code it names:
+    equal content must do.
+
+    Raises:
+        MlflowException: the version is unknown, or its files cannot be brought.
+        PromotionError: it was not promoted by this package, or has no files any more.
+        PackageError: its files are others, or unusable.
+    """
+    promised = client.get_model_version(model_name, str(version)).tags.get(CONTENT_HASH_TAG)
+    if promised is None:
+        raise PromotionError(
+            f"version {version} of {model_name!r} has no tag {CONTENT_HASH_TAG}: it was not "
+            "promoted by this package"
+        )
+    with stored_package(client, model_name, version) as folder:
+        for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise PromotionError(f"version {version} of {model_name!r} has no {name} any more")
+        check_content(folder, promised, model_name, version)
+        if not imported_names(load_architecture(folder)):
+            load_package(folder)
+
+
+def check_content(folder: Path, promised: str, model_name: str, version: int) -> None:
+    """Check that the files of a version's package are those that were promoted.
+
+    Raises:
+        PackageError: they are not.
+    """
+    if content_hash(folder) != promised:
+        raise PackageError(
+            f"the files of version {version} of {model_name!r} are not those that were promoted: "
+            "their content hash is another; promote the trial again"
+        )
 
 
 def download_package(registered: RegisteredVersion, folder: Path) -> Path:
@@ -133,11 +196,7 @@ def download_package(registered: RegisteredVersion, folder: Path) -> Path:
         PackageError: they cannot be read, or are not those that were promoted.
     """
     package = _download(registered, EXTRA_FILES_FOLDER, folder)
-    if content_hash(package) != registered.content_hash:
-        raise PackageError(
-            f"the files of version {registered.version} of model {registered.model!r} are not "
-            f"those that were promoted ({CONTENT_HASH_TAG} differs); promote the trial again"
-        )
+    check_content(package, registered.content_hash, registered.model, registered.version)
     return package
 
 
@@ -159,14 +218,18 @@ def download_example(registered: RegisteredVersion, folder: Path) -> Tensor | li
 
 def _download(registered: RegisteredVersion, name: str, folder: Path) -> Path:
     try:
-        found = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"{registered.location}/{name}",
-            dst_path=str(folder),
-            tracking_uri=registered.tracking_uri,
-        )
+        return _bring(registered.location, name, folder, registered.tracking_uri)
     except (MlflowException, OSError) as error:
         raise PackageError(
             f"{name} of version {registered.version} of model {registered.model!r} cannot be "
             f"brought from the tracking store ({type(error).__name__}); check the store's artifacts"
         ) from None
+
+
+def _bring(location: str, name: str, folder: Path, tracking_uri: str) -> Path:
+    found = mlflow.artifacts.download_artifacts(
+        artifact_uri=f"{location.rstrip('/')}/{name}",
+        dst_path=str(folder),
+        tracking_uri=tracking_uri,
+    )
     return Path(found)

@@ -17,8 +17,7 @@ from deploy.candidate import Candidate
 from deploy.logged_models import log_network, name_version, upload_files
 from deploy.package import PackageError
 from deploy.promotions import PromotionError
-from deploy.registered import FORM_TAG, METRIC_TAG, TASK_TAG
-from deploy.stored_versions import CONTENT_HASH_TAG, check_version
+from deploy.registered import CONTENT_HASH_TAG, FORM_TAG, METRIC_TAG, TASK_TAG, check_version
 
 
 def register_candidate(

@@ -28,7 +28,7 @@ from deploy.package import imported_names
 from deploy.parity import eval_batch
 from deploy.prediction import resize_of_architecture
 from deploy.promotions import aliases_of
-from deploy.stored_versions import CONTENT_HASH_TAG, check_content, stored_package
+from deploy.registered import CONTENT_HASH_TAG, check_content, stored_package
 from orchestrator.choosing import absolute_budget
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError

@@ -8,8 +8,8 @@ from typing import Any
 from deploy import PackageError
 from deploy.moves import Move, State, is_moved_by_others, states
 from deploy.promotions import aliases_of, check_request, known_moves
+from deploy.registered import check_version
 from deploy.rollback import roll_back
-from deploy.stored_versions import check_version
 from orchestrator.promotion import GateRefusedError, one_sentence
 from orchestrator.tracking_server import open_client
 

@@ -21,8 +21,8 @@ from deploy.promotions import (
     move_alias,
     read_moves,
 )
+from deploy.registered import check_version
 from deploy.rollback import roll_back
-from deploy.stored_versions import check_version
 
 
 class Model:

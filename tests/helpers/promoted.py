@@ -12,8 +12,8 @@ from torch import nn
 from deploy import deployed_network, load_package
 from deploy.candidate import open_candidate
 from deploy.promotions import aliases_of, move_alias
+from deploy.registered import stored_package
 from deploy.registry import register_candidate
-from deploy.stored_versions import registry_client, stored_package
 from search_space import Architecture
 
 
@@ -43,7 +43,7 @@ def promote_package(
     Returns:
         The version's number.
     """
-    client = registry_client(client_or_uri)
+    client = _client(client_or_uri)
     with open_candidate(folder, images, allow_import=allow_import) as candidate:
         version = register_candidate(
             client, candidate, model_name, run_id=run_id, tags=tags or {}, description=""
@@ -79,8 +79,14 @@ def load_promoted(
     allow_import: bool = False,
 ) -> Stored:
     """Load the version that an alias points to."""
-    client = registry_client(client_or_uri)
+    client = _client(client_or_uri)
     version = aliases_of(client, model_name)[alias]
     with stored_package(client, model_name, version) as folder:
         architecture, network = load_package(folder, allow_import=allow_import)
     return Stored(version, architecture, deployed_network(architecture, network))
+
+
+def _client(client_or_uri: MlflowClient | str) -> MlflowClient:
+    if isinstance(client_or_uri, str):
+        return MlflowClient(tracking_uri=client_or_uri, registry_uri=client_or_uri)
+    return client_or_uri

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from deploy import candidate, content_hash, save_package
 from deploy.promotions import aliases_of
-from deploy.stored_versions import check_version
+from deploy.registered import check_version
 from orchestrator import promotion
 from orchestrator.errors import UserError
 from orchestrator.home import Home, write_json
