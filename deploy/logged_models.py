@@ -18,6 +18,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.models import Model
 
 from deploy.mlflow_model import write_metadata
+from deploy.paging import paged
 from deploy.registered import CONTENT_HASH_TAG
 
 EXTERNAL_TAG = "mlflow.model.isExternal"
@@ -106,19 +107,12 @@ def logged_networks(
     client: MlflowClient, experiment_id: str, filter_string: str
 ) -> list[LoggedModel]:
     """Return the logged models that fit a filter, the earliest first."""
-    found: list[LoggedModel] = []
-    token = None
-    while True:
-        page = client.search_logged_models(
-            [experiment_id],
-            filter_string=filter_string,
-            order_by=[{"field_name": "creation_timestamp", "ascending": True}],
-            page_token=token,
-        )
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found
+    return paged(
+        client.search_logged_models,
+        experiment_ids=[experiment_id],
+        filter_string=filter_string,
+        order_by=[{"field_name": "creation_timestamp", "ascending": True}],
+    )
 
 
 def _find(client: MlflowClient, run: Run, content_hash: str | None) -> LoggedModel | None:

@@ -31,6 +31,7 @@ from deploy.moves import (
     moves_among,
     new_move_id,
 )
+from deploy.paging import paged
 
 _UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
 
@@ -83,15 +84,13 @@ def read_moves(client: MlflowClient, model_name: str, alias: str | None = None) 
     Those onto a version that was deleted are gone with it.
     """
     quote = '"' if "'" in model_name else "'"
-    moves: list[Move] = []
-    token = None
-    while True:
-        page = client.search_model_versions(f"name={quote}{model_name}{quote}", page_token=token)
-        for version in page:
-            moves.extend(moves_among(version.tags, int(version.version)))
-        token = page.token
-        if not token:
-            return in_order([m for m in moves if alias in {None, m.alias}])
+    which = f"name={quote}{model_name}{quote}"
+    moves = [
+        move
+        for version in paged(client.search_model_versions, filter_string=which)
+        for move in moves_among(version.tags, int(version.version))
+    ]
+    return in_order([move for move in moves if alias in {None, move.alias}])
 
 
 def known_moves(client: MlflowClient, model_name: str, alias: str | None = None) -> list[Move]:

@@ -13,7 +13,11 @@ _MAX_PARAM_CHARS, _MAX_METRICS, _MAX_OTHERS = 6000, 1000, 90
 
 
 def paged(search: Any, **query: Any) -> list[Any]:
-    """Return all results of a paged MLflow search such as ``client.search_runs``."""
+    """Return all results of a paged MLflow search such as ``client.search_runs``.
+
+    As :func:`deploy.paging.paged`, which commands that only read do without: its package imports
+    torch, for seconds.
+    """
     found: list[Any] = []
     token = None
     while True:
