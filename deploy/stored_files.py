@@ -19,6 +19,7 @@ from deploy.object_store import ObjectStore
 from deploy.staging import version_of
 from deploy.store_errors import StoreAwayError
 from pas_trainer import DataError
+from pas_trainer.whole_files import whole_file
 
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses between attempts while a store is away; the last one is repeated."""
@@ -67,13 +68,14 @@ def download(store: ObjectStore, item: RemoteObject, target: Path) -> None:
         DataError: it cannot be read.
         OSError: the disk gives out.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.tmp")
-    with contextlib.closing(store.open(item)) as reader, draft.open("wb") as file:
+    with (
+        whole_file(target) as draft,
+        contextlib.closing(store.open(item)) as reader,
+        draft.open("wb") as file,
+    ):
         while piece := reader.read(2**20):
             file.write(piece)
         reader.finish()
-    draft.replace(target)
 
 
 def share(

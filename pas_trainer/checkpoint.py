@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from pas_trainer.errors import DataError
+from pas_trainer.whole_files import whole_file
 from pas_trainer.workers import from_first, is_first
 
 
@@ -56,13 +56,8 @@ class Checkpoint:
         """Replace the file by ``state`` in one step: a kill leaves the old or the new one."""
         if self._path is None or not is_first():
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_suffix(".tmp")
-        with draft.open("wb") as file:
-            torch.save({"identity": self._identity, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
+        with whole_file(self._path) as draft:
+            torch.save({"identity": self._identity, **state}, draft)
 
     def remove(self) -> None:
         """Delete the file, if there is one."""

@@ -23,6 +23,7 @@ from pas_trainer.optim import build_optimizer, cosine_factor
 from pas_trainer.phase_clock import PhaseClock
 from pas_trainer.tasks import TASKS, About, Companion, Task, TaskData, make_task
 from pas_trainer.weights import load_weights
+from pas_trainer.whole_files import whole_file
 from pas_trainer.workers import from_first, is_first
 from search_space import ChannelGraph, SupernetConfig
 
@@ -173,9 +174,8 @@ def _try_judge(config: SupernetTraining, task: Task, data: TaskData, device: tor
 def _keep(result: SupernetResult, folder: Path) -> SupernetResult:
     if not is_first():
         return result
-    draft = folder / f"{SUPERNET_RESULT}.tmp"
-    draft.write_text(json.dumps(asdict(result)))
-    draft.replace(folder / SUPERNET_RESULT)
+    with whole_file(folder / SUPERNET_RESULT) as draft:
+        draft.write_text(json.dumps(asdict(result)))
     return result
 
 
@@ -231,16 +231,14 @@ def save_weights(parts: Mapping[str, nn.Module], path: Path) -> None:
         parts: the modules, by what stands before the names of their tensors.
         path: the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
     # Cloned, since a file holds no tensor twice and some networks share theirs.
     state = {
         f"{prefix}{name}": tensor.detach().cpu().contiguous().clone()
         for prefix, module in parts.items()
         for name, tensor in module.state_dict().items()
     }
-    save_file(state, draft)
-    draft.replace(path)
+    with whole_file(path) as draft:
+        save_file(state, draft)
 
 
 def _train(

@@ -227,7 +227,7 @@ def test_all_weights_are_kept_if_so_configured(kept):
 def test_drafts_of_killed_workers_and_of_tune_go(home):
     folder = home.trial("s-1", "b0.5-s10-0")
     folder.mkdir(parents=True)
-    for name in ("result.json", ".weights.safetensors.1f.tmp", "checkpoint.tmp"):
+    for name in ("result.json", ".weights.safetensors.1f.tmp", ".checkpoint.pt.tmp"):
         (folder / name).touch()
     (home.sweep("s-1") / "ray" / "tune").mkdir(parents=True)
     with HomeFiles(home, "s-1") as files:
