@@ -43,8 +43,19 @@ def guarded(task: Task, name: str) -> Task:
     for method in _GUARDED:
         if getattr(type(task), method) is getattr(Task, method):
             continue  # not the user's own
-        object.__setattr__(task, method, guard.method(method, getattr(task, method)))
+        object.__setattr__(task, method, _Guarded(guard, method, getattr(task, method)))
     return task
+
+
+class _Guarded:
+    """One method; a class of its own, so that a task can be pickled."""
+
+    def __init__(self, guard: _Guard, name: str, method: Callable[..., Any]) -> None:
+        self._guard, self._name, self._method = guard, name, method
+
+    def __call__(self, *values: Any, **options: Any) -> Any:
+        found = self._guard.call(self._name, self._method, *values, **options)
+        return self._guard.checked(self._name, found)
 
 
 class _Guard:
@@ -52,21 +63,18 @@ class _Guard:
         self.metric: Metric = task.metric
         self._name = name
         self._file = getattr(sys.modules.get(type(task).__module__), "__file__", None)
-        self._checks: Mapping[str, Callable[[Any], Any]] = {
-            "open_data": lambda found: self._data("open_data", found),
-            "load_data": lambda found: self._data("load_data", found),
+
+    def checked(self, method: str, found: Any) -> Any:
+        """Return what a method returned, itself guarded where it is code again."""
+        if method in _OF_DATA:
+            return self._data(method, found)
+        checks: Mapping[str, Callable[[Any], Any]] = {
             "num_outputs": self._number,
             "preparer": self._preparer,
             "loss": self._loss,
             "judge": self._judge,
         }
-
-    def method(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*values: Any, **options: Any) -> Any:
-            found = self.call(name, method, *values, **options)
-            return self._checks[name](found) if name in self._checks else found
-
-        return call
+        return checks[method](found) if method in checks else found
 
     def call(self, what: str, function: Callable[..., Any], *values: Any, **options: Any) -> Any:
         try:
@@ -138,6 +146,12 @@ class _Guard:
 class _GuardedJudge:
     def __init__(self, guard: _Guard, judge: Any) -> None:
         self._guard, self._judge = guard, judge
+
+    def __getattr__(self, name: str) -> Any:
+        """Give a task what else its own judge has."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._judge, name)
 
     def update(self, answers: Any, targets: Any) -> None:
         self._guard.call("judge.update", self._judge.update, answers, targets)

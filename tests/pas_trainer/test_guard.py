@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import sys
 from pathlib import Path
 
@@ -27,8 +28,12 @@ CPU = torch.device("cpu")
 TASKS = """
 from own_task import *
 
+class Unit(MeanError):
+    unit = "digits"
+
 class Fine(DigitValue):
-    pass
+    def judge(self, about, device):
+        return Unit()
 
 def task(method, does):
     return type("Of" + method, (DigitValue,), {method: does})
@@ -122,8 +127,9 @@ def test_what_a_task_may_refuse_stays_what_it_is(named):
         make_task(named("Strict")).check_network(torch.nn.Identity(), None)
     with pytest.raises(DataError, match=r"^folder /x is missing"):
         make_task(named("Unusable")).open_data(DATA)
-    fine = make_task(named("Fine"))
+    fine = pickle.loads(pickle.dumps(make_task(named("Fine"))))  # as loaders of data may need
     assert fine.num_outputs(fine.open_data(DATA)) == 1
+    assert fine.judge(None, CPU).unit == "digits"
 
 
 @pytest.mark.parametrize(
