@@ -13,13 +13,17 @@ from typing import Any
 
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
-from orchestrator.home import Home
+from orchestrator.home import Home, read_sweep
 from orchestrator.loading import parse_recorded, parse_sweep
 from search_space import read_limit
 
 
 def recorded_config(home: Home, sweep: str) -> SweepConfig | None:
-    """Return the settings of a sweep (id, or name: then its latest) started from this home."""
+    """Return the settings of a sweep (id, or name: then its latest) started from this home.
+
+    Raises:
+        UserError: what is kept of them is damaged.
+    """
     path = home.record_of(sweep)
     return None if path is None else _config_in(path)
 
@@ -122,7 +126,7 @@ def check_same_supernet(config: SweepConfig, key: str, home: Home) -> None:
         UserError: it is another one.
     """
     path = home.record_of(config.sweep_id)
-    before = None if path is None else json.loads(path.read_text()).get("supernet_key")
+    before = None if path is None else read_sweep(path).get("supernet_key")
     if before not in {None, key}:  # missing in earlier versions
         raise UserError(
             f"sweep {config.sweep_id} has trials of supernet {before}, but what data.root, "
@@ -162,7 +166,7 @@ def _read(config: SweepConfig, limit: float | str) -> tuple[float, bool]:
 
 
 def _config_in(path: Path) -> SweepConfig:
-    return parse_recorded(json.loads(path.read_text())["config"], str(path))
+    return parse_recorded(read_sweep(path)["config"], str(path))
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -113,18 +113,60 @@ class Home:
         return self.sweep(sweep_id) / "trials" / trial_id
 
     def record_of(self, sweep: str) -> Path | None:
-        """Return ``sweep.json`` of a sweep (id, or name: then its latest) started from here."""
-        found = [
-            (path.stat().st_mtime, path)
-            for path in self.root.glob("sweeps/*/sweep.json")
-            if sweep in {path.parent.name, json.loads(path.read_text())["config"]["name"]}
-        ]
+        """Return ``sweep.json`` of a sweep (id, or name: then its latest) started from here.
+
+        Files that are damaged count only where there is no other of this name.
+
+        Raises:
+            UserError: then the one that there is is damaged.
+        """
+        found, damaged = [], []
+        for path in self.root.glob("sweeps/*/sweep.json"):
+            sweep_id = path.parent.name
+            try:
+                name = read_sweep(path)["config"]["name"]
+            except UserError as error:
+                if sweep in {sweep_id, sweep_id.rpartition("-")[0]}:
+                    damaged.append(error)
+            else:
+                if sweep in {sweep_id, name}:
+                    found.append((path.stat().st_mtime, path))
+        if damaged and not found:
+            raise damaged[0]
         return max(found)[1] if found else None
 
     def tracking_uri_of(self, sweep: str) -> str | None:
-        """Tracking URI of a sweep (id, or name: then its latest) started from this home."""
+        """Tracking URI of a sweep (id, or name: then its latest) started from this home.
+
+        Raises:
+            UserError: as :meth:`record_of`.
+        """
         path = self.record_of(sweep)
-        return None if path is None else str(json.loads(path.read_text())["tracking_uri"])
+        return None if path is None else str(read_sweep(path)["tracking_uri"])
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """Return what a ``sweep.json`` holds.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return parse_sweep_record(path.read_bytes(), str(path))
+
+
+def parse_sweep_record(content: bytes, where: str) -> dict[str, Any]:
+    """As :func:`read_sweep`, of a file or an object; ``where`` is its address, for the sentence."""
+    try:
+        document: dict[str, Any] = json.loads(content)
+        whole = isinstance(document["config"]["name"], str) and document["tracking_uri"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = None
+    if not isinstance(whole, str):
+        raise UserError(
+            f"{where} is damaged: it does not hold the settings of a sweep; restore it, or remove "
+            "it and run the sweep's file again, which writes a new one"
+        )
+    return document
 
 
 def write_json(path: Path, document: Any) -> None:

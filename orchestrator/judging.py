@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from deploy.registered import CONTENT_HASH_TAG, check_content, stored_package
 from orchestrator.choosing import absolute_budget
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
-from orchestrator.home import Home
+from orchestrator.home import Home, read_sweep
 from orchestrator.latency_table import latency_graph
 from orchestrator.loading import parse_recorded
 from orchestrator.model_cards import DATA_TAG
@@ -116,7 +115,7 @@ def open_sweep(home: Home, sweep_id: str) -> SweepFacts:
         raise UserError(
             f"the files of sweep {sweep_id!r} are not in {home.root}; set PAS_HOME to its home"
         )
-    recorded = json.loads(path.read_text())
+    recorded = read_sweep(path)
     config = parse_recorded(recorded["config"], str(path))
     graph = sweep_graph(config, recorded["plan"].get("data_version", ""))
     if config.budget.resource == "latency_ms":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from orchestrator.errors import UserError
 
 TrialStatus = Literal["RUNNING", "FINISHED", "FAILED", "PRUNED", "KILLED"]
 
@@ -139,6 +142,25 @@ class TrialRecord:
         metric = document.get("metric", "accuracy")
         names = {metric: "score", f"test_{metric}": "test_score"}
         return cls(**{names.get(key, key): value for key, value in document.items()})
+
+
+def parse_trial(content: bytes, where: str) -> TrialRecord:
+    """Read the record of a trial from a file or an object.
+
+    Args:
+        content: of it.
+        where: its address, for the sentence.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return TrialRecord.from_json(json.loads(content))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{where} is damaged: it does not hold the record of a trial; restore it, or remove it "
+            "and run the sweep's file again, which runs the trial anew"
+        ) from None
 
 
 def without_controls(records: Iterable[TrialRecord]) -> list[TrialRecord]:

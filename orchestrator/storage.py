@@ -6,7 +6,6 @@ Below it lies what a home folder has below itself, under the same paths.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import uuid
 
@@ -14,7 +13,7 @@ from deploy.object_store import ObjectStore
 from deploy.store_errors import FILES
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
-from orchestrator.home import Home
+from orchestrator.home import Home, read_sweep
 from orchestrator.stored_sweeps import KEYS, bring_records, follow
 from pas_trainer import DataError
 
@@ -104,7 +103,7 @@ def _check_unchanged(config: SweepConfig, home: Home) -> None:
     path = home.sweep(config.sweep_id) / "sweep.json"
     if not path.exists():
         return
-    before = json.loads(path.read_text())["config"].get("storage", {}).get("uri")
+    before = read_sweep(path)["config"].get("storage", {}).get("uri")
     if before != config.storage.uri:
         old, new = (uri or f"the home folder {home.root}" for uri in (before, config.storage.uri))
         raise UserError(

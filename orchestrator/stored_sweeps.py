@@ -11,7 +11,14 @@ from deploy.object_store import ObjectStore
 from orchestrator.config import SweepConfig
 from orchestrator.errors import UserError
 from orchestrator.growth import grown
-from orchestrator.home import TABLE_FILE, USAGE_FILE, Home, write_text
+from orchestrator.home import (
+    TABLE_FILE,
+    USAGE_FILE,
+    Home,
+    parse_sweep_record,
+    read_sweep,
+    write_text,
+)
 from orchestrator.loading import parse_recorded
 from orchestrator.slots import Usage, kept_usage
 
@@ -46,9 +53,11 @@ def follow(store: ObjectStore, config: SweepConfig, home: Home) -> None:
         UserError: that driver has added cells since ``config`` was read.
     """
     folder = KEYS.sweep(config.sweep_id)
-    found = store.read((folder / "sweep.json").as_posix())
+    key = (folder / "sweep.json").as_posix()
+    found = store.read(key)
     if found is not None:
-        stored = parse_recorded(json.loads(found.content)["config"], store.uri)
+        where = f"object {store.uri}/{key}"
+        stored = parse_recorded(parse_sweep_record(found.content, where)["config"], where)
         if not _has_cells_of(config, stored):
             raise UserError(
                 f"sweep {config.sweep_id} has just been extended by a driver elsewhere; run the "
@@ -64,14 +73,16 @@ def follow(store: ObjectStore, config: SweepConfig, home: Home) -> None:
 
 def _bring_settings(store: ObjectStore, sweep_id: str, home: Home) -> None:
     path = home.sweep(sweep_id) / "sweep.json"
-    found = store.read((KEYS.sweep(sweep_id) / "sweep.json").as_posix())
+    key = (KEYS.sweep(sweep_id) / "sweep.json").as_posix()
+    found = store.read(key)
     if found is None:
         return
-    document = json.loads(found.content)
+    where = f"object {store.uri}/{key}"
+    document = parse_sweep_record(found.content, where)
     if path.exists():
-        here = json.loads(path.read_text())
+        here = read_sweep(path)
         ours = parse_recorded(here["config"], str(path))
-        stored = parse_recorded(document["config"], store.uri)
+        stored = parse_recorded(document["config"], where)
         if _has_cells_of(ours, stored):
             return
         both = grown(stored, ours.budget.limits, ours.strengths, like=ours)

@@ -27,6 +27,7 @@ from orchestrator.home import (
     Home,
     write_bytes,
 )
+from orchestrator.records import parse_trial
 from orchestrator.storage import CONNECTIONS, open_store
 from orchestrator.stored_sweeps import KEYS
 from pas_trainer import SUPERNET_RESULT, DataError
@@ -115,6 +116,7 @@ class StoreFiles(HomeFiles):
 
     Raises:
         DataError: from most methods, if the store refuses for good; while it is away, they wait.
+        UserError: from what brings records here: one is damaged.
     """
 
     def __init__(self, home: Home, sweep_id: str, uri: str, previews: Sequence[str] = ()) -> None:
@@ -209,8 +211,8 @@ class StoreFiles(HomeFiles):
             return
         if RESULT_FILE in names:
             self._fetch_result(trial, wait=True)
-        elif TRIAL_FILE in names:
-            self._fetch(trial / TRIAL_FILE)
+        elif TRIAL_FILE in names and (begun := self._read_record(trial / TRIAL_FILE)) is not None:
+            write_bytes(self._trials / trial / TRIAL_FILE, begun)
 
     def _listing(self) -> dict[str, set[str]]:
         """Return the names of the files of each trial."""
@@ -222,11 +224,19 @@ class StoreFiles(HomeFiles):
 
     def _fetch_result(self, trial: PurePosixPath, *, wait: bool) -> None:
         """Fetch result and architecture of a trial, if it has ended; the result is the last."""
-        result = self._read(f"{self._key}/trials/{trial / RESULT_FILE}", wait=wait)
+        result = self._read_record(trial / RESULT_FILE, wait=wait)
         if result is not None:
             for name in (*self._previews, ARCHITECTURE_FILE):
                 self._fetch(trial / name, wait=wait)
             write_bytes(self._trials / trial / RESULT_FILE, result)
+
+    def _read_record(self, path: PurePosixPath, *, wait: bool = True) -> bytes | None:
+        """Read the record of a trial; one that is damaged shall not come here."""
+        key = f"{self._key}/trials/{path}"
+        content = self._read(key, wait=wait)
+        if content is not None:
+            parse_trial(content, f"object {self._store.uri}/{key}")
+        return content
 
     def _fetch(self, path: PurePosixPath, *, wait: bool = True) -> None:
         """Fetch a small file of a trial, if there is one."""

@@ -5,7 +5,6 @@ Of a classifier's only those that are needed are decoded, spread evenly over the
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from deploy.measuring import sample_of
 from deploy.prediction import resize_of_architecture
 from deploy.registered import RegisteredVersion, download_example
 from orchestrator.errors import UserError
-from orchestrator.home import Home
+from orchestrator.home import Home, read_sweep
 from orchestrator.loading import parse_recorded
 from orchestrator.staged_data import Tell, bring_data
 from pas_trainer import (
@@ -125,7 +124,7 @@ def _data_config(home: Home, registered: RegisteredVersion, tell: Tell) -> DataC
     path = home.sweep(sweep_id) / "sweep.json"
     if Path(sweep_id).name != sweep_id or not sweep_id or not path.is_file():
         raise UserError(f"the files of sweep {sweep_id!r} are not in the home folder (PAS_HOME)")
-    recorded: Mapping[str, Any] = json.loads(path.read_text())
+    recorded: Mapping[str, Any] = read_sweep(path)
     config = parse_recorded(recorded["config"], str(path)).data
     bring_data(config, recorded["plan"].get("data_version", ""), tell)
     return config

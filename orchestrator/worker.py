@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -26,7 +25,7 @@ from orchestrator.memory import (
 )
 from orchestrator.node_files import ERROR_FILE, on_node, with_inputs
 from orchestrator.node_resources import check_gpu
-from orchestrator.records import TrialRecord, TrialStatus
+from orchestrator.records import TrialRecord, TrialStatus, parse_trial
 from orchestrator.staged_data import bring_data
 from pas_trainer import (
     AboutArchitecture,
@@ -190,9 +189,13 @@ def write_result(job: TrialJob, record: TrialRecord) -> None:
 
 
 def read_result(job: TrialJob) -> TrialRecord | None:
-    """Return the record of an ended trial, or ``None`` while it has none."""
+    """Return the record of an ended trial, or ``None`` while it has none.
+
+    Raises:
+        UserError: its file is damaged.
+    """
     path = job.folder / RESULT_FILE
-    return TrialRecord.from_json(json.loads(path.read_text())) if path.exists() else None
+    return parse_trial(path.read_bytes(), str(path)) if path.exists() else None
 
 
 def left_records(sweep: Path, known: Collection[str]) -> Iterator[TrialRecord]:
@@ -202,7 +205,7 @@ def left_records(sweep: Path, known: Collection[str]) -> Iterator[TrialRecord]:
             continue
         found = [path for name in (RESULT_FILE, TRIAL_FILE) if (path := folder / name).exists()]
         if found:
-            yield TrialRecord.from_json(json.loads(found[0].read_text()))
+            yield parse_trial(found[0].read_bytes(), str(found[0]))
 
 
 def started(job: TrialJob) -> TrialRecord:

@@ -184,6 +184,18 @@ def test_hours_that_others_used_are_not_lost(object_store, home, here, kept):
     assert kept_usage(path).cpu_seconds == kept
 
 
+@pytest.mark.parametrize("content", [b'{"config"', b"[]", b'{"config": {}}', b"\xff"])
+def test_a_damaged_record_on_the_store_is_named(object_store, home, content):
+    uri = object_store.upload({}, "x")
+    name = f"sweeps/{sweep(uri, seed=1).sweep_id}/sweep.json"
+    object_store.put(uri, name, content)
+    assert sentence(uri, home) == (
+        f"object {uri}/{name} is damaged: it does not hold the settings of a sweep; restore it, or "
+        "remove it and run the sweep's file again, which writes a new one"
+    )
+    assert not home.root.exists()
+
+
 def test_a_sweep_stays_where_its_files_are(object_store, home):
     uri = object_store.upload({}, "x")
     config = sweep(None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cells import Cell, TrialJob, trial_config
+from orchestrator.errors import UserError
 from orchestrator.home import Home
 from orchestrator.loading import load_sweep
 from orchestrator.records import TrialRecord
@@ -122,6 +123,29 @@ def test_what_the_driver_writes_reaches_the_store(object_store, uri, home, files
     files.push([job(home, 1)])
     files.flush()
     assert names(object_store, uri, 1) == {"result.json"}
+
+
+@pytest.mark.parametrize("name", ["result.json", "trial.json"])
+@pytest.mark.parametrize("content", [b'{"trial_id"', b"[]", b'{"trial_id": "b0.5-s10-0"}'])
+def test_damaged_records_of_trials_are_named(object_store, uri, home, files, name, content):
+    below = f"sweeps/s-1/trials/b0.5-s10-0/{name}"
+    object_store.put(uri, below, content)
+    with pytest.raises(UserError) as error:
+        files.begin()
+    told = (
+        "is damaged: it does not hold the record of a trial; restore it, or remove it and run the "
+        "sweep's file again, which runs the trial anew"
+    )
+    assert str(error.value) == f"object {uri}/{below} {told}"
+    assert not (home.root / below).exists()
+    (home.root / below).parent.mkdir(parents=True)
+    (home.root / below).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        list(left_records(home.sweep("s-1"), ()))
+    assert str(error.value) == f"{home.root / below} {told}"
+    if name == "result.json":
+        with pytest.raises(UserError, match="is damaged: it does not hold the record of a trial"):
+            read_result(job(home))
 
 
 @pytest.fixture(params=["home", "store"])
