@@ -27,6 +27,7 @@ from search_space.fakes import (
     leaves,
     quiet,
 )
+from search_space.real_constants import RealConstants
 from search_space.reparam import ReparamBlock
 from search_space.shaped_proxy import ShapedProxy, ValueNeededError
 
@@ -66,10 +67,10 @@ def record(model: nn.Module, args: Sequence[Any], mode: FakeTensorMode) -> Recor
     Raises:
         UntraceableError: naming what stands in the way.
     """
-    tracer = _Tracer(args)
+    tracer, real = _Tracer(args), RealConstants()  # type: ignore[no-untyped-call]
     try:
         # Code that makes tensors without naming a device gets them where the parameters are.
-        with mode, default_device(device_of(model)), torch.no_grad(), quiet():
+        with mode, real, default_device(device_of(model)), torch.no_grad(), quiet():
             graph = tracer.trace(model)
     except Exception as error:
         where = tracer.failing if tracer.failing is not None else ""

@@ -3,30 +3,29 @@
 Code may count on widths: ``x.view(-1, 400)``, ``x.chunk(2, 1)``, ``x[:, :64]``. So a copy is
 sliced at random and followed with the labels of the channels that are left; every sum, every
 layer then must meet exactly the channels that it meets in the whole network. And it must be the
-same sums with the same constants: code may also branch on a width, or divide by it.
+same sums with the same constants, of the same sizes where no channels lie: code may also branch on
+a width, divide by it, or write it into a tensor (`sums.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from search_space.channel_graph import ChannelGraph, kept_entries
-from search_space.channel_rules import is_elementwise, is_in_place, is_movement
-from search_space.draft import Call, Draft, Walk, stays, tensor_nodes
+from search_space.draft import Call, Draft, stays
 from search_space.fakes import UntraceableError
 from search_space.labels import STAYS, Labels, broadcast, collapse, varying_dims
-from search_space.operation_names import COUNTS_ON_WIDTHS, NEW
+from search_space.operation_names import COUNTS_ON_WIDTHS
 from search_space.relayout import RelayoutError
 from search_space.slicing import fake_slice
-from search_space.tracer import Recording, record
+from search_space.sums import first_difference, sums_of
+from search_space.tracer import record
 from search_space.walk import MisplacedError, name_of, walk
 
 _FEW_GROUPS = 32
@@ -108,109 +107,11 @@ def _check(
             recording = record(module, args, mode)
         except UntraceableError as error:
             raise MisplacedError(part.full_name(error.module)) from error
-        _compare(found, recording, module)
+        whole = sums_of(found.recording, found.part.module, found.labels_of)
+        differing = first_difference(whole, sums_of(recording, module, {}))
+        if differing is not None:
+            raise MisplacedError(part.full_name(differing))
         walk(check, dataclasses.replace(part, module=module), recording)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sum:
-    """An operation that is no move.
-
-    Attributes:
-        name: of the function or the module's class.
-        constants: its arguments that are no tensors; ``None`` where a module has them.
-        repeated: (operand, dimension) that it repeats.
-        owner: the module whose code it is.
-        place: the module that does it: the one called, or the owner.
-    """
-
-    name: str
-    constants: Any
-    repeated: frozenset[tuple[int, int]]
-    owner: str
-    place: str
-
-    def is_like(self, whole: _Sum) -> bool:
-        """Whether it is the same in the sliced network; a width of 1 needs no repeating.
-
-        A layer may be of another class there, whose code is a function.
-        """
-        both = (self.constants, whole.constants)
-        return (
-            (self.name, self.place) == (whole.name, whole.place)
-            and (None in both or self.constants == whole.constants)
-            and self.repeated <= whole.repeated
-        )
-
-
-def _compare(found: Walk, recording: Recording, module: nn.Module) -> None:
-    """Make sure that both networks do the same sums with the same constants."""
-    whole = _sums(found.recording, found.part.module)
-    sliced = _sums(recording, module)
-    for before, after in itertools.zip_longest(whole, sliced):
-        if before is None or after is None or not after.is_like(before):
-            owners = [entry.owner for entry in (before, after) if entry is not None]
-            # The innermost: after a branch not taken, the next step is of the code around it.
-            raise MisplacedError(found.part.full_name(max(owners, key=len)))
-
-
-def _sums(recording: Recording, module: nn.Module) -> list[_Sum]:
-    """Every operation that the output needs and that is no move, in order."""
-    needed: set[fx.Node] = set()
-    found = []
-    for node in reversed(recording.graph.nodes):
-        called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        is_needed = node.op == "output" or is_in_place(node, called)
-        if not is_needed and not any(user in needed for user in node.users):
-            continue
-        needed.add(node)
-        name, owner = name_of(node, called), node.meta["owner"]
-        if not node.op.startswith("call_") or is_movement(name):
-            continue
-        repeated = _repeated(node) if is_elementwise(name) else frozenset()
-        place = owner if called is None else str(node.target)
-        found.append(_Sum(name.lower(), _constants(node, name), repeated, owner, place))
-    return found[::-1]
-
-
-def _constants(node: fx.Node, name: str) -> Any:
-    """Arguments that are no tensors, but for shapes, which follow from the channels that are left.
-
-    ``None`` where a module is called.
-    """
-    if node.op == "call_module":
-        return None
-    if not tensor_nodes(node) or name in NEW or name == "pad":
-        return [node.kwargs.get("fill_value")]
-    given, named = fx.node.map_arg((node.args, node.kwargs), lambda _: None)
-    args = list(given)
-    if name == "group_norm" and args[1:2] == [tensor_nodes(node)[0].meta["value"].shape[1]]:
-        args[1] = "as many as channels"
-    place, key = _SHAPES.get(re.sub("[123]d$", "", name), (len(args), ""))
-    del args[place : place + 1]
-    return args, {k: value for k, value in named.items() if k != key}
-
-
-_SHAPES = {
-    "conv": (6, "groups"),
-    "conv_transpose": (6, "groups"),
-    "layer_norm": (1, "normalized_shape"),
-    "rms_norm": (1, "normalized_shape"),
-}
-"""Functions by the place and name of the argument that is a number of channels."""
-
-
-def _repeated(node: fx.Node) -> frozenset[tuple[int, int]]:
-    """Operands of an operation and the dimensions, from behind, along which they are broadcast."""
-    shape = getattr(node.meta["value"], "shape", ())
-    values = [source.meta["value"] for source in tensor_nodes(node)]
-    return frozenset(
-        (k, d)
-        for k, value in enumerate(values)
-        if isinstance(value, Tensor)
-        for d in range(-len(shape), 0)
-        if shape[d] > 1 and (value.ndim < -d or value.shape[d] == 1)
-    )
 
 
 class _SettledLabels(Labels):

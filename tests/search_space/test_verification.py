@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from exactness import check_exact, slice_at_random
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from search_space import trace_channels
 
 
 class Part(nn.Module):
@@ -90,6 +96,18 @@ class ScaledInTraining(Part):
         return y / y.shape[1] if self.training else y
 
 
+class WithWidth(Part):
+    """The width reaches the result through a tensor that the code makes."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.made = made
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y * self.made(y)
+
+
 def _network(part: Part) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -114,6 +132,76 @@ def test_channels_of_such_code_stay_and_are_reported(kind: type[Part], seed: int
     assert "3.conv" not in names
     assert any(op.module.startswith("3") for op in sliced.graph.unsupported_ops())
     check_exact(sliced, x)
+
+
+WIDTHS_IN_TENSORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tensor": lambda y: torch.sqrt(torch.tensor(float(y.shape[1]))),
+    "as_tensor": lambda y: torch.log2(torch.as_tensor(y.shape[1] + 1.0)),
+    "full": lambda y: torch.full((1,), float(y.shape[1])),
+    "ones": lambda y: torch.ones(y.shape[1]).sum(),
+    "arange": lambda y: torch.arange(y.shape[1]).sum(),
+    "from_numpy": lambda y: torch.from_numpy(np.array(float(y.shape[1]))),
+    "new_tensor": lambda y: y.new_tensor(y.shape[1]),
+    "new_full": lambda y: y.new_full((1,), y.shape[1]),
+    "new_ones": lambda y: y.new_ones(y.shape[1]).sum(),
+    "cat": lambda y: torch.cat([y.mean((1, 2, 3)), torch.tensor([float(y.shape[1])])])[-1],
+    "value of pad": lambda y: F.pad(y[:, :, 1:], (0, 0, 1, 0), value=y.shape[1]),
+    "pixels": lambda y: y[:, :, : y.shape[1] // 2].mean((2, 3), keepdim=True),
+}
+
+
+@pytest.mark.parametrize("how", WIDTHS_IN_TENSORS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_widths_that_reach_the_code_through_a_tensor_are_seen(how: str, seed: int) -> None:
+    x = torch.randn(3, 3, 4, 4, dtype=torch.float64)
+    sliced = slice_at_random(_network(WithWidth(WIDTHS_IN_TENSORS[how])), x, seed)
+    assert {"0", "4"} <= set(sliced.widths)
+    check_exact(sliced, x)
+
+
+class Blurred(Part):
+    """Every channel by the same filter, made here for as many as there are."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.made = made
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return F.conv2d(y, self.made(y), padding=1, groups=y.shape[1])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda y: torch.ones(y.shape[1], 1, 3, 3, dtype=y.dtype) / 9,
+        lambda y: torch.arange(9.0, dtype=y.dtype).view(1, 1, 3, 3).repeat(y.shape[1], 1, 1, 1),
+        lambda y: y.new_ones(y.shape[1], 1, 3, 3) / 9,
+    ],
+)
+def test_a_filter_made_for_every_channel_leaves_them_free(
+    made: Callable[[Tensor], Tensor],
+) -> None:
+    x = torch.randn(3, 3, 4, 4, dtype=torch.float64)
+    sliced = slice_at_random(_network(Blurred(made)), x)
+    assert "3.conv" in sliced.widths
+    check_exact(sliced, x)
+
+
+class NoisyInTraining(Part):
+    """Random numbers are not compared; drawing them while tracing would change later ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y * torch.rand(()) if self.training else y * torch.tensor(2.0)
+
+
+def test_tracing_draws_no_random_numbers() -> None:
+    model = _network(NoisyInTraining())
+    before = torch.get_rng_state()
+    graph = trace_channels(model, torch.empty(3, 3, 4, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "3.conv" in {group.name for group in graph.groups}
 
 
 class HalvesInTraining(Part):
