@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import itertools
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +54,12 @@ class _OwnTracer(fx.Tracer):
     def __init__(self, given: Mapping[str, Any]) -> None:
         super().__init__()
         self._given = given
+        self._modes = _modes()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _modes() != self._modes:
+            raise RuntimeError("the block it is in would be lost")
+        return super().create_node(*args, **kwargs)
 
     def proxy(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
@@ -66,6 +74,32 @@ class _OwnTracer(fx.Tracer):
         if parts is None:
             return super().iter(obj)
         return iter([operator.getitem(obj, k) for k in range(parts)])
+
+
+def _modes() -> tuple[bool, ...]:
+    """What blocks such as ``with torch.no_grad():`` change; torch.fx does not record them."""
+    return torch.is_grad_enabled(), *map(torch.is_autocast_enabled, _AUTOCAST)
+
+
+@contextlib.contextmanager
+def _all_modes(is_on: bool) -> Iterator[None]:
+    """Compute gradients and cast automatically, or neither, so that a block makes a change."""
+    before = _modes()
+    try:
+        _set_modes([is_on] * len(before))
+        yield
+    finally:
+        _set_modes(before)
+
+
+def _set_modes(modes: Sequence[bool]) -> None:
+    torch.set_grad_enabled(modes[0])
+    for kind, is_on in zip(_AUTOCAST, modes[1:], strict=True):
+        torch.set_autocast_enabled(kind, is_on)
+
+
+_AUTOCAST = ("cpu", "cuda")
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 class _PartsProxy(fx.Proxy):
@@ -89,10 +123,13 @@ def _number_of_parts(node: fx.Node) -> int | None:
 def plan_relayout(draft: Draft, name: str, mode: FakeTensorMode) -> RelayoutDraft | None:
     """Record a module's own code; ``None`` where that cannot be done.
 
-    The module must be called exactly once in the forward pass, and its own code must be the same
-    in training and evaluation mode, without looking at sizes in its control flow.
+    The module must be called exactly once in the forward pass, have no hooks, and its own code must
+    be the same in training and evaluation mode, without looking at sizes in its control flow and
+    without blocks that turn gradients or automatic casts on or off.
     """
     module = draft.root.get_submodule(name)
+    if any(getattr(module, hooks) for hooks in _HOOKS):
+        return None
     for found in draft.walks:
         calls = [c for c in _calls(found) if c.module == name]
         if len(calls) == 1:
@@ -104,21 +141,22 @@ def plan_relayout(draft: Draft, name: str, mode: FakeTensorMode) -> RelayoutDraf
         bound.apply_defaults()
         given = dict(bound.arguments)
         graphs = []
-        for training in (True, False):
+        for training, is_on in itertools.product((True, False), (True, False)):
             module.training = training
-            graphs.append(_OwnTracer(given).trace(module))
+            with _all_modes(is_on):
+                graphs.append(_OwnTracer(given).trace(module))
     except Exception:  # whatever fx cannot record stays as it is
         return None
     finally:
         module.training = False
-    if str(graphs[0]) != str(graphs[1]):
+    if len({str(graph) for graph in graphs}) > 1:
         return None
     submodules = {name: type(child).__name__ for name, child in module.named_modules()}
-    steps = (submodules.get(str(node.target), name_of(node, None)) for node in graphs[1].nodes)
+    steps = (submodules.get(str(node.target), name_of(node, None)) for node in graphs[-1].nodes)
     if not any(is_movement(step) for step in steps):
         return None
-    labels = _own_labels(draft, found, module, graphs[1], name, given, mode)
-    return None if labels is None else RelayoutDraft(name, graphs[1], labels)
+    labels = _own_labels(draft, found, module, graphs[-1], name, given, mode)
+    return None if labels is None else RelayoutDraft(name, graphs[-1], labels)
 
 
 def _calls(found: Walk) -> list[ModuleCall]:

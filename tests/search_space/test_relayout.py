@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -160,4 +161,74 @@ def test_channels_of_one_unit_do_not_change_places(seed: int) -> None:
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     sliced = slice_at_random(_HalvesOfOneWeight(), x, seed)
     assert [group.name for group in sliced.graph.groups] == ["first", "a"]
+    check_exact(sliced, x)
+
+
+class InBlock(SplitSizes):
+    """Code that needs a new order, within a block that torch.fx does not record."""
+
+    def __init__(self, block: Callable[[], AbstractContextManager[object]]) -> None:
+        super().__init__(13)
+        self.block = block
+
+    def between(self, x: Tensor) -> Tensor:
+        with self.block():
+            y = x.exp()
+        return super().between(y)
+
+
+BLOCKS: list[Callable[[], AbstractContextManager[object]]] = [
+    torch.no_grad,
+    torch.inference_mode,
+    lambda: torch.autocast("cpu", enabled=False),
+    lambda: torch.autocast("cpu", enabled=True),
+    lambda: torch.autocast("cuda", enabled=False),
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("is_on", [False, True])
+def test_code_with_blocks_that_would_be_lost_stays(
+    block: Callable[[], AbstractContextManager[object]], is_on: bool
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), InBlock(block), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    with torch.set_grad_enabled(is_on), torch.autocast("cpu", enabled=is_on):
+        graph = trace_channels(model, torch.empty(2, 3, 8, 8))
+        assert torch.is_grad_enabled() == torch.is_autocast_enabled("cpu") == is_on
+    assert graph.layout.relayouts == ()
+    assert {"0", "1.z"} == {group.name for group in graph.groups}
+    assert [op.module for op in graph.unsupported_ops()] == ["1"]
+
+
+HOOKS: list[Callable[[nn.Module], object]] = [
+    lambda module: module.register_forward_hook(lambda _m, _args, out: out * 2 + 1),
+    lambda module: module.register_forward_pre_hook(lambda _m, args: (args[0] + 1,)),
+    lambda module: module.register_full_backward_hook(lambda _m, _grads, _out: None),
+]
+
+
+@pytest.mark.parametrize("add_hook", HOOKS)
+def test_code_of_a_module_with_hooks_stays(add_hook: Callable[[nn.Module], object]) -> None:
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    network = SplitSizes(13)
+    network.z = nn.Sequential(nn.Conv2d(13, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    add_hook(network)
+    sliced = slice_at_random(network, x)
+    assert set(sliced.widths) == {"z.0"}
+    assert sliced.graph.layout.relayouts == ()
+    check_exact(sliced, x)
+
+
+class SaysItsWidth(SplitSizes):
+    def between(self, x: Tensor) -> Tensor:
+        torch._assert(x.shape[1] == 8, "it must have 8 channels")
+        return super().between(x)
+
+
+def test_code_that_insists_on_a_width_keeps_it() -> None:
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    network = nn.Sequential(SaysItsWidth(13), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    sliced = slice_at_random(network, x)
+    assert set(sliced.widths) == {"0.z"}
+    assert [op.module for op in sliced.graph.unsupported_ops()] == ["0"]
     check_exact(sliced, x)
