@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +14,12 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from search_space.block_modes import all_modes, modes
 from search_space.channel_rules import is_movement
 from search_space.draft import Draft, Walk
 from search_space.relayout import Relayout
 from search_space.scopes import Scope
+from search_space.shaped_proxy import passing_for_tensors
 from search_space.tracer import ModuleCall, Recording, run_node
 from search_space.walk import name_of, walk
 
@@ -54,10 +55,26 @@ class _OwnTracer(fx.Tracer):
     def __init__(self, given: Mapping[str, Any]) -> None:
         super().__init__()
         self._given = given
-        self._modes = _modes()
+        self._modes = modes()
+
+    def own_code(self, module: nn.Module) -> fx.Graph:
+        """Record a module; what its steps give is taken for tensors, as far as nothing is known."""
+        with passing_for_tensors(self._is_tensor):
+            return self.trace(module)
+
+    def _is_tensor(self, thing: object) -> bool:
+        if type(thing) is not _PartsProxy:
+            return False
+        if thing.node.op != "placeholder":
+            return _number_of_parts(thing.node) is None
+        given = self._given.get(str(thing.node.target))
+        return isinstance(given, fx.Node) and isinstance(given.meta["value"], Tensor)
+
+    def create_arg(self, a: Any) -> Any:
+        return a.node if type(a) is _PartsProxy else super().create_arg(a)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        if _modes() != self._modes:
+        if modes() != self._modes:
             raise RuntimeError("the block it is in would be lost")
         return super().create_node(*args, **kwargs)
 
@@ -76,34 +93,13 @@ class _OwnTracer(fx.Tracer):
         return iter([operator.getitem(obj, k) for k in range(parts)])
 
 
-def _modes() -> tuple[bool, ...]:
-    """What blocks such as ``with torch.no_grad():`` change; torch.fx does not record them."""
-    return torch.is_grad_enabled(), *map(torch.is_autocast_enabled, _AUTOCAST)
-
-
-@contextlib.contextmanager
-def _all_modes(is_on: bool) -> Iterator[None]:
-    """Compute gradients and cast automatically, or neither, so that a block makes a change."""
-    before = _modes()
-    try:
-        _set_modes([is_on] * len(before))
-        yield
-    finally:
-        _set_modes(before)
-
-
-def _set_modes(modes: Sequence[bool]) -> None:
-    torch.set_grad_enabled(modes[0])
-    for kind, is_on in zip(_AUTOCAST, modes[1:], strict=True):
-        torch.set_autocast_enabled(kind, is_on)
-
-
-_AUTOCAST = ("cpu", "cuda")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 class _PartsProxy(fx.Proxy):
     """Knows how many parts it has, where the code says so: ``list(x.chunk(2, 1))``."""
+
+    _is_param = _is_buffer = False
 
     def __len__(self) -> int:
         parts = _number_of_parts(self.node)
@@ -143,8 +139,8 @@ def plan_relayout(draft: Draft, name: str, mode: FakeTensorMode) -> RelayoutDraf
         graphs = []
         for training, is_on in itertools.product((True, False), (True, False)):
             module.training = training
-            with _all_modes(is_on):
-                graphs.append(_OwnTracer(given).trace(module))
+            with all_modes(is_on):
+                graphs.append(_OwnTracer(given).own_code(module))
     except Exception:  # whatever fx cannot record stays as it is
         return None
     finally:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +19,8 @@ class ValueNeededError(RuntimeError):
 
 class ShapedProxy(Proxy):
     """A proxy that answers questions about shape and type at once."""
+
+    _is_param = _is_buffer = False
 
     @property
     def _now(self) -> Any:
@@ -53,6 +58,9 @@ class ShapedProxy(Proxy):
 
     def numel(self) -> int:
         return int(self._now.numel())
+
+    def get_device(self) -> int:
+        return int(self._now.get_device())
 
     def is_floating_point(self) -> bool:
         return bool(self._now.is_floating_point())
@@ -92,3 +100,32 @@ class ShapedProxy(Proxy):
 
     def __contains__(self, key: object) -> bool:
         return key in self._now
+
+
+def stands_for_tensor(thing: object) -> bool:
+    """Whether it is a proxy whose value is a tensor."""
+    return type(thing) is ShapedProxy and isinstance(thing._now, Tensor)
+
+
+@contextlib.contextmanager
+def passing_for_tensors(is_tensor: Callable[[object], bool]) -> Iterator[None]:
+    """Have ``isinstance(x, torch.Tensor)`` and ``torch.is_tensor(x)`` say what they say of tensors.
+
+    A ``__class__`` of their own would not do: torch's code in C would take proxies for tensors.
+
+    Args:
+        is_tensor: whether a thing that is none stands for one.
+    """
+    before = builtins.isinstance
+
+    def is_instance(thing: object, kind: Any) -> bool:
+        if before(thing, kind):
+            return True
+        asked = kind is Tensor or (type(kind) is tuple and Tensor in kind)
+        return asked and is_tensor(thing)
+
+    builtins.isinstance = is_instance
+    try:
+        yield
+    finally:
+        builtins.isinstance = before

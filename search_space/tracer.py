@@ -29,7 +29,12 @@ from search_space.fakes import (
 )
 from search_space.real_constants import RealConstants
 from search_space.reparam import ReparamBlock
-from search_space.shaped_proxy import ShapedProxy, ValueNeededError
+from search_space.shaped_proxy import (
+    ShapedProxy,
+    ValueNeededError,
+    passing_for_tensors,
+    stands_for_tensor,
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ def record(model: nn.Module, args: Sequence[Any], mode: FakeTensorMode) -> Recor
     tracer, real = _Tracer(args), RealConstants()  # type: ignore[no-untyped-call]
     try:
         # Code that makes tensors without naming a device gets them where the parameters are.
-        with mode, real, default_device(device_of(model)), torch.no_grad(), quiet():
+        place = default_device(device_of(model))
+        passing = passing_for_tensors(stands_for_tensor)
+        with mode, real, place, torch.no_grad(), quiet(), _buffers_kept(model), passing:
             graph = tracer.trace(model)
     except Exception as error:
         where = tracer.failing if tracer.failing is not None else ""
@@ -128,9 +135,12 @@ class _Tracer(fx.Tracer):
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if self._computing:
+        if self._computing or type(attr_val) is ShapedProxy:  # the code put it there itself
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_arg(self, a: Any) -> Any:
+        return a.node if type(a) is ShapedProxy else super().create_arg(a)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -194,6 +204,18 @@ def run_node(node: fx.Node, args: Any, kwargs: Any, module: nn.Module | None = N
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     assert callable(node.target)
     return node.target(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Take back what code assigns to buffers while it is recorded."""
+    before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for buffers, old in before:
+            buffers.clear()
+            buffers.update(old)
 
 
 def _as_nodes(value: Any) -> Any:

@@ -1,0 +1,94 @@
+"""What code sees while it is recorded, and what cannot be recorded."""
+
+from __future__ import annotations
+
+import builtins
+
+import pytest
+import torch
+from exactness import check_exact, slice_at_random
+from torch import Tensor, nn
+
+IMAGES = torch.empty(2, 3, 8, 8)
+
+
+class Small(nn.Module):
+    """Two convolutions that are used, and one that may be used instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.other = (nn.Conv2d(k, 8, 3, padding=1) for k in (3, 8, 8))
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.b(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.middle(self.norm(self.a(x)).relu())
+        return self.head(y.relu().mean((2, 3)))
+
+
+class AsksForTensor(Small):
+    def middle(self, x: Tensor) -> Tensor:
+        return self.b(x) if isinstance(x, Tensor) else self.other(x)
+
+
+class AsksTorch(Small):
+    def middle(self, x: Tensor) -> Tensor:
+        return self.b(x) if torch.is_tensor(x) else self.other(x)
+
+
+class AsksForOneOfTwo(Small):
+    def middle(self, x: Tensor) -> Tensor:
+        parts = x.chunk(2, 1)
+        assert isinstance(parts[0], (str, Tensor))
+        assert not isinstance(parts, Tensor)
+        assert not isinstance(x, (nn.Parameter, str))
+        assert isinstance(self.b.weight, Tensor)
+        return self.b(torch.cat(parts, 1))
+
+
+class AsksBeforeShuffling(Small):
+    """New code is recorded apart, where the same must hold."""
+
+    def middle(self, x: Tensor) -> Tensor:
+        first, second = (x if isinstance(x, Tensor) else x[0]).chunk(2, 1)
+        return self.b(torch.cat([second, first.tanh()], 1))
+
+
+@pytest.mark.parametrize("kind", [AsksForTensor, AsksTorch, AsksForOneOfTwo, AsksBeforeShuffling])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_code_may_ask_whether_something_is_a_tensor(kind: type[Small], seed: int) -> None:
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    before = builtins.isinstance
+    network = kind()
+    del network.other
+    if kind in (AsksForTensor, AsksTorch):
+        network.other = nn.Identity()
+    sliced = slice_at_random(network, x, seed)
+    assert builtins.isinstance is before
+    assert len(sliced.widths) >= 2
+    check_exact(sliced, x)
+
+
+class Counts(Small):
+    """Steps are counted in training, by a buffer that is replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def middle(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.count = self.count + 1
+            return self.b(x) * (self.count > 0)
+        return self.b(x)
+
+
+def test_buffers_may_be_replaced_in_training() -> None:
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    network = Counts()
+    del network.other
+    sliced = slice_at_random(network, x)
+    assert set(sliced.widths) == {"a", "b"}
+    check_exact(sliced, x)
