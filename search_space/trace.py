@@ -124,7 +124,11 @@ def _walk_in_training(draft: Draft, found: Walk, mode: FakeTensorMode) -> None:
     part = found.part
     try:
         recording = record(part.module.train(), part.training_args, mode)
-    except UntraceableError:  # such as batch-norm over a single value
+    except UntraceableError as error:
+        unseen = None if _ONE_VALUE in str(error) else _left_out(found)
+        if unseen is not None:
+            message = f"{error} (in training mode, which counts as evaluation leaves out {unseen})"
+            raise UntraceableError(message, error.module) from error
         return
     finally:
         part.module.eval()
@@ -133,6 +137,22 @@ def _walk_in_training(draft: Draft, found: Walk, mode: FakeTensorMode) -> None:
         training = walk(draft, part, recording)
         draft.counts_macs = True
         draft.training_walks.append(dataclasses.replace(training, is_training=True))
+
+
+_ONE_VALUE = "Expected more than 1 value per channel when training"
+"""What batch-norm says where the example images are too small for training, not for evaluation."""
+
+
+def _left_out(found: Walk) -> str | None:
+    """Return a parameter that the forward pass in evaluation mode does not use, or ``None``."""
+    module, used = found.part.module, set[int]()
+    for node in found.recording.graph.nodes:
+        if node.op == "get_attr":
+            used.add(id(node.meta["value"]))
+        elif node.op == "call_module":
+            used.update(map(id, module.get_submodule(str(node.target)).parameters()))
+    names = (name for name, parameter in module.named_parameters() if id(parameter) not in used)
+    return next(map(found.part.full_name, names), None)
 
 
 def _steps(recording: Recording) -> list[tuple[Any, ...]]:

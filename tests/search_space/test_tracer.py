@@ -9,6 +9,8 @@ import torch
 from exactness import check_exact, slice_at_random
 from torch import Tensor, nn
 
+from search_space import trace_channels
+
 IMAGES = torch.empty(2, 3, 8, 8)
 
 
@@ -92,3 +94,43 @@ def test_buffers_may_be_replaced_in_training() -> None:
     sliced = slice_at_random(network, x)
     assert set(sliced.widths) == {"a", "b"}
     check_exact(sliced, x)
+
+
+class HeadInTraining(Small):
+    """An auxiliary head that only training uses, in code that depends on chance."""
+
+    def middle(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.loss = self.other(x).square().mean()
+            if torch.rand(()) < 0.2:
+                return self.b(x) * 0.9
+        return self.b(x)
+
+
+def test_a_head_of_training_mode_that_cannot_be_followed_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^HeadInTraining cannot .* leaves out other\.weight\)$"):
+        trace_channels(HeadInTraining(), IMAGES)
+
+
+class LeavesOutLayers(Small):
+    """Stochastic depth: what training leaves out at random is all in evaluation."""
+
+    def middle(self, x: Tensor) -> Tensor:
+        if not self.training or torch.rand(()) < 0.8:
+            x = x + self.other(x)
+        return self.b(x)
+
+
+def test_training_mode_by_chance_is_not_followed_where_evaluation_uses_all() -> None:
+    graph = trace_channels(LeavesOutLayers(), IMAGES)
+    assert {group.name for group in graph.groups} == {"a", "b"}
+
+
+class OneValue(Small):
+    def middle(self, x: Tensor) -> Tensor:
+        return self.b(x * self.norm(x.mean((0, 2, 3), keepdim=True)))
+
+
+def test_batch_norm_over_one_value_in_training_is_no_hindrance() -> None:
+    graph = trace_channels(OneValue(), IMAGES)
+    assert {group.name for group in graph.groups} == {"a", "b"}
