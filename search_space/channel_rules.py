@@ -26,6 +26,7 @@ from search_space.draft import (
     stays_like,
 )
 from search_space.fakes import leaves
+from search_space.in_place import written_in_part
 from search_space.labels import broadcast, varying_dims
 from search_space.layer_rules import LAYER_RULES, block_rule
 from search_space.operation_names import (
@@ -53,10 +54,10 @@ def apply_rule(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
     if isinstance(call.node.target, type):
         return _output_record(draft, call, labels_of)
     if not isinstance(call.value, Tensor) and call.name not in _CONTAINER_RULES:
-        return _unknown(draft, call) if leaves(call.value) else call.value
+        return _unknown(draft, call, labels_of) if leaves(call.value) else call.value
     rule = _RULES.get(call.name) or _RULES.get(re.sub("[123]d$", "", call.name))
     result = None if rule is None else rule(draft, call, labels_of)
-    return _unknown(draft, call) if result is None else result
+    return _unknown(draft, call, labels_of) if result is None else result
 
 
 def _output_record(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
@@ -67,12 +68,13 @@ def _output_record(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> A
     return call.node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _unknown(draft: Draft, call: Call) -> Any:
+def _unknown(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
     reason = f"no channel rule for {call.name}"
     if call.name in LAYER_RULES:  # its own channels stay as well
         reason += " with such weights"
         draft.unsupported[UnsupportedOp(call.where, reason)] = None
     draft.pin(call, reason)
+    _pin_written_in_part(draft, call, labels_of)
     _pin_shared_weights(draft, call)
     if draft.counts_macs and (macs := measured_macs(call)):
         draft.multiply(call.where, macs, 1, 1)
@@ -92,9 +94,7 @@ def _pin_shared_weights(draft: Draft, call: Call) -> None:
 
 def _elementwise(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
     """Output channel c depends on channel c of every input: tie them, position by position."""
-    for whole in _written_in_part(call):
-        draft.pin(call, f"{call.name} changes a part of a tensor that is used again")
-        draft.labels.pin(labels_of[whole])
+    _pin_written_in_part(draft, call, labels_of)
     ndim, shape = call.value.ndim, call.value.shape
     operands = align([labels for labels, _ in call.inputs], ndim)
     sizes = [(1,) * (ndim - value.ndim) + tuple(value.shape) for _, value in call.inputs]
@@ -114,34 +114,11 @@ def _elementwise(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any
     return result
 
 
-def _written_in_part(call: Call) -> list[fx.Node]:
-    """Tensors of which an operation in place changes a part, if they are used again later."""
-    node, changed = call.node, call.first[1]
-    storage = changed.untyped_storage()
-    if (
-        not is_in_place(node, call.module)
-        or storage.nbytes() == changed.numel() * changed.element_size()
-    ):
-        return []
-    nodes = list(node.graph.nodes)
-    earlier, later = nodes[: nodes.index(node)], set(nodes[nodes.index(node) + 1 :])
-    return [
-        other
-        for other in earlier
-        if isinstance(value := other.meta["value"], Tensor)
-        and value.untyped_storage()._cdata == storage._cdata
-        and value.numel() > changed.numel()
-        and any(user in later for user in other.users)
-    ]
-
-
-def is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether an operation changes its first argument, so that its result need not be used."""
-    name = str(getattr(node.target, "__name__", node.target))
-    if name.endswith("_") or name in {"iadd", "imul", "isub", "itruediv"}:
-        return node.op.startswith("call_")
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("inplace")
-    return bool(getattr(module, "inplace", given is True))
+def _pin_written_in_part(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> None:
+    """Keep the channels of a tensor of which an operation changes a part that others see."""
+    for other in written_in_part(call):
+        draft.pin(call, f"{call.name} changes a part of a tensor that is used again")
+        draft.labels.pin(labels_of[other])
 
 
 def is_movement(name: str) -> bool:

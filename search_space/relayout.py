@@ -18,9 +18,10 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from search_space.channel_graph import kept_entries
-from search_space.channel_rules import is_in_place, is_movement, run_movement
+from search_space.channel_rules import is_movement, run_movement
 from search_space.draft import full_labels, tensor_nodes
 from search_space.fakes import leaves
+from search_space.in_place import is_in_place
 from search_space.labels import collapse, varying_dims
 from search_space.walk import name_of
 

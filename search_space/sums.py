@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from search_space.channel_rules import is_elementwise, is_in_place, is_movement
+from search_space.channel_rules import is_elementwise, is_movement
 from search_space.draft import tensor_nodes
+from search_space.in_place import is_in_place
 from search_space.operation_names import NEW
 from search_space.real_constants import real_number
 from search_space.tracer import Recording
@@ -26,7 +27,8 @@ class Sum:
         name: of the function or the module's class.
         constants: its arguments that are no tensors; ``None`` where a module has them.
         number: what a tensor made while recording holds, where that is known.
-        sizes: of its operands and its result, one after the other; ``None`` where channels may go.
+        operands: sizes of its operands, one after the other; ``None`` where channels may go.
+        sizes: the same of its result.
         repeated: (operand, dimension) that it repeats.
         owner: the module whose code it is.
         place: the module that does it: the one called, or the owner.
@@ -35,6 +37,7 @@ class Sum:
     name: str
     constants: Any
     number: Tensor | None
+    operands: tuple[int | None, ...]
     sizes: tuple[int | None, ...]
     repeated: frozenset[tuple[int, int]]
     owner: str
@@ -45,12 +48,12 @@ class Sum:
 
         A layer may be of another class there, whose code is a function.
         """
-        both = (self.constants, whole.constants)
+        is_same_kind = (self.constants is None) == (whole.constants is None)
         return (
             (self.name, self.place) == (whole.name, whole.place)
-            and (None in both or self.constants == whole.constants)
-            and len(self.sizes) == len(whole.sizes)
-            and all(b in (None, a) for a, b in zip(self.sizes, whole.sizes, strict=True))
+            and (not is_same_kind or self.constants == whole.constants)
+            and (not is_same_kind or _fit(self.operands, whole.operands))
+            and _fit(self.sizes, whole.sizes)
             and _equal(self.number, whole.number)
             and self.repeated <= whole.repeated
         )
@@ -82,13 +85,14 @@ def sums_of(recording: Recording, module: nn.Module, labels_of: Mapping[fx.Node,
         if not is_constant and (not node.op.startswith("call_") or is_movement(name)):
             continue
         owner = node.meta["owner"]
-        around = [*(source for source in tensor_nodes(node) if source.op != "get_attr"), node]
+        operands = [source for source in tensor_nodes(node) if source.op != "get_attr"]
         found.append(
             Sum(
                 name="constant" if is_constant else name.lower(),
                 constants=None if is_constant else _constants(node, name),
                 number=real_number(node.meta["value"]) if is_constant else None,
-                sizes=tuple(size for n in around for size in _sizes(n, labels_of)),
+                operands=tuple(size for n in operands for size in _sizes(n, labels_of)),
+                sizes=tuple(_sizes(node, labels_of)),
                 repeated=_repeated(node) if is_elementwise(name) else frozenset(),
                 owner=owner,
                 place=owner if called is None else str(node.target),
@@ -157,6 +161,13 @@ def _sizes(node: fx.Node, labels_of: Mapping[fx.Node, Any]) -> list[int | None]:
         if sizes and _makes_filters(node):
             sizes[0] = None
     return sizes
+
+
+def _fit(sliced: tuple[int | None, ...], whole: tuple[int | None, ...]) -> bool:
+    """Whether sizes are the same where they must be."""
+    return len(sliced) == len(whole) and all(
+        theirs in (None, ours) for ours, theirs in zip(sliced, whole, strict=True)
+    )
 
 
 def _makes_filters(node: fx.Node) -> bool:

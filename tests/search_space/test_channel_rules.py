@@ -242,6 +242,15 @@ def _relu_of_a_part(x: Tensor) -> Tensor:
     return x
 
 
+def _seen_through_another_view(change: Callable[[Tensor], object]) -> Callable[[Tensor], Tensor]:
+    def operation(x: Tensor) -> Tensor:
+        first, second = x[:, :4], x[:, ::2]
+        change(second)
+        return torch.cat([first, first.tanh()], 1)
+
+    return operation
+
+
 class Doubled(nn.Module):
     """Its weight is used both ways round."""
 
@@ -270,6 +279,12 @@ PINNED = {
     "unknown": (lambda x: x.cumsum(1), "cumsum", "cumsum over channels needs all of them"),
     "roll": (lambda x: x.roll(1, 1), "roll", "no channel rule for roll"),
     "relu_of_a_part": (_relu_of_a_part, "relu", "relu changes a part of a tensor that is used"),
+    "other_view": (_seen_through_another_view(lambda y: y.mul_(3.0)), "mul", "mul changes a part"),
+    "same_view": (
+        _seen_through_another_view(lambda y: y.zero_()),
+        "zero",
+        "zero changes a part of",
+    ),
     "response_norm": (nn.LocalResponseNorm(2), "operation", ""),
     "computed_weight": (Doubled(), "operation: conv2d", "no channel rule for conv2d"),
 }
