@@ -167,14 +167,39 @@ def without_pinned(
                 "channels stay anyway; remove it or widen the scope"
             )
 
-    def is_pinned(group: ChannelGroup) -> bool:
-        return any(
-            name in (group.name, producer) or producer.startswith(f"{name}.")
-            for name in pinned
-            for producer in group.producers
-        )
+    def writes(name: str, group: ChannelGroup) -> bool:
+        own = (name in (group.name, p) or p.startswith(f"{name}.") for p in group.producers)
+        return any(own)
 
-    return [(group, members) for group, members in found if not is_pinned(group)]
+    classes = draft.labels.classes()
+    kept = set[str]()
+    for name in pinned:
+        written = [group.name for group, _ in found if writes(name, group)]
+        if not written:  # a norm, a depth-wise layer, the last layer: what its weights lie along
+            touched = set(classes[_held_labels(draft, name)].tolist())
+            written = [group.name for group, units in found if touched & set(units)]
+        kept.update(written)
+    return [(group, units) for group, units in found if group.name not in kept]
+
+
+def _held_labels(draft: Draft, module: str) -> Tensor:
+    """Labels along the weights of a module that writes no channels of a group, such as a norm.
+
+    Raises:
+        ValueError: it has no weights and no statistics, so that there is nothing to keep.
+    """
+    part = draft.root.get_submodule(module)
+    names = [name for name, _ in [*part.named_parameters(), *part.named_buffers()]]
+    if not names:
+        raise ValueError(
+            f"pinned {module!r} has no weights, so it keeps no channels; name the layer before it"
+        )
+    tensors = {draft.key(f"{module}.{name}", 0)[0] for name in names}
+    held = [labels for (tensor, _), labels in draft.axes.items() if tensor in tensors]
+    held += [labels for tensor, labels in draft.elements.items() if tensor in tensors]
+    for name, block in draft.blocks.items():
+        held += [block.read, block.written] if f"{name}.".startswith(f"{module}.") else []
+    return torch.cat([torch.tensor([STAYS]), *(labels.reshape(-1) for labels in held)])
 
 
 def number_units(groups: list[ChannelGroup], members: list[list[int]], classes: Tensor) -> Units:

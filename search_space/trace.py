@@ -52,7 +52,9 @@ def trace_channels(
             MACs and activations are those of the scopes. A model whose scopes lie behind code
             that depends on values (detectors) is run once on ``example_inputs`` to see what
             reaches them; one on the meta device as if all its weights were zero.
-        pinned: names of groups, or of modules whose channels (and their submodules') shall stay.
+        pinned: names of groups, or of modules whose channels (and their submodules') shall stay;
+            of a module that makes no searchable channels (a norm, a depth-wise or the last layer),
+            those that it is given.
         calls: samples that reach a scope per image, by its name, where that is not one: a
             detector's heads run once per region. Costs count as many; how many the example
             happens to bring there does not matter.

@@ -390,6 +390,34 @@ def test_pinning_a_module_pins_its_submodules() -> None:
     assert [g.name for g in graph.groups] == ["stages.0.0", "stages.2.0", "stages.2.1"]
 
 
+@pytest.mark.parametrize(
+    ("pinned", "left"),
+    [
+        (["1"], ["3", "4"]),
+        (["2"], ["3", "4"]),
+        (["3"], ["0", "4"]),
+        (["6"], ["0", "3"]),
+        (["1", "6"], ["3"]),
+        (["4"], ["0", "3"]),
+    ],
+)
+def test_pinned_modules_that_write_no_channels_keep_those_they_are_given(
+    pinned: list[str], left: list[str]
+) -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 5, 1)),
+        *(RepVGGBlock(5, 7), nn.Flatten(), nn.Linear(7 * 14 * 14, 4)),
+    )
+    graph = trace_channels(model, IMAGES, pinned=pinned)
+    assert [group.name for group in graph.groups] == left
+
+
+def test_a_last_block_that_is_pinned_keeps_what_it_reads() -> None:
+    model = nn.Sequential(RepVGGBlock(3, 6), RepVGGBlock(6, 5), RepVGGBlock(5, 4))
+    graph = trace_channels(model, IMAGES, pinned=["2"])
+    assert [group.name for group in graph.groups] == ["0"]
+
+
 def test_pins_are_sliced_exactly() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -406,6 +434,7 @@ def test_pins_are_sliced_exactly() -> None:
     [
         ("clasifier", "^pinned 'clasifier' is neither .* nor a module; did you mean 'classifier'"),
         ("zzz", r"^pinned 'zzz' is neither a channel group nor a module; known groups: \['a', "),
+        ("pool", "^pinned 'pool' has no weights, so it keeps no channels; name the layer before"),
     ],
 )
 def test_unknown_pins_are_refused(pinned: str, message: str) -> None:
