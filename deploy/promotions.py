@@ -9,8 +9,6 @@ and each leaves its record. One that dies after its record is finished by doing 
 
 from __future__ import annotations
 
-import getpass
-import os
 import re
 import socket
 from collections.abc import Callable
@@ -32,6 +30,7 @@ from deploy.moves import (
     new_move_id,
 )
 from deploy.paging import paged
+from deploy.user_name import user_name
 
 _UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
 
@@ -167,7 +166,7 @@ def move_alias(
         alias=alias,
         from_version=seen,
         to_version=to_version,
-        who=_who(),
+        who=f"{user_name()}@{socket.gethostname()}",
         **about,
     )
     client.set_model_version_tag(model_name, str(to_version), *move.tag())
@@ -199,11 +198,3 @@ def _twice(write: Callable[..., None], *arguments: str) -> None:
         write(*arguments)
     except MlflowException:
         write(*arguments)
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number that has no name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"

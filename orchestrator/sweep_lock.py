@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import math
 import os
 import socket
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from deploy.store_lock import LockHeldError, StoreLock
+from deploy.user_name import user_name
 from orchestrator.errors import UserError
 from orchestrator.storage import open_store
 from orchestrator.stored_sweeps import KEYS
@@ -54,8 +54,4 @@ def only_driver_of_store(
 
 
 def _owner() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in containers
-        user = str(os.getuid())
-    return f"{user} on {socket.gethostname()} (process {os.getpid()})"
+    return f"{user_name()} on {socket.gethostname()} (process {os.getpid()})"
