@@ -41,12 +41,13 @@ from pas_trainer import (
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, code: Sequence[str] = ()) -> Iterator[None]:
+def ray_session(address: str | None, code: Sequence[str] = (), **size: int) -> Iterator[None]:
     """Connect to a cluster, or start a local one.
 
     Args:
         address: of the cluster; ``None``: a local one.
         code: folders of packages that travel to every worker.
+        size: of a local one, as ``ray.init`` takes it: ``num_cpus``, ``object_store_memory``.
 
     Raises:
         UserError: the cluster cannot be reached.
@@ -59,6 +60,7 @@ def ray_session(address: str | None, code: Sequence[str] = ()) -> Iterator[None]
             logging_level=logging.ERROR,
             configure_logging=True,
             runtime_env={"py_modules": list(code), "excludes": NEVER_SENT} if code else None,
+            **size,
         )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(unreachable(address, error)) from None

@@ -33,32 +33,19 @@ def serve_on_ray(options: ServingOptions, pointer: Path, token: str | None) -> I
     """
     if is_own(options.address):
         close_own_ray()
-    import ray
+    from orchestrator.ray_cluster import ray_session
 
-    from orchestrator.ray_cluster import unreachable
-
-    try:
-        ray.init(
-            address=options.address or "local",
-            include_dashboard=False if is_own(options.address) else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            **_local_size(options),
-        )
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(unreachable(options.address, error)) from None
-    if _serves_already():
-        ray.shutdown()
-        raise UserError(
-            f"the cluster at {options.address} serves something already, at an address that was "
-            "chosen then; end that (serve shutdown), or leave out --address"
-        )
-    try:
-        _start(options, pointer, token)
-        yield
-    finally:
-        _end(local=is_own(options.address))
+    with ray_session(options.address, (), **_local_size(options)):
+        if _serves_already():
+            raise UserError(
+                f"the cluster at {options.address} serves something already, at an address that "
+                "was chosen then; end that (serve shutdown), or leave out --address"
+            )
+        try:
+            _start(options, pointer, token)
+            yield
+        finally:
+            _end(local=is_own(options.address))
 
 
 def _local_size(options: ServingOptions) -> dict[str, int]:
@@ -131,15 +118,10 @@ def _serves_already() -> bool:
 
 
 def _end(*, local: bool) -> None:
-    """Let requests that have begun be answered, then end Serve, and Ray if it is our own."""
-    import gc
-
-    import ray
+    """Let requests that have begun be answered, then end Serve, or its app on a Ray of our own."""
     from ray import serve
 
     if local:
         serve.delete(APP)
     else:
         serve.shutdown()
-    gc.collect()  # a handle that is freed while Ray shuts down would end the process
-    ray.shutdown()
