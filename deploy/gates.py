@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.parity import PARITY_TOLERANCE
-from pas_trainer import ACCURACY, Metric
+from pas_trainer import ACCURACY, Metric, largest_error
 from search_space import keeps_limit
 
 STORED_TOLERANCE = 0.005
@@ -88,7 +88,7 @@ def stored_gate(
     return GateResult(
         name="stored",
         passed=not changed and all(error <= tolerance + _ROUNDING for error in errors),
-        measured=_largest(errors),
+        measured=largest_error(errors),
         required=tolerance,
         sentence=f"{changed}; {sentence}" if changed else sentence,
     )
@@ -134,11 +134,6 @@ def score_gate(
     )
 
 
-def _largest(errors: Sequence[float]) -> float:
-    """Return the largest; one that is not a number is the worst."""
-    return next((error for error in errors if math.isnan(error)), max(errors))
-
-
 def budget_gate(*, resource: str, cost: float, limit: float | None) -> GateResult:
     """Ask whether the stored network's cost is within the limit asked for, if any is."""
     return GateResult(
@@ -174,7 +169,7 @@ def parity_gate(*, answers: str, training_error: float, exported_error: float) -
     return GateResult(
         name="parity",
         passed=passed,
-        measured=_largest(errors),
+        measured=largest_error(errors),
         required=PARITY_TOLERANCE,
         sentence=(
             f"{answers} of the deploy form are off by {training_error:.2g} from the training "

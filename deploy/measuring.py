@@ -14,7 +14,7 @@ from torch import Tensor
 from deploy.candidate import Candidate
 from deploy.latency import median_pass_ms
 from deploy.parity import PARITY_TOLERANCE, Form, eval_batch, parts_of, repeated
-from pas_trainer import Judge, Task, TaskData
+from pas_trainer import Judge, Task, TaskData, largest_error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,22 +84,22 @@ def measure_candidate(
         batches: of a split, at least one.
         images: plain ones, for what does not need all of them.
     """
-    task, total, exported_error = candidate.task, 0, 0.0
+    task, total, exported_errors = candidate.task, 0, []
     judges = _judge(task, data), _judge(task, data)
     for batch in batches:
         inputs, targets = task.plain(batch)
         answers = candidate.network(inputs), candidate.exported(inputs)
         for judge, given in zip(judges, answers, strict=True):
             judge.update(given, targets)
-        exported_error = _worse(exported_error, task.error(*answers))
+        exported_errors.append(task.error(*answers))
         total += len(inputs)
     score, exported_score = (
         task.metric.check_figures(judge.compute())[task.metric.name] for judge in judges
     )
-    training_error = 0.0
-    for part in parts_of(images, eval_batch(task)):
-        answers = candidate.training_network(part), candidate.network(part)
-        training_error = _worse(training_error, task.error(*answers))
+    training_error = largest_error(
+        task.error(candidate.training_network(part), candidate.network(part))
+        for part in parts_of(images, eval_batch(task))
+    )
     faults, takes_infinity = _taken(candidate, images), False
     if task.form == "onnx":
         size_error = _image_size_error(candidate, images)
@@ -114,7 +114,7 @@ def measure_candidate(
         score=score,
         exported_score=exported_score,
         training_error=training_error,
-        exported_error=exported_error,
+        exported_error=largest_error(exported_errors),
         size_error=size_error,
         faults=tuple(faults),
         takes_infinity=takes_infinity,
@@ -126,35 +126,30 @@ def _judge(task: Task, data: TaskData) -> Judge:
     return task.judge(data, torch.device("cpu"))
 
 
-def _worse(one: float, other: float) -> float:
-    """Return the larger error; one that is not a number is the worst."""
-    return one if math.isnan(one) or one > other else other
-
-
 def _batch_size_error(candidate: Candidate, images: Tensor) -> float:
     """Error of the exported program in batches of 1, 2 and a large odd number of images."""
     chunk = eval_batch(candidate.task)
     odd = 2 * chunk + 1
     many = repeated(images, odd)
     expected = torch.cat([candidate.network(part) for part in parts_of(many, chunk)])
-    error = 0.0
+    errors = []
     for size in (1, 2, odd):
         try:
             found = candidate.exported(many[:size])
         except (AssertionError, RuntimeError):  # a guard: it was exported for one size of batches
             return math.inf
-        error = _worse(error, candidate.task.error(expected[:size], found))
-    return error
+        errors.append(candidate.task.error(expected[:size], found))
+    return largest_error(errors)
 
 
 def _image_size_error(candidate: Candidate, images: list[Tensor]) -> float:
     """Error of the exported form on what is left of an image without a third of either side."""
     _, height, width = images[0].shape
-    error = 0.0
-    for other in (images[0][:, : -(height // 3)], images[0][:, :, : -(width // 3)]):
-        answers = candidate.network([other]), candidate.exported([other])
-        error = _worse(error, candidate.task.error(*answers))
-    return error
+    others = images[0][:, : -(height // 3)], images[0][:, :, : -(width // 3)]
+    return largest_error(
+        candidate.task.error(candidate.network([other]), candidate.exported([other]))
+        for other in others
+    )
 
 
 def _faults(candidate: Candidate, images: Tensor) -> tuple[list[str], bool]:

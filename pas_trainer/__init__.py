@@ -32,6 +32,7 @@ from pas_trainer.data import (
     resize_of,
     set_place,
 )
+from pas_trainer.differences import largest_error, relative_error
 from pas_trainer.errors import DataError, DivergenceError, TaskError, WeightsError
 from pas_trainer.gates import Gate, GatedNetwork, attach_gates
 from pas_trainer.keys import content_key, plain_values, unset_additions
@@ -68,7 +69,6 @@ from pas_trainer.tasks import (
     TaskData,
     logits_of,
     make_task,
-    relative_error,
     task_of,
 )
 from pas_trainer.weights import fit_weights, load_weights, read_weights, weights_identity
@@ -133,6 +133,7 @@ __all__ = [
     "images_below",
     "is_first",
     "is_remote",
+    "largest_error",
     "load_data",
     "load_supernet",
     "load_weights",

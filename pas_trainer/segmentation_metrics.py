@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from pas_trainer.differences import largest_error
 
 MASK_THRESHOLD = 0.5
 """A pixel is the object's where a detector's mask, in [0, 1], is above it."""
@@ -111,12 +112,7 @@ def detection_error(
         for pair in zip(expected, found, strict=True)
         for one, other in (pair, pair[::-1])
     ]
-    return _largest(errors)
-
-
-def _largest(errors: Sequence[float]) -> float:
-    """Return the largest; one that is not a number is the worst."""
-    return float(torch.tensor([0.0, *errors], dtype=torch.float64).max())
+    return largest_error(errors)
 
 
 def _farthest(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
@@ -135,4 +131,4 @@ def _farthest(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
             float((other["scores"][nearest].double() - scores[i]).abs()),
             float((other["masks"][nearest].double() - one["masks"][i].double()).abs().mean()),
         ]
-    return _largest(differences)
+    return largest_error(differences)

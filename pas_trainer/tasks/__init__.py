@@ -7,7 +7,7 @@ from pas_trainer.tasks.config import TASKS, TaskConfig, make_task, task_of
 from pas_trainer.tasks.metric import ACCURACY, Metric
 from pas_trainer.tasks.normalizer import Normalizer
 from pas_trainer.tasks.segmentation import InstanceSegmentation
-from pas_trainer.tasks.shipped import Judge, PlainNetwork, relative_error
+from pas_trainer.tasks.shipped import Judge, PlainNetwork
 from pas_trainer.tasks.task import Prepare, Task
 from pas_trainer.tasks.translation import ImageTranslation
 
@@ -31,6 +31,5 @@ __all__ = [
     "TaskData",
     "logits_of",
     "make_task",
-    "relative_error",
     "task_of",
 ]

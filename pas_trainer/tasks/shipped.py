@@ -54,9 +54,3 @@ class PlainGenerator(PlainNetwork):
     def forward(self, images: Tensor) -> Tensor:
         """Return translated images."""
         return (super().forward(images) * self.std + self.mean).clamp(0, 1)
-
-
-def relative_error(expected: Tensor, found: Tensor) -> float:
-    """Return the largest difference over max(1, largest expected value); NaN if any value is."""
-    scale = max(1.0, float(expected.abs().max()))
-    return float((expected.double() - found.double()).abs().max()) / scale

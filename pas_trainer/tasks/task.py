@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from pas_trainer.data.batches import Split
 from pas_trainer.data.config import DataConfig
 from pas_trainer.devices import autocast
+from pas_trainer.differences import relative_error
 from pas_trainer.optim import OptimizerConfig
 from pas_trainer.tasks.about import About, Indexed, TaskData
 from pas_trainer.tasks.companion import Companion
 from pas_trainer.tasks.metric import Metric
-from pas_trainer.tasks.shipped import Judge, PlainNetwork, relative_error
+from pas_trainer.tasks.shipped import Judge, PlainNetwork
 from pas_trainer.workers import own_share
 from search_space import (
     Architecture,

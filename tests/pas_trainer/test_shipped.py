@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pas_trainer import Classification, relative_error
+from pas_trainer import Classification, largest_error, relative_error
 from pas_trainer.tasks import ImageTranslation
 
 CPU = torch.device("cpu")
@@ -56,3 +56,13 @@ def test_errors_are_relative_to_the_largest_value_or_one(scale, error):
     expected = torch.tensor([0.0, -scale])
     assert relative_error(expected, expected + 0.1) == pytest.approx(error, rel=1e-4)
     assert math.isnan(relative_error(expected, torch.full((2,), float("nan"))))
+
+
+def test_the_largest_error_is_the_one_that_is_not_a_number():
+    nan = float("nan")
+    assert largest_error([]) == 0.0
+    assert largest_error(error for error in (0.1, 0.3, 0.2)) == 0.3
+    assert largest_error([0.1, math.inf]) == math.inf
+    assert all(
+        math.isnan(largest_error(e)) for e in ([nan, math.inf], [math.inf, nan], [1, nan, 0])
+    )
