@@ -24,6 +24,7 @@ from search_space.draft import (
     measured_macs,
     stays,
     stays_like,
+    tensor_nodes,
 )
 from search_space.fakes import leaves
 from search_space.in_place import written_in_part
@@ -32,10 +33,12 @@ from search_space.layer_rules import LAYER_RULES, block_rule
 from search_space.operation_names import (
     ALONG_ONE_DIM,
     ELEMENTWISE,
+    LIKE_FIRST,
     MOVEMENT,
     NEW,
     REDUCING,
     SPATIAL,
+    name_of,
 )
 from search_space.reparam import ReparamBlock
 from search_space.tracer import run_node
@@ -107,11 +110,30 @@ def _elementwise(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any
             draft.labels.pin(labels)
         else:
             joined.append(labels)
+            _note_made_here(draft, call, k, others)
     result = joined[0] if joined else stays(ndim)
     for labels in joined[1:]:
         draft.labels.tie(result, labels)
         result = broadcast(result, labels)[0]
     return result
+
+
+def _note_made_here(draft: Draft, call: Call, k: int, others: list[Tensor]) -> None:
+    """Say so where an operand that code makes by itself has an entry for each channel."""
+    sources, shape = tensor_nodes(call.node), call.inputs[k][1].shape
+    if len(sources) != len(call.inputs):
+        return
+    source = sources[k]
+    while is_movement(name_of(source, None)) and len(tensor_nodes(source)) == 1:
+        source = tensor_nodes(source)[0]
+    is_known = draft.tensor(f"{call.prefix}{source.target}") is not None
+    is_made = source.op == "get_attr" and not is_known
+    across = [d for d in range(-len(shape), 0) if shape[d] > 1]
+    if (is_made or name_of(source, None) in NEW) and any(
+        o.shape[d] > 1 for o in others for d in across
+    ):
+        reason = f"{call.name} with a tensor that its code makes, one entry per channel"
+        draft.unsupported[UnsupportedOp(call.where, reason)] = None
 
 
 def _pin_written_in_part(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> None:
@@ -223,7 +245,8 @@ def _reducing(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
     if len(call.inputs) > 1:  # torch.max(a, b)
         return _elementwise(draft, call, _) if isinstance(call.value, Tensor) else None
     dims = call.setting("dim", 2 if call.name == "norm" else 1)
-    dims = range(value.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
+    is_left_out = dims is None or isinstance(dims, bool)  # x.std(False): whether unbiased
+    dims = range(value.ndim) if is_left_out else [dims] if isinstance(dims, int) else dims
     reduced = {int(d) % value.ndim for d in dims}
     varying = set(varying_dims(labels))
     if varying - reduced:  # one of several tensors stacked, half of the channels: as if added up
@@ -252,6 +275,11 @@ def _along_one_dim(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
     return labels
 
 
+def _like_first(_: Draft, call: Call, __: dict[fx.Node, Any]) -> Any:
+    """The first argument in another type."""
+    return call.first[0]
+
+
 def _new(_: Draft, call: Call, __: dict[fx.Node, Any]) -> Any:
     """A tensor that holds nothing of its argument."""
     return stays_like(call.value)
@@ -270,6 +298,7 @@ def _glu(draft: Draft, call: Call, _: dict[fx.Node, Any]) -> Any:
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(LIKE_FIRST, _like_first),
     **dict.fromkeys(MOVEMENT, _movement),
     **dict.fromkeys(SPATIAL, _spatial),
     **dict.fromkeys(REDUCING, _reducing),

@@ -5,6 +5,8 @@ Trailing underscores and, where a rule serves all of them, ``1d``, ``2d`` and ``
 
 from __future__ import annotations
 
+from torch import fx, nn
+
 ELEMENTWISE = frozenset(
     """
 abs add addcdiv addcmul alpha_dropout bernoulli bfloat16 celu ceil clamp clamp_max clamp_min clip
@@ -15,13 +17,16 @@ imul isub itruediv le leaky_relu lerp log log10 log1p log2 logical_and logical_n
 logit logsigmoid lt masked_fill maximum minimum mish mod mul multiply nan_to_num ne neg ones_like
 pos pow rand_like randn_like reciprocal relu relu6 remainder requires_grad round rrelu rsqrt rsub
 selu sigmoid sign silu sin softplus softshrink softsign sqrt square stochastic_depth sub subtract
-tan tanh tanhshrink threshold to true_divide truediv trunc type type_as where xlogy zeros_like
+tan tanh tanhshrink threshold true_divide truediv trunc type where xlogy zeros_like
 Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout
 CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish ReLU ReLU6 RReLU
 SELU Sigmoid SiLU Softplus Softshrink Softsign Tanh Tanhshrink Threshold
 """.split()  # noqa: SIM905 - as long as a list would be
 )
 """Each element depends on the elements at its place only."""
+
+LIKE_FIRST = frozenset({"to", "type_as"})
+"""The first argument, in the type and on the device of a second, of which nothing else counts."""
 
 MOVEMENT = frozenset(
     """
@@ -71,3 +76,12 @@ COUNTS_ON_WIDTHS = frozenset(
     """.split()  # noqa: SIM905 - as long as a list would be
 )
 """Operations whose arguments may be numbers of channels: a second slice tells luck from truth."""
+
+
+def name_of(node: fx.Node, module: nn.Module | None) -> str:
+    """Return the name an operation's rule is filed under."""
+    if module is not None:
+        return type(module).__name__
+    if node.op == "call_method":
+        return str(node.target).rstrip("_")
+    return str(getattr(node.target, "__name__", node.target)).rstrip("_")

@@ -17,11 +17,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from search_space.block_modes import all_modes, modes
 from search_space.channel_rules import is_movement
 from search_space.draft import Draft, Walk
+from search_space.operation_names import name_of
 from search_space.relayout import Relayout
 from search_space.scopes import Scope
 from search_space.shaped_proxy import passing_for_tensors
 from search_space.tracer import ModuleCall, Recording, run_node
-from search_space.walk import name_of, walk
+from search_space.walk import walk
 
 
 @dataclass(frozen=True)

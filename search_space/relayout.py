@@ -23,7 +23,7 @@ from search_space.draft import full_labels, tensor_nodes
 from search_space.fakes import leaves
 from search_space.in_place import is_in_place
 from search_space.labels import collapse, varying_dims
-from search_space.walk import name_of
+from search_space.operation_names import name_of
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from torch import Tensor, fx, nn
 from search_space.channel_rules import is_elementwise, is_movement
 from search_space.draft import tensor_nodes
 from search_space.in_place import is_in_place
-from search_space.operation_names import NEW
+from search_space.operation_names import LIKE_FIRST, NEW, name_of
 from search_space.real_constants import real_number
 from search_space.tracer import Recording
-from search_space.walk import name_of
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,8 @@ def _takes_filters(user: fx.Node, source: fx.Node) -> bool:
     name = name_of(user, None)
     if re.fullmatch("conv[123]d", name):
         return user.args[:1] != (source,)
-    return (is_movement(name) or is_elementwise(name)) and _makes_filters(user)
+    is_of_each = is_movement(name) or is_elementwise(name) or name in LIKE_FIRST
+    return is_of_each and _makes_filters(user)
 
 
 def _equal(ours: Tensor | None, whole: Tensor | None) -> bool:

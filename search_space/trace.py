@@ -22,12 +22,12 @@ from search_space.channel_graph import ChannelGraph, UnsupportedOp
 from search_space.draft import Draft, Walk, tensor_nodes
 from search_space.fakes import UntraceableError, default_device, fake_copy, leaves
 from search_space.graph_building import build_graph
-from search_space.operation_names import COUNTS_ON_WIDTHS
+from search_space.operation_names import COUNTS_ON_WIDTHS, name_of
 from search_space.own_code import RelayoutDraft, plan_relayout
 from search_space.scopes import find_scopes
 from search_space.tracer import Recording, record
 from search_space.verification import find_misplaced, modules_counting_on_widths
-from search_space.walk import name_of, walk
+from search_space.walk import walk
 
 Example = Tensor | tuple[Any, ...]
 

@@ -21,12 +21,12 @@ from search_space.channel_graph import ChannelGraph, kept_entries
 from search_space.draft import Call, Draft, stays
 from search_space.fakes import UntraceableError
 from search_space.labels import STAYS, Labels, broadcast, collapse, varying_dims
-from search_space.operation_names import COUNTS_ON_WIDTHS
+from search_space.operation_names import COUNTS_ON_WIDTHS, name_of
 from search_space.relayout import RelayoutError
 from search_space.slicing import fake_slice
 from search_space.sums import first_difference, sums_of
 from search_space.tracer import record
-from search_space.walk import MisplacedError, name_of, walk
+from search_space.walk import MisplacedError, walk
 
 _FEW_GROUPS = 32
 

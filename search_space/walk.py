@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from search_space.channel_rules import apply_rule, is_movement
 from search_space.draft import Call, Draft, Walk, stays, stays_like, tensor_nodes
 from search_space.fakes import leaves
 from search_space.layer_rules import LAYER_RULES
+from search_space.operation_names import LIKE_FIRST, name_of
 from search_space.scopes import Scope
 from search_space.tracer import Recording
 
@@ -71,11 +72,17 @@ def _labels(draft: Draft, part: Scope, node: fx.Node, labels_of: dict[fx.Node, A
 def _parameter_labels(draft: Draft, part: Scope, node: fx.Node) -> Any:
     value = node.meta["value"]
     name = part.full_name(str(node.target))
-    for_layers = all(name_of(user, None) in LAYER_RULES for user in node.users)
+    for_layers = all(_is_for_layer(user, node) for user in node.users)
     if not isinstance(value, Tensor) or for_layers or draft.tensor(name) is None:
         return stays_like(value)
     labels = draft.element_labels(name)
     return labels if labels.ndim == value.ndim else stays(value.ndim)
+
+
+def _is_for_layer(user: fx.Node, node: fx.Node) -> bool:
+    """Whether a layer uses a parameter, or nothing but its type is used."""
+    name = name_of(user, None)
+    return name in LAYER_RULES or (name in LIKE_FIRST and user.args[:1] != (node,))
 
 
 def call_of(part: Scope, node: fx.Node, labels_of: dict[fx.Node, Any]) -> Call:
@@ -99,12 +106,3 @@ def call_of(part: Scope, node: fx.Node, labels_of: dict[fx.Node, Any]) -> Call:
         inputs=inputs,
         value=node.meta["value"],
     )
-
-
-def name_of(node: fx.Node, module: nn.Module | None) -> str:
-    """Return the name an operation's rule is filed under."""
-    if module is not None:
-        return type(module).__name__
-    if node.op == "call_method":
-        return str(node.target).rstrip("_")
-    return str(getattr(node.target, "__name__", node.target)).rstrip("_")

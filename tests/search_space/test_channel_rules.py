@@ -279,6 +279,11 @@ PINNED = {
     "unknown": (lambda x: x.cumsum(1), "cumsum", "cumsum over channels needs all of them"),
     "roll": (lambda x: x.roll(1, 1), "roll", "no channel rule for roll"),
     "relu_of_a_part": (_relu_of_a_part, "relu", "relu changes a part of a tensor that is used"),
+    "position": (
+        lambda x: x + torch.arange(x.shape[1])[:, None, None],
+        "add",
+        "add with a tensor that its code makes, one entry per channel",
+    ),
     "other_view": (_seen_through_another_view(lambda y: y.mul_(3.0)), "mul", "mul changes a part"),
     "same_view": (
         _seen_through_another_view(lambda y: y.zero_()),
@@ -304,6 +309,35 @@ def test_what_needs_all_channels_is_pinned_and_reported(
     assert any(name.startswith(place) for name in reported)
     assert reason in "; ".join(reported.values())
     check_exact(sliced, x)
+
+
+class CastLikeWeight(nn.Module):
+    def __init__(self, cast: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.b, self.cast = nn.Conv2d(8, 6, 1), cast
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.cast(x, self.b.weight))
+
+
+@pytest.mark.parametrize(
+    "cast", [lambda x, w: x.type_as(w), lambda x, w: x.to(w), lambda x, w: x.to(w.dtype)]
+)
+def test_a_cast_to_the_type_of_another_tensor_ties_nothing(
+    cast: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    sliced = slice_at_random(Between(CastLikeWeight(cast), 6), x, 1)
+    assert sliced.graph.full_widths() == {"a": 8, "operation.b": 6}
+    assert sliced.graph.unsupported_ops() == ()
+    check_exact(sliced, x)
+
+
+def test_a_deviation_without_dimensions_is_one_over_all() -> None:
+    model = Between(lambda x: x / (x.std(False) + 1))
+    with pytest.raises(ValueError, match="std over channels needs all of them"):
+        trace_channels(model, torch.empty(2, 3, 8, 8))
 
 
 def test_convolutions_that_share_a_weight_share_their_channels() -> None:
