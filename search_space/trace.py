@@ -24,6 +24,7 @@ from search_space.fakes import UntraceableError, default_device, fake_copy, leav
 from search_space.graph_building import build_graph
 from search_space.operation_names import COUNTS_ON_WIDTHS, name_of
 from search_space.own_code import RelayoutDraft, plan_relayout
+from search_space.refusals import refuse_compiled_parts, refuse_wrapped
 from search_space.scopes import find_scopes
 from search_space.tracer import Recording, record
 from search_space.verification import find_misplaced, modules_counting_on_widths
@@ -63,8 +64,9 @@ def trace_channels(
         ValueError: the network or a scope cannot be recorded, a scope, a pinned name or a name
             in ``calls`` does not exist, or nothing is searchable; one sentence that says why.
     """
-    _refuse_wrapped(model)
     scopes = [scope] if isinstance(scope, str) else list(scope or ())
+    refuse_wrapped(model)
+    refuse_compiled_parts(model, scopes)
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     # Labels are numbers, also for a caller who builds networks on "meta".
     with default_device(torch.device("cpu")):
@@ -100,25 +102,6 @@ def _trace(
             continue
         if not _give_new_code(draft, misplaced, relayouts, tried, mode):
             _pin_own_channels(draft, misplaced)
-
-
-def _refuse_wrapped(model: nn.Module) -> None:
-    """Raise ``ValueError`` for models that hide the network, saying where it is."""
-    kind = type(model).__name__
-    for wrapper, way_out in (
-        (nn.DataParallel, "pass its .module"),
-        (nn.parallel.DistributedDataParallel, "pass its .module"),
-        (torch.jit.ScriptModule, "pass the nn.Module it was scripted from"),
-    ):
-        if isinstance(model, wrapper):
-            message = f"{kind} wraps a network and cannot be traced; {way_out}"
-            raise ValueError(message)  # noqa: TRY004 - bad input is a ValueError here
-    if hasattr(model, "_orig_mod"):
-        raise ValueError(f"{kind} is a compiled network; pass it as it was before torch.compile")
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            message = f"{kind}.{name} has no shape yet; run the model once on a batch first"
-            raise ValueError(message)  # noqa: TRY004
 
 
 def _walk_in_training(draft: Draft, found: Walk, mode: FakeTensorMode) -> None:

@@ -84,6 +84,16 @@ def record(model: nn.Module, args: Sequence[Any], mode: FakeTensorMode) -> Recor
         reason = first_line(error)
         if isinstance(error, ValueNeededError) or "DataDependent" in type(error).__name__:
             reason = "its control flow depends on the values of a tensor"
+        elif "DynamicOutputShape" in type(error).__name__:
+            reason = (
+                "the shape of a result depends on the values of a tensor, as that of x[:, mask] "
+                "does; select by numbers, or multiply by the mask"
+            )
+        elif ShapedProxy.__name__ in reason:
+            reason = (
+                "it hands a tensor to code that cannot be looked into, such as a function of "
+                "torch.jit.script; call the Python function instead"
+            )
         message = f"{where or type(model).__name__} cannot be traced: {reason}"
         raise UntraceableError(message, where) from error
     return Recording(graph, tracer.calls)
@@ -209,7 +219,8 @@ def run_node(node: fx.Node, args: Any, kwargs: Any, module: nn.Module | None = N
 @contextlib.contextmanager
 def _buffers_kept(model: nn.Module) -> Iterator[None]:
     """Take back what code assigns to buffers while it is recorded."""
-    before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    every = (module._buffers for module in model.modules())
+    before = [(buffers, dict(buffers)) for buffers in every if isinstance(buffers, dict)]
     try:
         yield
     finally:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -134,3 +137,74 @@ class OneValue(Small):
 def test_batch_norm_over_one_value_in_training_is_no_hindrance() -> None:
     graph = trace_channels(OneValue(), IMAGES)
     assert {group.name for group in graph.groups} == {"a", "b"}
+
+
+class Excites(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.mean((2, 3), keepdim=True).sigmoid()
+
+
+def _scripted(part: object) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(part)
+
+
+def _swish(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+class WithParts(Small):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part, self.b = part, nn.Sequential(nn.Conv2d(8, 6, 1), nn.Conv2d(6, 8, 1))
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.b(self.part(x))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (_scripted, "^part is a scripted module and cannot be traced; use what it was made from$"),
+        (torch.compile, "^part is compiled and cannot be traced; use it without torch.compile$"),
+    ],
+)
+def test_compiled_modules_are_refused_where_they_are_searched(
+    wrap: Callable[[nn.Module], nn.Module], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        trace_channels(WithParts(wrap(Excites())), IMAGES)
+
+
+def test_compiled_modules_may_lie_outside_of_scopes() -> None:
+    graph = trace_channels(WithParts(_scripted(Excites())), IMAGES, scope="b")
+    assert [group.name for group in graph.groups] == ["b.0"]
+
+
+class Masks(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(8) > 0)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.b(x[:, self.mask])
+
+
+class CallsScripted(Small):
+    swish = staticmethod(_scripted(_swish))
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.b(self.swish(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Masks, "the shape of a result depends on the values of a tensor, .* by the mask"),
+        (CallsScripted, "it hands a tensor to code that cannot be looked into, .* instead"),
+    ],
+)
+def test_what_cannot_be_recorded_is_told_in_a_sentence(kind: type[Small], reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{kind.__name__} cannot be traced: {reason}$"):
+        trace_channels(kind(), IMAGES)
