@@ -71,7 +71,7 @@ def test_a_killed_driver_is_followed_by_one_with_an_empty_home(
     assert left == {t: PACKAGE if trials[t]["on_front"] else SMALL for t in trials}
     others = {name.rpartition("/")[2] for name in object_store.objects(uri) if "trials" not in name}
     assert others == {"sweep.json", "usage.json", "supernet.json", "supernet.safetensors"}
-    copies = [len(list(tmp_path.glob(f"node {n}/*/supernet.safetensors"))) for n in (1, 2)]
+    copies = [len(list(tmp_path.glob(f"node {n}/staged/*/supernet.safetensors"))) for n in (1, 2)]
     assert max(copies) == 1  # once per node; a node may have had no trial
     assert left_on_nodes(tmp_path, monkeypatch) == {"lock"}
     assert not list(second.home.rglob("*.safetensors"))
