@@ -72,7 +72,8 @@ def _output_record(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> A
 
 
 def _unknown(draft: Draft, call: Call, labels_of: dict[fx.Node, Any]) -> Any:
-    reason = f"no channel rule for {call.name}"
+    # All that is recorded of a module of torch.jit.script is that its forward was called.
+    reason = f"no channel rule for {'scripted modules' if call.name == 'forward' else call.name}"
     if call.name in LAYER_RULES:  # its own channels stay as well
         reason += " with such weights"
         draft.unsupported[UnsupportedOp(call.where, reason)] = None
@@ -124,7 +125,7 @@ def _note_made_here(draft: Draft, call: Call, k: int, others: list[Tensor]) -> N
     if len(sources) != len(call.inputs):
         return
     source = sources[k]
-    while is_movement(name_of(source, None)) and len(tensor_nodes(source)) == 1:
+    while name_of(source, None) in MOVEMENT | LIKE_FIRST and tensor_nodes(source):
         source = tensor_nodes(source)[0]
     is_known = draft.tensor(f"{call.prefix}{source.target}") is not None
     is_made = source.op == "get_attr" and not is_known

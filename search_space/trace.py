@@ -24,7 +24,7 @@ from search_space.fakes import UntraceableError, default_device, fake_copy, leav
 from search_space.graph_building import build_graph
 from search_space.operation_names import COUNTS_ON_WIDTHS, name_of
 from search_space.own_code import RelayoutDraft, plan_relayout
-from search_space.refusals import refuse_compiled_parts, refuse_wrapped
+from search_space.refusals import refuse_wrapped
 from search_space.scopes import find_scopes
 from search_space.tracer import Recording, record
 from search_space.verification import find_misplaced, modules_counting_on_widths
@@ -66,7 +66,6 @@ def trace_channels(
     """
     scopes = [scope] if isinstance(scope, str) else list(scope or ())
     refuse_wrapped(model)
-    refuse_compiled_parts(model, scopes)
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     # Labels are numbers, also for a caller who builds networks on "meta".
     with default_device(torch.device("cpu")):

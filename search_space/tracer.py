@@ -89,10 +89,10 @@ def record(model: nn.Module, args: Sequence[Any], mode: FakeTensorMode) -> Recor
                 "the shape of a result depends on the values of a tensor, as that of x[:, mask] "
                 "does; select by numbers, or multiply by the mask"
             )
-        elif ShapedProxy.__name__ in reason:
+        elif ShapedProxy.__name__ in reason or "incompatible function arguments" in reason:
             reason = (
-                "it hands a tensor to code that cannot be looked into, such as a function of "
-                "torch.jit.script; call the Python function instead"
+                "it hands a tensor to code that cannot be looked into, such as "
+                "torch.vmap or a function of torch.jit.script; call the Python function instead"
             )
         message = f"{where or type(model).__name__} cannot be traced: {reason}"
         raise UntraceableError(message, where) from error

@@ -280,7 +280,7 @@ PINNED = {
     "roll": (lambda x: x.roll(1, 1), "roll", "no channel rule for roll"),
     "relu_of_a_part": (_relu_of_a_part, "relu", "relu changes a part of a tensor that is used"),
     "position": (
-        lambda x: x + torch.arange(x.shape[1])[:, None, None],
+        lambda x: x + torch.arange(x.shape[1]).to(x)[:, None, None],
         "add",
         "add with a tensor that its code makes, one entry per channel",
     ),

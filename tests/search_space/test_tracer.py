@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -163,23 +162,28 @@ class WithParts(Small):
         return self.b(self.part(x))
 
 
-@pytest.mark.parametrize(
-    ("wrap", "message"),
-    [
-        (_scripted, "^part is a scripted module and cannot be traced; use what it was made from$"),
-        (torch.compile, "^part is compiled and cannot be traced; use it without torch.compile$"),
-    ],
-)
-def test_compiled_modules_are_refused_where_they_are_searched(
-    wrap: Callable[[nn.Module], nn.Module], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        trace_channels(WithParts(wrap(Excites())), IMAGES)
+@pytest.mark.parametrize("scope", [None, "b"])
+def test_compiled_parts_are_refused(scope: str | None) -> None:
+    network = WithParts(torch.compile(Excites()))
+    with pytest.raises(ValueError, match=r"^part is compiled and .* use it without torch.compile$"):
+        trace_channels(network, IMAGES, scope=scope)
 
 
-def test_compiled_modules_may_lie_outside_of_scopes() -> None:
-    graph = trace_channels(WithParts(_scripted(Excites())), IMAGES, scope="b")
-    assert [group.name for group in graph.groups] == ["b.0"]
+def test_channels_that_a_scripted_part_reads_stay() -> None:
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    network = WithParts(_scripted(Excites()))
+    del network.other
+    sliced = slice_at_random(network, x)
+    assert set(sliced.widths) == {"b.0", "b.1"}
+    (stays,) = sliced.graph.unsupported_ops()
+    assert stays.reason == "no channel rule for scripted modules"
+    assert stays.module.startswith("part")
+    check_exact(sliced, x)
+
+
+class Mapped(Small):
+    def middle(self, x: Tensor) -> Tensor:
+        return self.b(torch.vmap(lambda image: image * 2)(x))
 
 
 class Masks(Small):
@@ -202,6 +206,7 @@ class CallsScripted(Small):
     ("kind", "reason"),
     [
         (Masks, "the shape of a result depends on the values of a tensor, .* by the mask"),
+        (Mapped, "it hands a tensor to code that cannot be looked into, .* instead"),
         (CallsScripted, "it hands a tensor to code that cannot be looked into, .* instead"),
     ],
 )
