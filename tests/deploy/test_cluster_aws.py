@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from cluster_files import DEPLOY, DOCKERFILE, check_command_line, documents, option, text_of, tool
 
-from deploy.publishing import MODELS
+from deploy.published import MODELS
 from deploy.store_errors import FILES
 
 
