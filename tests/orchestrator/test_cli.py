@@ -268,14 +268,16 @@ def test_latency_that_cannot_be_known_is_refused(run, tmp_path, latency, parts):
 def test_a_table_measured_on_the_target_serves_a_sweep(run, tmp_path):
     table = tmp_path / "table.json"
     loose = ("--set", "budget={resource: latency_ms, limits: [0.9]}")
-    quick = ("--set", "latency={seconds: 0.2, batch_size: 64}")
+    quick = ("--set", "latency={seconds: 1, batch_size: 64}")
     document = json.loads(run("latency", "SWEEP_FILE", *quick, "--out", str(table), "--json").out)
     assert document["device"] == json.loads(table.read_text())["device"]
     shutil.rmtree(tmp_path / "home")
     unknown = run("sweep", "SWEEP_FILE", *loose, "--dry-run", "--json")
     assert json.loads(unknown.out)["supernet_latency_ms"] is None
     given = ("--set", "latency={table: table.json, batch_size: 64}")
-    plan = json.loads(run("sweep", "SWEEP_FILE", *loose, *given, "--dry-run", "--json").out)
+    planned = run("sweep", "SWEEP_FILE", *loose, *given, "--dry-run", "--json")
+    assert planned.code == 0, planned.err
+    plan = json.loads(planned.out)
     assert plan["supernet_latency_ms"] > 0
     assert plan["limits"]["0.9"] == pytest.approx(plan["supernet_latency_ms"] * 0.9, abs=1e-4)
     assert not (tmp_path / "home" / "latency").exists()
