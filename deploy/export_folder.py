@@ -42,6 +42,7 @@ from deploy.quantization import quantize_onnx
 from deploy.torch_export import export_program
 from pas_trainer import task_of
 from search_space import Architecture
+from search_space.fakes import first_line
 
 if TYPE_CHECKING:
     from deploy.registered import RegisteredVersion
@@ -170,8 +171,7 @@ def _exporting(name: str) -> Iterator[None]:
     except (OSError, OnnxMissingError):
         raise
     except Exception as error:  # what torch's exporters raise is of many kinds
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PackageError(f"no {name} can be made of the network ({first})") from error
+        raise PackageError(f"no {name} can be made of the network ({first_line(error)})") from error
 
 
 def _write_int8(draft: Path, forms: dict[str, Form], images: ExportImages) -> dict[str, float]:

@@ -30,6 +30,7 @@ from deploy.package import ARCHITECTURE_FILE, WEIGHTS_FILE, PackageError
 from deploy.parity import Form
 from pas_trainer import task_of
 from search_space import Architecture
+from search_space.fakes import first_line
 
 EXTRA_FILES_FOLDER = "extra_files"
 """Where MLflow keeps the package's files inside the model folder."""
@@ -74,9 +75,9 @@ def save_mlflow_model(
     except (OSError, OnnxMissingError, PackageError, MlflowException):
         raise
     except Exception as error:  # what torch's exporters raise is of many kinds
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        exporter = "torch.onnx" if as_onnx else "torch.export"
         raise PackageError(
-            f"{'torch.onnx' if as_onnx else 'torch.export'} cannot export the network ({first})"
+            f"{exporter} cannot export the network ({first_line(error)})"
             + ("" if as_onnx else "; its code must not depend on the values of images")
         ) from None
     extra = Path(folder) / EXTRA_FILES_FOLDER

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pas_trainer import AboutArchitecture, build_compact, task_of
 from search_space import Architecture
+from search_space.fakes import first_line
 
 ARCHITECTURE_FILE = "architecture.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -100,7 +101,7 @@ def load_package(
         network = build_compact(architecture, deploy=deploy)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         path = source / ARCHITECTURE_FILE
-        raise PackageError(f"{path} is not an architecture: {_first_line(error)}") from error
+        raise PackageError(f"{path} is not an architecture: {first_line(error)}") from error
     path = source / (WEIGHTS_FILE if deploy else TRAINING_WEIGHTS_FILE)
     state = _read_weights(path)
     _check_fit(state, network, path)
@@ -229,7 +230,3 @@ def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -31,7 +31,8 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, ImportError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise StudyStorageError(f"the Optuna storage failed: {reason}") from error
 
 

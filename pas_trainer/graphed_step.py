@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from search_space.fakes import first_line
+
 Gradients = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Takes images, labels and the share of the phase that is done (0-d); returns the loss (0-d) and
 leaves new gradients in the parameters."""
@@ -82,6 +84,6 @@ def recorded(gradients: Gradients, model: nn.Module, images: Tensor, labels: Ten
         raise
     except RuntimeError as error:
         torch.cuda.synchronize(images.device)
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         _log.warning("steps are launched kernel by kernel, which is slower: %s", reason)
         return gradients

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pas_trainer.errors import WeightsError
 from search_space import SupernetConfig, build_supernet_on_meta, is_weights_file
+from search_space.fakes import first_line
 from search_space.mask_rcnn import current_names
 from search_space.sources import torchvision_network
 
@@ -172,7 +173,7 @@ def _published(config: SupernetConfig, *, shapes_only: bool) -> dict[str, Tensor
         try:
             return _fetch(config).state_dict()
         except Exception as error:  # each hub client raises errors of its own
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            reason = first_line(error)
             raise WeightsError(
                 f"weights {config.weights} of supernet {config.name} cannot be fetched: {reason}; "
                 "check the network connection or give a weights file"

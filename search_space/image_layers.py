@@ -11,6 +11,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from search_space.fakes import first_line
+
 _WITHOUT_STEM_RULE = ("vision_transformer", "swin_transformer", "maxvit")
 """torchvision's networks that cut the image into patches or windows of a fixed size."""
 
@@ -82,7 +84,7 @@ def _image_conv(network: nn.Module, refusal: str) -> fx.Node:
     try:
         graph = fx.symbolic_trace(network).graph
     except Exception as error:  # fx raises whatever the network's own code meets
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ValueError(f"{refusal}: torch.fx cannot trace it ({reason})") from error
     image = next(n for n in graph.nodes if n.op == "placeholder")
     readers = [n for n in image.users if not _reads_only_the_shape(n)]

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from search_space.fakes import first_line
 from search_space.image_layers import set_image_channels, suit_small_images
 from search_space.mask_rcnn import TORCHVISION_DETECTORS, check_options, torchvision_mask_rcnn
 
@@ -169,7 +170,7 @@ def find_attribute(name: str, what: str) -> Callable[..., Any]:
         raise ValueError(f"{what} {name}: importing {module_name} failed: {error}") from error
     except (Exception, SystemExit) as error:  # the module's own code can raise anything
         raise ValueError(
-            f"{what} {name}: importing {module_name} failed: {_first_line(error)}"
+            f"{what} {name}: importing {module_name} failed: {first_line(error)}"
         ) from error
     function = getattr(module, attribute, None)
     if function is None:
@@ -192,9 +193,9 @@ def _call(name: str, function: Callable[..., Any], *values: Any, **arguments: An
     try:
         network = function(*values, **arguments)
     except ValueError as error:
-        raise ValueError(f"supernet {name}: {_first_line(error)}") from error
+        raise ValueError(f"supernet {name}: {first_line(error)}") from error
     except (Exception, SystemExit) as error:  # builders' code can raise anything
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"supernet {name} cannot be built with these options: {reason}") from error
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
@@ -209,7 +210,3 @@ def _check_known(name: str, known: Sequence[str], what: str) -> None:
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
         raise ValueError(f"unknown {what} {name!r}; {hint}")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

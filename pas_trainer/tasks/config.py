@@ -15,6 +15,7 @@ from pas_trainer.tasks.segmentation import InstanceSegmentation
 from pas_trainer.tasks.task import Task
 from pas_trainer.tasks.translation import ImageTranslation
 from search_space import Architecture, find_attribute
+from search_space.fakes import first_line
 
 TASKS: Mapping[str, type[Task]] = {
     "classification": Classification,
@@ -71,9 +72,9 @@ def make_task(config: TaskConfig) -> Task:
     try:
         task: Task = kind(**config.options)
     except ValueError as error:
-        raise ValueError(str(error).partition("\n")[0]) from error
+        raise ValueError(first_line(error)) from error
     except (Exception, SystemExit) as error:  # a constructor of the user's own can raise anything
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         told = reason if isinstance(error, TypeError) else f"{type(error).__name__}: {reason}"
         raise ValueError(f"task {config.name} cannot be made with its options: {told}") from error
     _check_attributes(task, config.name)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pas_trainer.errors import DataError, DivergenceError, TaskError, WeightsError
 from pas_trainer.tasks.metric import Metric
 from pas_trainer.tasks.task import Task
+from search_space.fakes import first_line
 
 _GUARDED = (
     *("check_data", "open_data", "load_data", "num_outputs", "suit", "example", "check_network"),
@@ -84,9 +85,8 @@ class _Guard:
         except (Exception, SystemExit) as error:  # the user's own code can raise anything
             if isinstance(error, ValueError) and what in _MAY_REFUSE:
                 raise
-            reason = str(error).partition("\n")[0]
-            kind = type(error).__name__
-            told = f"{kind}: {reason}" if reason else kind
+            reason, kind = first_line(error), type(error).__name__
+            told = kind if reason == kind else f"{kind}: {reason}"
             raise self.fault(f"{what} failed: {told}{self._place(error)}") from error
 
     def fault(self, sentence: str) -> TaskError:

@@ -30,6 +30,7 @@ from search_space import (
     build_supernet_on_meta,
     trace_channels,
 )
+from search_space.fakes import first_line
 
 Prepare = Callable[[Any], tuple[Any, Any]]
 """From a batch of a split to what a network reads and its targets, on the device."""
@@ -300,7 +301,7 @@ def check_images_pass(network: nn.Module, about: About) -> Any:
         with torch.no_grad():
             return network.eval()(torch.empty((2, *shape), device=device))
     except Exception as error:  # a network's own code can raise anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise ValueError(
             f"images of shape {shape} do not pass through {type(network).__name__} ({reason}); "
             "set data.image_size to what it needs"

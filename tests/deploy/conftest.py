@@ -13,6 +13,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from deploy import save_package
+from deploy.object_store import ObjectStore
+from deploy.published import open_models
 from pas_trainer import build_compact, reparameterize
 from search_space import Architecture
 
@@ -110,3 +112,19 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     uri = f"sqlite:///{path}"
     MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments()
     return path
+
+
+_stores: dict[str, ObjectStore] = {}
+"""By endpoint: to open one takes longer than most of the tests that use it."""
+
+
+@pytest.fixture
+def models_store(object_store) -> ObjectStore:
+    """A store below whose address nothing lies."""
+    if object_store.url not in _stores:
+        _stores[object_store.url] = open_models(object_store.upload({}, "models"))
+    store = _stores[object_store.url]
+    for item in store.objects():
+        store.delete(item.path)
+    object_store.written.clear()
+    return store

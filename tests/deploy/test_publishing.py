@@ -14,7 +14,6 @@ import deploy.object_store
 import deploy.published
 from deploy.manifest import ManifestError, verify_folder, write_manifest
 from deploy.model_fetching import fetch_folder
-from deploy.object_store import ObjectStore
 from deploy.published import open_models
 from deploy.publishing import find_published, publish_folder
 from pas_trainer import DataError
@@ -26,21 +25,11 @@ def folder(tmp_path):
     return tmp_path / "export"
 
 
-_stores: dict[str, ObjectStore] = {}
-"""By endpoint: to open one takes longer than most of these tests."""
-
-
 @pytest.fixture
-def store(object_store, monkeypatch):
-    """A store below whose address nothing lies."""
+def store(models_store, monkeypatch):
+    """As it is; one that is away is not waited for."""
     monkeypatch.setattr(deploy.published, "PATIENCE_S", 0.0)
-    if object_store.url not in _stores:
-        _stores[object_store.url] = open_models(object_store.upload({}, "models"))
-    store = _stores[object_store.url]
-    for item in store.objects():
-        store.delete(item.path)
-    object_store.written.clear()
-    return store
+    return models_store
 
 
 def written(object_store) -> list[str]:

@@ -10,27 +10,15 @@ from object_stores import files_in
 
 from deploy.manifest import ManifestError, verify_folder, write_manifest
 from deploy.model_fetching import fetch_folder
-from deploy.object_store import ObjectStore
-from deploy.published import differing, open_models
+from deploy.published import differing
 from deploy.publishing import find_published, publish_folder
 
 FORMS = {"model__onnx": b"onnx", "model__pt2": b"pt2", "MODEL_CARD__md": b"card"}
 
 
-_stores: dict[str, ObjectStore] = {}
-"""By endpoint: to open one takes longer than most of these tests."""
-
-
 @pytest.fixture
-def store(object_store):
-    """A store below whose address nothing lies."""
-    if object_store.url not in _stores:
-        _stores[object_store.url] = open_models(object_store.upload({}, "models"))
-    store = _stores[object_store.url]
-    for item in store.objects():
-        store.delete(item.path)
-    object_store.written.clear()
-    return store
+def store(models_store):
+    return models_store
 
 
 @pytest.fixture
