@@ -127,7 +127,7 @@ def check_same_supernet(config: SweepConfig, key: str, home: Home) -> None:
     """
     path = home.record_of(config.sweep_id)
     before = None if path is None else read_sweep(path).get("supernet_key")
-    if before not in {None, key}:  # missing in earlier versions
+    if before not in {None, key}:
         raise UserError(
             f"sweep {config.sweep_id} has trials of supernet {before}, but what data.root, "
             f"supernet.name and supernet.weights name has changed since, which gives {key}, and "

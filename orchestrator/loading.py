@@ -106,11 +106,8 @@ def parse_recorded(document: Mapping[str, Any], where: str) -> SweepConfig:
     Raises:
         UserError: they are of a version that knew others.
     """
-    search = dict(document.get("search") or {})
-    if search.get("curvature") == 0:  # which did nothing
-        search.pop("curvature")
     try:
-        return parse_sweep({**document, "search": search}, where)
+        return parse_sweep(document, where)
     except UserError as error:
         raise UserError(
             f"{error}. The sweep is of another version of this program: use that one for it, or "

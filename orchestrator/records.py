@@ -138,8 +138,12 @@ class TrialRecord:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> TrialRecord:
-        """Read what :meth:`to_json` gave, also that of earlier versions."""
-        metric = document.get("metric", "accuracy")
+        """Read what :meth:`to_json` gave.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        metric = document["metric"]
         names = {metric: "score", f"test_{metric}": "test_score"}
         return cls(**{names.get(key, key): value for key, value in document.items()})
 
@@ -156,7 +160,7 @@ def parse_trial(content: bytes, where: str) -> TrialRecord:
     """
     try:
         return TrialRecord.from_json(json.loads(content))
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{where} is damaged: it does not hold the record of a trial; restore it, or remove it "
             "and run the sweep's file again, which runs the trial anew"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.accounting import price_of
+from orchestrator.errors import UserError
 from orchestrator.home import write_json
 from orchestrator.sections import PriceConfig
 
@@ -61,8 +62,23 @@ def keep_usage(path: Path, usage: Usage) -> None:
 
 
 def kept_usage(path: Path) -> Usage:
-    """Return what earlier starts of the driver used; nothing if there is no such file."""
-    return Usage(**json.loads(path.read_text())) if path.exists() else Usage()
+    """Return what earlier starts of the driver used; nothing if there is no such file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return parse_usage(path.read_bytes(), str(path)) if path.exists() else Usage()
+
+
+def parse_usage(content: bytes, where: str) -> Usage:
+    """As :func:`kept_usage`, of a file or an object; ``where`` is its address, for the sentence."""
+    try:
+        return Usage(**json.loads(content))
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(
+            f"{where} is damaged: it does not hold what a sweep has used; restore it, or "
+            "remove it, and hours are counted from now on"
+        ) from None
 
 
 class SlotMeter:

@@ -20,7 +20,7 @@ from orchestrator.home import (
     write_text,
 )
 from orchestrator.loading import parse_recorded
-from orchestrator.slots import Usage, kept_usage
+from orchestrator.slots import kept_usage, parse_usage
 
 KEYS = Home(Path())
 """Paths below ``storage.uri``."""
@@ -66,7 +66,7 @@ def follow(store: ObjectStore, config: SweepConfig, home: Home) -> None:
     found = store.read((folder / USAGE_FILE).as_posix())
     path = home.sweep(config.sweep_id) / USAGE_FILE
     if found is not None:
-        there = Usage(**json.loads(found.content))
+        there = parse_usage(found.content, f"object {store.uri}/{folder / USAGE_FILE}")
         if there.cpu_seconds > kept_usage(path).cpu_seconds:  # it only grows
             write_text(path, found.content.decode())
 

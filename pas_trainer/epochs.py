@@ -90,10 +90,9 @@ class Epochs:
         trainer.optimizer.load_state_dict(state["optimizer"])
         if trainer.companion is not None:
             trainer.companion.load_state_dict(state["companion"])
-        self.previews.update(state.get("previews", {}))  # missing in earlier versions
-        self.clock.resume(state.get("seconds", {}))  # missing in earlier versions
-        if "told" in state:  # missing in earlier versions
-            self._tell(state["epoch"], _as_told_now(state["told"]), self.clock.lap())
+        self.previews.update(state["previews"])
+        self.clock.resume(state["seconds"])
+        self._tell(state["epoch"], state["told"], self.clock.lap())
         epochs: int = state["epoch"]
         return epochs
 
@@ -108,12 +107,3 @@ class Epochs:
                 **told,
             )
         )
-
-
-def _as_told_now(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an epoch had to tell; earlier versions knew accuracies only."""
-    told = dict(told)
-    if "accuracy" in told:
-        told["score"] = told.pop("accuracy")
-        told["metrics"] = {"accuracy": told["score"]}
-    return told

@@ -123,7 +123,7 @@ class SearchTrial(TrialPhases):
         full = {resource: gated.graph.count(resource) for resource in limits}
 
         mean = ScoreMean(gated, 1 - config.search.average, self.device)
-        if state is not None and "score_mean" in state:  # missing in earlier versions
+        if state is not None:
             mean.load_state_dict(state["score_mean"])
 
         def weighted_budget_loss(progress: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from pas_trainer.compute import images_per_epoch, training_macs
 from pas_trainer.config import SupernetTraining, TrialConfig
 from pas_trainer.devices import pick_device
 from pas_trainer.epochs import Epochs
+from pas_trainer.errors import DataError
 from pas_trainer.keys import content_key
 from pas_trainer.loop import Report, Trainer, derive_seed, ignore_report
 from pas_trainer.network_checks import check_trainable
@@ -47,7 +48,7 @@ class SupernetResult:
         left_at_random: tensors for which the given weights did not fit, see
             :func:`pas_trainer.weights.load_weights`.
         training_macs: what its training took, see :mod:`pas_trainer.compute`; 0 for given weights
-            that are taken as they are. ``None`` in files of earlier versions.
+            that are taken as they are.
         seconds: wall time of that, as :attr:`pas_trainer.TrialResult.seconds`; does not make
             two results different.
     """
@@ -56,8 +57,8 @@ class SupernetResult:
     num_params: int
     score: float
     test_score: float
+    training_macs: int
     left_at_random: tuple[str, ...] = ()
-    training_macs: int | None = None
     seconds: float | None = field(default=None, compare=False)
 
 
@@ -118,15 +119,12 @@ def train_supernet(
             :func:`pas_trainer.network_checks.check_trainable`.
     """
     done = from_first(lambda: read_supernet_result(folder))
-    if done is not None and done.training_macs is not None:
+    if done is not None:
         return done
     clock = PhaseClock("pretrain")
     device, task = pick_device(config.device), make_task(config.task)
     data = task.load_data(config.data, device)
     epoch_images = images_per_epoch(len(data.train), config.optimizer.batch_size)
-    if done is not None:  # by an earlier version, which did not count
-        spent = training_macs(done.macs, epoch_images, config.pretrain.epochs)
-        return _keep(replace(done, training_macs=spent), folder)
     _try_judge(config, task, data, device)
     torch.manual_seed(derive_seed(config.seed, "supernet"))
     model = new_supernet(config.supernet, task, data)
@@ -180,16 +178,22 @@ def _keep(result: SupernetResult, folder: Path) -> SupernetResult:
 
 
 def read_supernet_result(folder: Path) -> SupernetResult | None:
-    """Return the measures of the supernet trained in ``folder``, or ``None``."""
+    """Return the measures of the supernet trained in ``folder``, or ``None``.
+
+    Raises:
+        DataError: their file is damaged.
+    """
     path = folder / SUPERNET_RESULT
     if not path.exists():
         return None
-    document = json.loads(path.read_text())
-    document["left_at_random"] = tuple(document["left_at_random"])
-    for name in ("accuracy", "test_accuracy"):  # in earlier versions
-        if name in document:
-            document[name.replace("accuracy", "score")] = document.pop(name)
-    return SupernetResult(**document)
+    try:
+        document = json.loads(path.read_bytes())
+        return SupernetResult(**{**document, "left_at_random": tuple(document["left_at_random"])})
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DataError(
+            f"{path} is damaged: it does not hold the measures of a supernet; restore it, or "
+            "remove it and run again, which trains the supernet anew"
+        ) from None
 
 
 def load_supernet(config: SupernetConfig, task: Task, about: About, folder: Path) -> nn.Module:

@@ -69,8 +69,6 @@ class Architecture:
                 f"architecture format {document.get('format')!r} is not {ARCHITECTURE_FORMAT}, "
                 "the one this version reads; use the version that wrote it"
             )
-        # As all were in earlier versions.
-        document = {"task": "classification", "task_options": {}, **document}
         if set(document) != fields:
             odd = sorted(set(document) ^ fields)
             raise ValueError(f"architecture document has missing or unknown fields: {odd}")

@@ -120,15 +120,6 @@ def test_differences_name_settings_that_are_new():
     assert "budget.limits: not set -> [0.5]" in differences(digits(), annealed)
 
 
-def test_a_sweep_that_recorded_what_did_nothing_goes_on(home):
-    config = digits().model_dump(mode="json")
-    config["search"]["curvature"] = 0.0
-    path = home.sweep(digits().sweep_id) / "sweep.json"
-    write_json(path, {"config": config, "tracking_uri": "x"})
-    check_unchanged(digits(), home)
-    assert with_recorded_cells(digits(), home) == digits()
-
-
 def test_a_sweep_of_another_version_is_told_with_the_way_out(home):
     config = digits().model_dump(mode="json")
     config["search"]["of_another_version"] = 1

@@ -1,4 +1,4 @@
-"""Records as JSON: under the metric's name, also those of earlier versions."""
+"""Records as JSON: scores under the metric's name."""
 
 from __future__ import annotations
 
@@ -40,13 +40,6 @@ def test_scores_stand_under_the_metrics_name():
     assert (document["psnr_db"], document["test_psnr_db"]) == (21.5, 20.25)
     assert document["metrics"] == {"ssim": 0.5}
     assert not {"accuracy", "score", "test_score"} & document.keys()
-
-
-def test_records_of_earlier_versions_are_of_accuracies():
-    document = ACCURATE.to_json()
-    for name in ("metric", "higher_is_better", "metrics"):
-        del document[name]
-    assert TrialRecord.from_json(document) == ACCURATE
 
 
 def test_a_metric_cannot_have_the_name_of_something_else_in_a_record():

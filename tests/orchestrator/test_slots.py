@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from orchestrator.errors import UserError
 from orchestrator.sections import PriceConfig
 from orchestrator.slots import SlotMeter, Usage, keep_usage, kept_usage
 
@@ -93,6 +94,14 @@ def test_what_is_kept_is_true_should_the_driver_die_and_the_next_goes_on(clock, 
     usage = second.usage()
     assert (usage.slot_seconds, usage.held_seconds, usage.lost_seconds) == (20, 20, 3)
     assert usage.totals(None)["utilization"] == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"held_seconds": 1', '{"hours": 1}'])
+def test_a_damaged_file_is_told_with_the_way_out(tmp_path, content):
+    path = tmp_path / "usage.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=rf"{path} is damaged.*remove it"):
+        kept_usage(path)
 
 
 def test_slots_may_come_and_go(clock):

@@ -7,8 +7,15 @@ import dataclasses
 import pytest
 from digits_trial import DATA, TRIAL
 
+from pas_trainer import DataError
 from pas_trainer.data import load_data
-from pas_trainer.supernet import graph_of_trial, new_supernet, trace_supernet
+from pas_trainer.supernet import (
+    SUPERNET_RESULT,
+    graph_of_trial,
+    new_supernet,
+    read_supernet_result,
+    trace_supernet,
+)
 from pas_trainer.tasks import Classification
 from search_space import SupernetConfig
 
@@ -37,3 +44,11 @@ def test_another_supernet_is_traced_anew(other):
     assert [g.name for g in found.groups] == [g.name for g in traced.groups]
     assert found.count_macs() == traced.count_macs()
     assert (found.count_macs(), len(found.groups)) != (first.count_macs(), len(first.groups))
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"macs": 1}', '{"left_at_random": []}'])
+def test_damaged_measures_are_told_with_the_way_out(tmp_path, content):
+    path = tmp_path / SUPERNET_RESULT
+    path.write_text(content)
+    with pytest.raises(DataError, match=rf"{path} is damaged.*trains the supernet anew"):
+        read_supernet_result(tmp_path)
