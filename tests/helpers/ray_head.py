@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from warm_python import start_ray, warm_python
 
 from orchestrator.addresses import host_and_port
 
@@ -43,9 +43,9 @@ def ray_head(environment: Mapping[str, str], num_cpus: int = 2) -> Iterator[Head
         {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)},
     )
     folder = Path(tempfile.mkdtemp(prefix="ray"))  # short: Ray's sockets lie in it
-    programs = Path(sys.executable).parent
+    programs = Path(warm_python()).parent
     command = [
-        *(programs / "ray", "start", "--head", "--block", "--disable-usage-stats"),
+        *(*start_ray(), "--head", "--block", "--disable-usage-stats"),
         *(f"--temp-dir={folder}", f"--num-cpus={num_cpus}", "--node-ip-address=127.0.0.1"),
         *(f"--{name}={port}" for name, port in ports.items()),
     ]

@@ -25,9 +25,10 @@ budget: {limits: [0.25, 0.6, 0.4], schedule: annealed}
 strengths: [10]
 trials_per_cell: 2
 optimizer: {batch_size: 64}
-pretrain: {epochs: 6}
+pretrain: {epochs: 4}
 search: {epochs: 3, batch_size: 64}
-finetune: {epochs: 4, recalibration_batches: 5}
+finetune: {epochs: 2, recalibration_batches: 2}
+resources: {max_concurrent_trials: 1}
 hyperparameters:
   learning_rate: {low: 0.03, high: 0.1, log: true}
 """
@@ -84,7 +85,7 @@ def test_each_network_is_tracked_in_a_run_of_its_own(annealed):
         run_id = read[trial["trial_id"]].run_id
         assert client.get_run(run_id).info.status == "FINISHED"
         steps = [m.step for m in client.get_metric_history(run_id, "epoch_accuracy")]
-        assert sorted(steps) == list(range(1, (7 if trial["budget"] == 0.6 else 4) + 1))
+        assert sorted(steps) == list(range(1, (5 if trial["budget"] == 0.6 else 3) + 1))
 
 
 def test_running_it_again_runs_nothing_and_promotes(annealed):

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 QUICK = [
     *("--set", "trials_per_cell=1", "--set", "pretrain.epochs=1", "--set", "search.epochs=1"),
-    *("--set", "finetune.epochs=60"),
+    *("--set", "finetune.epochs=40"),
 ]
 
 

@@ -25,6 +25,7 @@ NUM_FAULTS = int(os.environ.get("PAS_CHAOS_FAULTS", "3"))
 SEED = int(os.environ.get("PAS_CHAOS_SEED", "0"))
 IS_LONG = len(KINDS) < NUM_FAULTS
 OUTAGE_S = 60.0 if IS_LONG else 4.0
+TWO_AT_ONCE = ("--set", "resources.max_concurrent_trials=2")
 LONG = ("--set", "trials_per_cell=12", "--set", "hyperparameters={}", "--set", "finetune.epochs=20")
 
 
@@ -107,7 +108,7 @@ def test_a_sweep_on_an_object_store_survives_it_too(undisturbed, pas, server, ob
 def survive(pas, servers, options):
     """Run a sweep with everything killed in turn."""
     with ray_nodes(os.cpu_count()) as cluster:  # as undisturbed: the supernet's threads
-        options = [*(LONG if IS_LONG else ()), *options, "--address", cluster.address]
+        options = [*(LONG if IS_LONG else ()), *options, *TWO_AT_ONCE, "--address", cluster.address]
         stage = Stage(pas, cluster, options, servers, OUTAGE_S, SEED)
         try:
             stage.survive(faults(servers), mean_s=8 if IS_LONG else 4, timeout_s=3000)
@@ -139,7 +140,7 @@ def check_runs(url, undisturbed):
     for run in trials:
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "epoch_accuracy")]
         assert steps == list(range(1, len(steps) + 1))
-        assert len(steps) >= 15
+        assert len(steps) >= 8
 
 
 def files_of(home):

@@ -13,7 +13,7 @@ from ray_nodes import ray_nodes
 pytestmark = pytest.mark.slow
 
 IS_LONG = "PAS_CHAOS_FAULTS" in os.environ
-TRIALS_PER_CELL = 4 if IS_LONG else 1
+TRIALS_PER_CELL = 8 if IS_LONG else 1
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def on_two_workers(pas, cluster, trials_per_cell):
         "sweep", str(pas.file), "--address", cluster.address,
         "--set", "resources.workers_per_trial=2", "--set", "resources.cpus_per_trial=2",
         "--set", f"trials_per_cell={trials_per_cell}", "--set", "pretrain.epochs=6",
-        "--set", "search.epochs=1", "--set", "finetune.epochs=2",
+        "--set", "search.epochs=1", "--set", "finetune.epochs=2", "--set", "budget.limits=[0.5]",
     ]  # fmt: skip
 
 
 def test_two_workers_train_each_trial_of_a_sweep(pas, cluster):
     options = on_two_workers(pas, cluster, TRIALS_PER_CELL)
     trials = by_id(pas.json(*options))
-    assert len(trials) == 2 * TRIALS_PER_CELL
+    assert len(trials) == TRIALS_PER_CELL
     assert {trial["status"] for trial in trials.values()} == {"FINISHED"}
     for trial in trials.values():
         assert 0.97 * trial["budget"] <= trial["macs_ratio"] <= trial["budget"]
@@ -54,7 +54,7 @@ def test_two_workers_train_each_trial_of_a_sweep(pas, cluster):
 def test_one_of_two_workers_is_killed_and_the_trial_goes_on(pas, make_pas, tmp_path, cluster):
     (tmp_path / "undisturbed").mkdir()
     undisturbed = make_pas(tmp_path / "undisturbed")
-    one_trial = ("--set", "budget.limits=[0.5]", "--set", "finetune.epochs=8")
+    one_trial = ("--set", "finetune.epochs=8")
     (wanted,) = undisturbed.json(*on_two_workers(undisturbed, cluster, 1), *one_trial)["trials"]
     driver = pas.start_until("finetune 2/", *on_two_workers(pas, cluster, 1), *one_trial)
     workers = trial_workers(os.getpid(), b"ray::RayTrainWorker")
@@ -94,7 +94,7 @@ def shared_gpu():
 def halves(pas, cluster, *options):
     quick = (
         *("pretrain.epochs=1", "search.epochs=1", "finetune.epochs=30", "trials_per_cell=1"),
-        "resources.gpus_per_trial=0.5",
+        *("resources.gpus_per_trial=0.5", "resources.max_concurrent_trials=2"),
     )
     chosen = [word for setting in (*quick, *options) for word in ("--set", setting)]
     return pas.here("sweep", str(pas.file), "--address", cluster.address, *chosen)

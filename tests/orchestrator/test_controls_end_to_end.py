@@ -31,6 +31,7 @@ optimizer: {batch_size: 64}
 pretrain: {epochs: 6}
 search: {epochs: 2, batch_size: 64}
 finetune: {epochs: 1, recalibration_batches: 1}
+resources: {max_concurrent_trials: 1}
 """
 CONTROLS = ["control-supernet", "control-uniform-b0.25", "control-uniform-b0.5"]
 

@@ -70,6 +70,7 @@ class Client(threading.Thread):
 def pas(tmp_path_factory, make_pas):
     """A finished sweep of two trials; the weights of both are kept, on the front or not."""
     pas = make_pas(tmp_path_factory.mktemp("serving"))
+    pas.python = sys.executable
     options = ("--set", "trials_per_cell=1", "--set", "storage.keep=all")
     done = pas.here("sweep", str(pas.file), *options)
     assert done.returncode == 0, done.stderr

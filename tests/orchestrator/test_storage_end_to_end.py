@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 SHORT = [
     *("--set", "pretrain.epochs=3", "--set", "search.epochs=1", "--set", "finetune.epochs=3"),
     *("--set", "trials_per_cell=3", "--set", "budget.limits=[0.5]"),
+    *("--set", "resources.max_concurrent_trials=2"),
 ]
 SMALL = {"architecture.json", "result.json"}
 PACKAGE = {*SMALL, "weights.safetensors", "training_weights.safetensors"}
