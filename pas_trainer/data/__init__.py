@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
@@ -16,14 +15,14 @@ from pas_trainer.data.batches import Batch, MemorySplit, Split, load_split, resi
 from pas_trainer.data.config import DATASETS, DIRECTIONS, DataConfig
 from pas_trainer.data.instance_batches import InstanceBatch, InstanceData, Target, load_instances
 from pas_trainer.data.instances import InstanceSources, open_instances
+from pas_trainer.data.loading import kept
 from pas_trainer.data.pair_batches import PairBatch, TranslationData, load_pairs
 from pas_trainer.data.pairs import PairSources, open_pairs
-from pas_trainer.data.places import Place, is_remote, place_of, set_place
+from pas_trainer.data.places import Place, is_remote, set_place
 from pas_trainer.data.preparing import Resize, prepare_image, prepare_images
 from pas_trainer.data.sources import IMAGE_SUFFIXES, file_formats, images_below, open_sources
 from pas_trainer.data.splitting import fits
 
-CPU = torch.device("cpu")
 _STATISTICS_IMAGES = 4096
 _STATISTICS_AT_ONCE = 256
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -83,7 +82,8 @@ class ClassificationData:
     std: tuple[float, ...]
 
 
-def load_data(config: DataConfig, device: torch.device = CPU) -> ClassificationData:
+@kept
+def load_data(config: DataConfig, device: torch.device) -> ClassificationData:
     """Index, split and (where they fit in memory) decode a data set; kept for the next call.
 
     Args:
@@ -93,14 +93,6 @@ def load_data(config: DataConfig, device: torch.device = CPU) -> ClassificationD
     Raises:
         DataError: naming the folder or the file that cannot be used.
     """
-    return _load_data(config, device, place_of(config.root) if config.root else None)
-
-
-@lru_cache(maxsize=2)
-def _load_data(
-    config: DataConfig, device: torch.device, _place: Place | None
-) -> ClassificationData:
-    """As :func:`load_data`; other files in the place of a root are loaded anew."""
     sources = open_sources(config)
     train = load_split(sources.train, sources, config, augment=config.augment)
     mean, std = _statistics(train)

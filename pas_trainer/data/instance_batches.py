@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,11 @@ from torch.utils.data import Dataset
 from pas_trainer.data.batches import WHOLE, Share, read_batches, shuffled
 from pas_trainer.data.config import DataConfig
 from pas_trainer.data.instances import AnnotatedImage, open_instances
-from pas_trainer.data.places import Place, address_of, place_of
+from pas_trainer.data.loading import kept
+from pas_trainer.data.places import address_of
 from pas_trainer.data.sources import decode
 from pas_trainer.data.splitting import fits
 from pas_trainer.errors import DataError
-
-CPU = torch.device("cpu")
 
 Target = dict[str, Tensor]
 """``boxes`` float32 (n, 4), ``labels`` int64 (n,), ``masks`` uint8 (n, h, w); see below."""
@@ -57,7 +55,8 @@ class InstanceData:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
 
-def load_instances(config: DataConfig, device: torch.device = CPU) -> InstanceData:
+@kept
+def load_instances(config: DataConfig, device: torch.device) -> InstanceData:
     """Index, split and (where they fit in memory) decode a data set; kept for the next call.
 
     Args:
@@ -67,13 +66,6 @@ def load_instances(config: DataConfig, device: torch.device = CPU) -> InstanceDa
     Raises:
         DataError: naming the folder or the file that cannot be used.
     """
-    assert config.root is not None
-    return _load_instances(config, device, place_of(config.root))
-
-
-@lru_cache(maxsize=2)
-def _load_instances(config: DataConfig, device: torch.device, _place: Place) -> InstanceData:
-    """As :func:`load_instances`; other files in the place of a root are loaded anew."""
     sources = open_instances(config)
     train = load_instance_split(sources.train, config, mirror=config.augment)
     validation, test = (

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from pas_trainer.data.batches import WHOLE, Share, shuffled
 from pas_trainer.data.config import DataConfig
+from pas_trainer.data.loading import kept
 from pas_trainer.data.pairs import PairFiles, PairSources, open_pairs
 from pas_trainer.data.pictures import MemoryPictures, Pictures, load_pictures
-from pas_trainer.data.places import Place, place_of
 from pas_trainer.data.splitting import fits
-
-CPU = torch.device("cpu")
 
 PairBatch = tuple[Tensor, Tensor]
 """Inputs and targets, both uint8 (N, 3, S, S)."""
@@ -46,7 +43,8 @@ class TranslationData:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
 
-def load_pairs(config: DataConfig, device: torch.device = CPU) -> TranslationData:
+@kept
+def load_pairs(config: DataConfig, device: torch.device) -> TranslationData:
     """Index, split and (where they fit in memory) decode a data set; kept for the next call.
 
     Args:
@@ -56,13 +54,6 @@ def load_pairs(config: DataConfig, device: torch.device = CPU) -> TranslationDat
     Raises:
         DataError: naming the folder or the file that cannot be used.
     """
-    assert config.root is not None
-    return _load_pairs(config, device, place_of(config.root))
-
-
-@lru_cache(maxsize=2)
-def _load_pairs(config: DataConfig, device: torch.device, _place: Place) -> TranslationData:
-    """As :func:`load_pairs`; other files in the place of a root are loaded anew."""
     sources = open_pairs(config)
     train = load_pair_split(sources.train, sources, config, augment=config.augment)
     validation, test = (

@@ -14,7 +14,7 @@ from tiny_data import save, write_penn_fudan
 from pas_trainer import DataConfig, DataError
 from pas_trainer.data import load_instances, open_instances
 from pas_trainer.data.batches import Share
-from pas_trainer.data.instance_batches import CPU, decode_item, load_instance_split, mirrored
+from pas_trainer.data.instance_batches import decode_item, load_instance_split, mirrored
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_the_memory_limit_counts_masks(folder):
     for limit, in_memory in ((size + 1, True), (size - 1, False)):
         split = load_instance_split(images, config(folder, memory_gib=limit / 2**30))
         assert isinstance(split.items, list) == in_memory
-    assert load_instance_split(images, config(folder)).to(CPU).num_bytes == size
+    assert load_instance_split(images, config(folder)).to(torch.device("cpu")).num_bytes == size
 
 
 def test_the_fingerprint_follows_files_and_splits(folder):
