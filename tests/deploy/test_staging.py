@@ -4,7 +4,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from object_stores import files_in, image_folder, png, tar
+from warm_python import warm_python
 
 from deploy.staging import StagingProgress, stage
 from pas_trainer import DataError
@@ -28,7 +28,7 @@ print(stage(sys.argv[1], Path(sys.argv[2]), progress=lambda p: print(p, flush=Tr
 def started(uri: str, cache: Path) -> subprocess.Popen[str]:
     """Stage in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", STAGE, uri, str(cache)],
+        [warm_python(), "-c", STAGE, uri, str(cache)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],

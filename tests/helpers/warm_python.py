@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-CLIENT = """#!{python} -IS
+CLIENT = """
 import array, json, os, signal, socket, sys
 given = sys.argv[1:]
 is_worker = any(one.endswith("/default_worker.py") for one in given)
-if not is_worker and given[:2] != ["-m", "orchestrator"]:
+if not is_worker and given[0] != "-c" and given[:2] != ["-m", "orchestrator"]:
     os.execv({python!r}, [{python!r}, *given])
 warm = socket.socket(socket.AF_UNIX)
 warm.connect({address!r})
@@ -39,7 +39,8 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: os.kill(process, number))
 status = int.from_bytes(warm.recv(4), "big", signed=True)
 if status < 0:
-    signal.signal(-status, signal.SIG_DFL)
+    if -status != signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 os._exit(status)
 """
@@ -48,18 +49,19 @@ os._exit(status)
 
 @functools.cache
 def warm_python() -> str:
-    """Return a program that runs workers of Ray's and ``-m orchestrator`` as Python would.
+    """Return a program that runs ``-m orchestrator``, ``-c`` and Ray's workers as Python would.
 
     Its server ends with this process. Ray is not loaded: it reads its settings as it is imported.
     """
     folder = Path(tempfile.mkdtemp(prefix="warm"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = str(folder / "socket")
-    client = folder / "python"
-    client.write_text(CLIENT.format(python=sys.executable, address=address))
-    client.chmod(0o700)
+    code = folder / "client.py"
+    code.write_text(CLIENT.format(python=sys.executable, address=address))
+    client = _program(folder / "python", f'"{sys.executable}" -IS {code}')
     command = [sys.executable, __file__, address, str(client)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
     return str(client)
@@ -79,10 +81,14 @@ def workers_forked() -> Iterator[None]:
 def start_ray() -> list[str | Path]:
     """Return how ``ray start`` begins whose workers, and jobs by ``pas``, are forked."""
     warm = Path(warm_python())
-    pas = warm.with_name("pas")
-    pas.write_text(f'#!/bin/sh\nexec {warm} -m orchestrator "$@"\n')
-    pas.chmod(0o700)
+    _program(warm.with_name("pas"), f"{warm} -m orchestrator")
     return [sys.executable, "-c", _START_RAY, warm, "start"]
+
+
+def _program(path: Path, command: str) -> Path:
+    path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    path.chmod(0o700)
+    return path
 
 
 _START_RAY = "import ray.scripts.scripts as s, sys; sys.executable = sys.argv.pop(1); s.main()"
@@ -136,15 +142,18 @@ def _run(files: list[int], arguments: list[str], environment: dict[str, str], fo
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    if arguments[0] == "-m":
-        _find_modules(Path(folder))
-        sys.executable = sys.argv[2]  # its own Ray's workers are forked, too
-        sys.argv = ["", *arguments[2:]]
-        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    if arguments[0] not in ("-c", "-m"):
+        if Path(arguments[0]).name == "setup_worker.py":
+            _set_up_here()
+        _run_file(arguments)
         return
-    if Path(arguments[0]).name == "setup_worker.py":
-        _set_up_here()
-    _run_file(arguments)
+    _find_modules(Path(folder))
+    sys.executable = sys.argv[2]  # its own Ray's workers are forked, too
+    sys.argv = [arguments[0], *arguments[2:]]
+    if arguments[0] == "-c":
+        exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102
+    else:
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
 
 
 def _run_file(arguments: list[str]) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from tracked_sweeps import (
     tracker,
     wait_for,
 )
+from warm_python import warm_python
 
 from orchestrator.tracking import TrackingError
 from orchestrator.tracking_data import data_input
@@ -170,7 +170,7 @@ time.sleep(600)
 def test_a_killed_driver_is_followed_truthfully(tracking_uri):
     here = Path(__file__).parent
     driver = subprocess.Popen(
-        [sys.executable, "-c", KILLED_DRIVER, tracking_uri, here, here.parent / "helpers"]
+        [warm_python(), "-c", KILLED_DRIVER, tracking_uri, here, here.parent / "helpers"]
     )
     try:
         wait_for(lambda: list_sweeps(tracking_uri), 40)

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.models.googlenet import GoogLeNetOutputs
+from warm_python import warm_python
 
 from pas_trainer import (
     DataConfig,
@@ -105,7 +106,7 @@ def test_a_killed_trial_goes_on_bit_identically(supernet, undisturbed, tmp_path,
         case.run_search(case.TRIAL, Path({str(supernet)!r}), report=report,
                         checkpoint_folder=Path({str(tmp_path)!r}))
     """)
-    killed = subprocess.run([sys.executable, "-c", script], check=False)
+    killed = subprocess.run([warm_python(), "-c", script], check=False)
     assert killed.returncode == -signal.SIGKILL
     before = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["seconds"]
     reports = []
