@@ -46,15 +46,12 @@ def run_control(
         DataError: the images cannot be used.
         DivergenceError: the loss became infinite or NaN.
         ValueError: no network of the search space meets the budget, the latency table cannot be
-            used, or the supernet's folder does not tell what its training took.
+            used, or the supernet's folder has no measures.
     """
     checkpoint = Checkpoint(checkpoint_folder, state_key(config))
     control = _Control(config.trial, supernet_folder, report, checkpoint)
     if control.pretrain_macs is None:
-        raise ValueError(
-            f"{supernet_folder} does not tell what the supernet's training took; "
-            "call train_supernet again, which adds it"
-        )
+        raise ValueError(f"{supernet_folder} does not hold the measures of a trained supernet")
     widths = uniform_widths(control.graph, config.trial.budget, config.trial.width_rules)
     trial_macs = macs_at_budget(control.graph, config.trial.budget, widths)
     if config.kind == "supernet":

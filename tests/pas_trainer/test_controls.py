@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -200,19 +201,7 @@ def test_an_unknown_control_is_refused():
         ControlConfig(kind="random", trial=TRIAL)
 
 
-def test_the_compute_of_an_earlier_versions_supernet_is_added(supernet, tmp_path):
-    import json
-    import shutil
-
-    folder = tmp_path / "old"
-    shutil.copytree(supernet, folder)
-    document = json.loads((folder / "supernet.json").read_text())
-    spent = document.pop("training_macs")
-    (folder / "supernet.json").write_text(json.dumps(document))
-    with pytest.raises(ValueError, match="does not tell what the supernet's training took"):
-        run("uniform", TRIAL, folder)
-    training = SupernetTraining(
-        data=DATA, supernet=SUPERNET, optimizer=RECIPE, pretrain=PretrainConfig(epochs=PRETRAIN)
-    )
-    assert train_supernet(training, folder).training_macs == spent
-    assert read_supernet_result(folder) == read_supernet_result(supernet)
+def test_a_supernet_without_measures_is_refused(supernet, tmp_path):
+    shutil.copy(supernet / "supernet.safetensors", tmp_path)
+    with pytest.raises(ValueError, match="does not hold the measures of a trained supernet"):
+        run("uniform", TRIAL, tmp_path)
