@@ -228,14 +228,14 @@ def told(done: str) -> Iterator[None]:
     from deploy import PackageError, ParityError
     from deploy.manifest import ManifestError
     from deploy.onnx_export import OnnxMissingError
-    from pas_trainer import DataError
+    from pas_trainer import DataError, TaskError
 
     try:
         yield
     except ParityError as error:
         say(f"not {done}: {error}", "red")
         raise typer.Exit(FAILED) from None
-    except (DataError, ManifestError, OnnxMissingError, PackageError) as error:
+    except (DataError, ManifestError, OnnxMissingError, PackageError, TaskError) as error:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"not {done}: {error}; make room, or name another place") from None

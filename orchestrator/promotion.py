@@ -38,7 +38,7 @@ from orchestrator.model_cards import description, gate_tags, version_tags
 from orchestrator.records import TrialRecord
 from orchestrator.sweep_files import WEIGHTS, files_of
 from orchestrator.tracking_server import TrackingError, describe, open_client
-from pas_trainer import DataError
+from pas_trainer import DataError, TaskError
 
 
 class GateRefusedError(Exception):
@@ -146,10 +146,10 @@ def promote(
 
 @contextlib.contextmanager
 def one_sentence(tracking_uri: str) -> Iterator[None]:
-    """Turn what goes wrong with data, stores and the registry into errors of one sentence."""
+    """Turn what goes wrong with data, tasks, stores and the registry into one sentence."""
     try:
         yield
-    except (DataError, OnnxMissingError, PromotionError) as error:
+    except (DataError, OnnxMissingError, PromotionError, TaskError) as error:
         raise UserError(str(error)) from None
     except OSError as error:
         if error.filename is None:  # of a connection

@@ -13,6 +13,9 @@ from PIL import Image
 
 from deploy import CONTENT_HASH_TAG, content_hash
 from deploy.registered import TASK_TAG
+from orchestrator.cli_shipping import told
+from orchestrator.errors import UserError
+from pas_trainer import TaskError
 
 
 @pytest.fixture
@@ -54,6 +57,11 @@ def test_bad_input_is_told_in_one_sentence(run, tmp_path, command, words) -> Non
     assert "secret" not in done.err
     assert done.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_task_of_the_users_own_that_fails_is_told() -> None:
+    with pytest.raises(UserError, match="task x, plain: no answers"), told("exported"):
+        raise TaskError("task x, plain: no answers")
 
 
 def test_a_missing_bucket_and_a_missing_version_are_told(run, object_store, tmp_path) -> None:

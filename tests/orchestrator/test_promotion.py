@@ -33,7 +33,7 @@ from orchestrator.pareto import mark_front
 from orchestrator.promotion import Outcome
 from orchestrator.records import TrialRecord
 from orchestrator.tracking_server import TrackingError
-from pas_trainer import Classification, build_compact, load_data, reparameterize
+from pas_trainer import Classification, TaskError, build_compact, load_data, reparameterize
 from search_space import Architecture, build_supernet, trace_channels
 
 SWEEP = """
@@ -393,8 +393,9 @@ def test_a_champion_that_changes_during_a_promotion_is_compared_anew(made, monke
     [
         (OSError(errno.ENOSPC, "No space left on device", "/a/model.pt2"), UserError, "/a/model"),
         (ConnectionError("refused"), TrackingError, "the registry: "),
+        (TaskError("task x, judge: no figures"), UserError, "^task x, judge"),
     ],
 )
-def test_a_full_disk_is_no_fault_of_the_registry(error, kind, words):
+def test_what_goes_wrong_is_told_by_whose_fault_it_is(error, kind, words):
     with pytest.raises(kind, match=words), promotion.one_sentence("http://127.0.0.1:1"):
         raise error

@@ -98,7 +98,9 @@ def test_a_trial_of_a_sweep_is_run_again_by_itself(finished, make_pas, tmp_path)
 
 def test_an_interrupted_sweep_says_so_and_leaves_no_run_running(pas):
     driver = subprocess.Popen(
-        pas.command("sweep", str(pas.file), "--set", "pretrain.epochs=1", "--set", "search.epochs=1"),
+        pas.command(
+            "sweep", str(pas.file), "--set", "pretrain.epochs=1", "--set", "search.epochs=1"
+        ),
         env=pas.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
