@@ -238,7 +238,7 @@ def _run_on_ray(
         config.storage.uri,
     )
     sweep.supernet_trained()
-    if is_new and trained.seconds is not None:
+    if is_new:
         sweep.meter.pretrained(trained.seconds, *supernet_booking(resources))
         sweep.account()
     tracker.log_supernet(trained.score, trained.test_score)

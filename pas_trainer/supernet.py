@@ -58,8 +58,8 @@ class SupernetResult:
     score: float
     test_score: float
     training_macs: int
+    seconds: float = field(compare=False)
     left_at_random: tuple[str, ...] = ()
-    seconds: float | None = field(default=None, compare=False)
 
 
 def new_supernet(config: SupernetConfig, task: Task, about: About) -> nn.Module:

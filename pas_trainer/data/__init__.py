@@ -15,7 +15,7 @@ from pas_trainer.data.batches import Batch, MemorySplit, Split, load_split, resi
 from pas_trainer.data.config import DATASETS, DIRECTIONS, DataConfig
 from pas_trainer.data.instance_batches import InstanceBatch, InstanceData, Target, load_instances
 from pas_trainer.data.instances import InstanceSources, open_instances
-from pas_trainer.data.loading import kept
+from pas_trainer.data.loading import CPU, kept
 from pas_trainer.data.pair_batches import PairBatch, TranslationData, load_pairs
 from pas_trainer.data.pairs import PairSources, open_pairs
 from pas_trainer.data.places import Place, is_remote, set_place
@@ -83,7 +83,7 @@ class ClassificationData:
 
 
 @kept
-def load_data(config: DataConfig, device: torch.device) -> ClassificationData:
+def load_data(config: DataConfig, device: torch.device = CPU) -> ClassificationData:
     """Index, split and (where they fit in memory) decode a data set; kept for the next call.
 
     Args:

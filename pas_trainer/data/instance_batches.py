@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from pas_trainer.data.batches import WHOLE, Share, read_batches, shuffled
 from pas_trainer.data.config import DataConfig
 from pas_trainer.data.instances import AnnotatedImage, open_instances
-from pas_trainer.data.loading import kept
+from pas_trainer.data.loading import CPU, kept
 from pas_trainer.data.places import address_of
 from pas_trainer.data.sources import decode
 from pas_trainer.data.splitting import fits
@@ -56,7 +56,7 @@ class InstanceData:
 
 
 @kept
-def load_instances(config: DataConfig, device: torch.device) -> InstanceData:
+def load_instances(config: DataConfig, device: torch.device = CPU) -> InstanceData:
     """Index, split and (where they fit in memory) decode a data set; kept for the next call.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pas_trainer.data.batches import WHOLE, Share, shuffled
 from pas_trainer.data.config import DataConfig
-from pas_trainer.data.loading import kept
+from pas_trainer.data.loading import CPU, kept
 from pas_trainer.data.pairs import PairFiles, PairSources, open_pairs
 from pas_trainer.data.pictures import MemoryPictures, Pictures, load_pictures
 from pas_trainer.data.splitting import fits
@@ -44,7 +44,7 @@ class TranslationData:
 
 
 @kept
-def load_pairs(config: DataConfig, device: torch.device) -> TranslationData:
+def load_pairs(config: DataConfig, device: torch.device = CPU) -> TranslationData:
     """Index, split and (where they fit in memory) decode a data set; kept for the next call.
 
     Args:

@@ -105,31 +105,42 @@ def _serve(address: str) -> Callable[[], None]:
     while os.getppid() == parent:
         ready, _, _ = select.select([listening, *started.values()], [], [], 0.1)
         for process, asked in started.items():
-            if asked in ready and not asked.recv(1):  # what stands for it was killed
+            if asked in ready and _is_gone(asked):
                 os.kill(process, signal.SIGKILL)
         if listening in ready:
             asked, _ = listening.accept()
-            files, wanted = _read(asked)
-            process = os.fork()
-            if not process:
-                for held in (listening, asked, *started.values()):
-                    held.close()
-                return functools.partial(_run, files, *wanted)
-            started[process] = asked
-            asked.sendall(process.to_bytes(4, "big"))
-            for file in files:
-                os.close(file)
+            with contextlib.suppress(ConnectionError):  # killed before it had asked
+                files, wanted = _read(asked)
+                process = os.fork()
+                if not process:
+                    for held in (listening, asked, *started.values()):
+                        held.close()
+                    return functools.partial(_run, files, *wanted)
+                started[process] = asked
+                for file in files:
+                    os.close(file)
+                asked.sendall(process.to_bytes(4, "big"))
         while started and (ended := os.waitpid(-1, os.WNOHANG))[0]:
             with contextlib.suppress(OSError), started.pop(ended[0]) as asked:
                 asked.sendall(os.waitstatus_to_exitcode(ended[1]).to_bytes(4, "big", signed=True))
     os._exit(0)
 
 
+def _is_gone(asked: socket.socket) -> bool:
+    """Whether what stands for a process, which sends nothing more, was killed."""
+    try:
+        return not asked.recv(1)
+    except ConnectionError:  # before it had read the number of the process
+        return True
+
+
 def _read(asked: socket.socket) -> tuple[list[int], list[Any]]:
     length, files, _, _ = socket.recv_fds(asked, 4, 3)
     wanted = b""
     while len(wanted) < int.from_bytes(length, "big"):
-        wanted += asked.recv(2**16)
+        if not (piece := asked.recv(2**16)):
+            raise ConnectionError
+        wanted += piece
     return list(files), json.loads(wanted)
 
 

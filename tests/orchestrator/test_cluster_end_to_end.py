@@ -32,6 +32,7 @@ def on_two_workers(pas, cluster, trials_per_cell):
         "--set", "resources.workers_per_trial=2", "--set", "resources.cpus_per_trial=2",
         "--set", f"trials_per_cell={trials_per_cell}", "--set", "pretrain.epochs=6",
         "--set", "search.epochs=1", "--set", "finetune.epochs=2", "--set", "budget.limits=[0.5]",
+        "--set", "resources.max_concurrent_trials=2",
     ]  # fmt: skip
 
 
